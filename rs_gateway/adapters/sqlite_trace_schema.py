@@ -1,0 +1,84 @@
+"""The tables of a SQLite trace store, and how an older file gets them."""
+
+import sqlite3
+from pathlib import Path
+
+from rs_gateway.domain.errors import SchemaTooNewError
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE traces (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            trace_id TEXT NOT NULL UNIQUE,
+            started_at REAL NOT NULL,
+            template_id TEXT,
+            version INTEGER,
+            combination_id TEXT,
+            provider TEXT,
+            model TEXT,
+            request_model TEXT NOT NULL,
+            response_model TEXT,
+            outcome TEXT NOT NULL,
+            error_code TEXT,
+            finish_reason TEXT,
+            stream INTEGER NOT NULL,
+            latency_s REAL NOT NULL,
+            time_to_first_token_s REAL,
+            input_tokens INTEGER,
+            output_tokens INTEGER,
+            usage_source TEXT NOT NULL,
+            cost_usd REAL,
+            end_user TEXT,
+            key_id TEXT,
+            decision TEXT,
+            attempts TEXT NOT NULL
+        )""",
+        """CREATE TABLE trace_payloads (
+            trace_id TEXT PRIMARY KEY,
+            request_messages TEXT NOT NULL,
+            variables TEXT NOT NULL,
+            parameters TEXT NOT NULL,
+            rendered_messages TEXT NOT NULL,
+            response TEXT
+        )""",
+        """CREATE TABLE feedback (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            feedback_id TEXT NOT NULL UNIQUE,
+            trace_id TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            value TEXT NOT NULL,
+            source TEXT NOT NULL,
+            created_at REAL NOT NULL
+        )""",
+    ),
+)
+"""Forward only: entry n takes a store from schema n to n + 1. Never edit one that was released; append."""
+
+
+def schema_version(connection: sqlite3.Connection, path: Path) -> int:
+    """The schema of the file at `path`, 0 when it has no tables yet. Raises SchemaTooNewError, sqlite3.Error."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(MIGRATIONS):
+        raise SchemaTooNewError(
+            f"The trace store {path} has schema {version}, written by a newer program; this one knows up to "
+            f"{len(MIGRATIONS)}: upgrade route-switch, or point `stores.traces` at another file."
+        )
+    return version
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the file to the newest schema, in one transaction. Raises SchemaTooNewError, sqlite3.Error."""
+    if schema_version(connection, path) == len(MIGRATIONS):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # Read again under the lock: another process may have migrated in the meantime.
+        version = schema_version(connection, path)
+        for statement in (statement for migration in MIGRATIONS[version:] for statement in migration):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise

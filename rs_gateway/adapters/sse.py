@@ -1,0 +1,56 @@
+"""Server-sent events: network bytes in, `data:` payloads out, whatever the chunk borders."""
+
+import codecs
+
+_MAX_EVENT_BYTES = 32 * 1024 * 1024
+DONE = b"[DONE]"
+
+
+class SseDecoder:
+    """Takes bytes as they arrive; one instance a stream.
+
+    Understands LF and CRLF line ends, a byte order mark, comments, `id:`, `event:` and `retry:` fields, and data split
+    over several lines (WHATWG HTML, section 9.2.6).
+
+    Attributes:
+        done: the stream's own end marker has come.
+        malformed: a line came that is no field. Who sends one does not speak the protocol, and half an answer must not
+            pass for a whole one: nothing after it counts.
+    """
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._buffer = b""
+        self._data: list[bytes] = []
+        self.done = False
+        self.malformed = False
+
+    def feed(self, received: bytes) -> list[bytes]:
+        """Payloads completed by `received`, in order; none after `done` or `malformed`."""
+        payloads: list[bytes] = []
+        if not self._begun:
+            self._begun, received = True, received.removeprefix(codecs.BOM_UTF8)
+        lines = (self._buffer + received).split(b"\n")
+        self._buffer = lines.pop()
+        for raw in lines:
+            if self.done or self.malformed:
+                break
+            line = raw[:-1] if raw.endswith(b"\r") else raw
+            if line.startswith(b"data:"):
+                self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
+            elif not line:
+                self._dispatch(payloads)
+            elif not line.startswith((b":", b"event:", b"id:", b"retry:")):
+                self.malformed = True
+        self.malformed = self.malformed or len(self._buffer) > _MAX_EVENT_BYTES
+        return payloads
+
+    def _dispatch(self, payloads: list[bytes]) -> None:
+        if not self._data:
+            return
+        payload = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+        self._data.clear()
+        if payload.strip() == DONE:
+            self.done = True
+        elif payload.strip():
+            payloads.append(payload)

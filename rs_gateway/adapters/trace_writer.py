@@ -1,0 +1,348 @@
+"""One writer thread behind a bounded queue: group commit, retries, and verdicts for those who wait.
+
+It knows no database: what it needs of one is `TraceDatabase`.
+"""
+
+import asyncio
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import structlog
+
+from rs_gateway.adapters.trace_rows import ENCODING_ERRORS, Record, Row, not_storable, rows_of
+from rs_gateway.domain.chat import JsonValue
+from rs_gateway.domain.errors import RouteSwitchError, StoreError, TraceNotFoundError
+from rs_gateway.domain.feedback import Feedback
+from rs_gateway.domain.ports import StoreHealth
+from rs_gateway.domain.traces import Trace
+
+log = structlog.get_logger()
+
+_FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.05, 2.0
+_IDLE_CHECK_S = 1.0
+_FOREIGN_FLUSH_S = 0.25
+"""How long feedback may wait, at least, for its trace to come out of another process's queue."""
+
+Verdict: TypeAlias = RouteSwitchError | None
+"""None: stored. Otherwise why it was not."""
+
+
+@dataclass(slots=True, eq=False)
+class QueuedRecord:
+    """A record on its way to the disk.
+
+    Attributes:
+        rows: filled when it is first written; None again when the record turned out to be unstorable.
+        verdict: filled when it is decided.
+        missed: it is feedback, and the last write found no trace for it.
+    """
+
+    record: Record
+    n_bytes: int
+    waiter: "asyncio.Future[Verdict] | None" = None
+    rows: tuple[Row, Row | None] | None = None
+    verdict: Verdict = None
+    missed: bool = False
+    retry_at: float = 0.0
+    refuse_after: float | None = None
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for the verdict."""
+        return self.waiter is not None
+
+
+class TraceDatabase(Protocol):
+    """What the writer needs of a database. After `open`, only the writer's thread uses it."""
+
+    def open(self) -> None:
+        """Connect, and create or migrate the tables. Raises StoreError: it cannot be used."""
+        ...
+
+    def write(self, batch: Sequence[QueuedRecord]) -> None:
+        """Store a batch in one transaction, on the disk before it returns when any of it is `awaited`.
+
+        Records without `rows` are passed over and rows that are stored already are left alone. Feedback without its
+        trace is not stored but marked `missed`. A row that can never be stored loses its `rows` and gets a `verdict`.
+
+        Raises:
+            StoreError: nothing of it was stored; the same batch, or more, comes again after a pause.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the connection. Raises nothing; a later `write` opens it again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WriterLimits:
+    """How much may wait, and for how long.
+
+    Attributes:
+        queue_bytes: bound on what is queued, estimated from the length of its texts.
+        write_timeout_s: how long one write waits for other processes, at most, before it fails.
+        close_timeout_s: how long `close` goes on trying when the database fails.
+    """
+
+    queue_rows: int
+    queue_bytes: int
+    flush_interval_s: float
+    max_batch: int
+    write_timeout_s: float
+    close_timeout_s: float
+
+
+class TraceWriter:
+    """The owner of a database's queue and thread. Any thread and event loop may put records into it."""
+
+    def __init__(self, database: TraceDatabase, *, name: str, limits: WriterLimits) -> None:
+        """Open the database and start the thread, called `name`. Raises StoreError: it cannot be opened."""
+        self._database, self._limits = database, limits
+        self._foreign_flush_s = max(4 * limits.flush_interval_s, _FOREIGN_FLUSH_S)
+
+        self._condition = threading.Condition(threading.Lock())
+        self._queue: deque[QueuedRecord] = deque()
+        self._urgent = False
+        self._n_rows, self._n_bytes, self._dropped = 0, 0, 0
+        self._error: str | None = None
+        self._closed = False
+        self._give_up_at: float | None = None
+        self._parked: list[QueuedRecord] = []  # feedback whose trace may come yet; the writer's own
+
+        self._database.open()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=False)
+        self._thread.start()
+
+    def put(self, record: Record) -> None:
+        """Queue a record. Never waits for the database and never raises; a trace that finds no room is counted."""
+        self._put(QueuedRecord(record, _estimated_bytes(record)))
+
+    async def commit(self, record: Record) -> Verdict:
+        """Queue a record and wait until it is stored, refused, or a write failed."""
+        waiter: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        if not self._put(QueuedRecord(record, _estimated_bytes(record), waiter)):
+            return StoreError("The trace store is closed, or its queue is full: see `/health/storage`, and try again.")
+        return await waiter
+
+    def health(self) -> StoreHealth:
+        """See TraceStore."""
+        with self._condition:
+            return StoreHealth(self._error is None, self._n_rows, self._dropped, self._error)
+
+    def close(self) -> None:
+        """See TraceStore. With a failing database it gives up after `close_timeout_s` and counts what is lost."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+        self._thread.join(self._limits.close_timeout_s + self._limits.write_timeout_s + 1.0)
+        if self._thread.is_alive():
+            log.error("trace_store_stuck", queued=self.health().queued)
+
+    def _put(self, item: QueuedRecord) -> bool:
+        with self._condition:
+            full = self._n_rows >= self._limits.queue_rows or self._n_bytes + item.n_bytes > self._limits.queue_bytes
+            if full or self._closed:
+                # Feedback is refused to its sender's face; only traces can get lost.
+                self._dropped += isinstance(item.record, Trace)
+                return False
+            self._n_rows += 1
+            self._n_bytes += item.n_bytes
+            self._queue.append(item)
+            self._urgent = self._urgent or item.awaited
+            # Waking the writer for every row would cost a thread switch a request.
+            if self._urgent or len(self._queue) in (1, self._limits.max_batch):
+                self._condition.notify()
+        return True
+
+    def _run(self) -> None:
+        try:
+            while batch := self._take():
+                self._store(batch)
+        except Exception as error:
+            # A fault of ours: without its thread the store can only say so, and count.
+            log.exception("trace_store_writer_died")
+            self._abandon(f"The writer thread died: {error!r}. Restart the gateway.")
+        finally:
+            self._database.close()
+
+    def _take(self) -> list[QueuedRecord]:
+        """Wait for rows, linger for more to share their commit, and take a batch; empty when it is time to stop."""
+        with self._condition:
+            while not self._queue and not self._due():
+                if self._stopping() and not self._parked:
+                    return []
+                self._condition.wait(self._idle_s())
+            flush_at = time.monotonic() + self._limits.flush_interval_s
+            while not (self._urgent or self._stopping() or self._due() or len(self._queue) >= self._limits.max_batch):
+                remaining_s = flush_at - time.monotonic()
+                if remaining_s <= 0 or not self._condition.wait(remaining_s):
+                    break
+            batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._limits.max_batch))]
+            self._urgent = bool(self._queue)  # a backlog does not linger
+        due = self._due()
+        self._parked = [item for item in self._parked if item not in due]
+        return batch + due
+
+    def _due(self) -> list[QueuedRecord]:
+        now = time.monotonic()
+        return [item for item in self._parked if item.retry_at <= now]
+
+    def _idle_s(self) -> float:
+        # An interpreter that ends without `close` sends no signal to this thread, so it looks now and then.
+        if not self._parked:
+            return _IDLE_CHECK_S
+        return max(min(item.retry_at for item in self._parked) - time.monotonic(), 0.001)
+
+    def _stopping(self) -> bool:
+        return self._closed or not threading.main_thread().is_alive()
+
+    def _store(self, batch: list[QueuedRecord]) -> None:
+        """Write a batch, again and again until it is stored or, on closing, given up."""
+        _encode(batch)
+        backoff_s = _FIRST_BACKOFF_S
+        while batch:
+            try:
+                self._database.write(batch)
+            except StoreError as error:
+                batch = self._keep(batch, error)
+            else:
+                return self._settle(batch)
+            if self._out_of_time():
+                return self._abandon(self._error, batch)
+            self._pause(backoff_s)
+            backoff_s = min(2 * backoff_s, _MAX_BACKOFF_S)
+        return None
+
+    def _settle(self, batch: Iterable[QueuedRecord]) -> None:
+        """Answer for a batch that was committed, and put aside feedback whose trace is not there yet."""
+        now = time.monotonic()
+        settled: list[QueuedRecord] = []
+        for item in batch:
+            if item.missed and item.refuse_after is None:
+                item.refuse_after = now + self._foreign_flush_s
+            if item.missed and item.refuse_after is not None and now < item.refuse_after:
+                item.retry_at = now + self._limits.flush_interval_s
+                self._parked.append(item)
+                continue
+            if item.missed:
+                item.verdict = TraceNotFoundError(item.record.trace_id)
+            settled.append(item)
+        unstorable = [item for item in settled if isinstance(item.record, Trace) and item.verdict is not None]
+        for item in unstorable:
+            log.error("trace_not_storable", trace_id=item.record.trace_id, error=str(item.verdict))
+        with self._condition:
+            if self._error is not None:
+                log.info("trace_store_recovered", queued=self._n_rows)
+            self._error = None
+            self._dropped += len(unstorable)
+            self._release(settled)
+        _answer(settled)
+
+    def _keep(self, batch: list[QueuedRecord], error: Exception) -> list[QueuedRecord]:
+        """Note a failed write, tell everybody who waits, and return the batch without the feedback that was told."""
+        with self._condition:
+            if self._error is None:
+                log.error("trace_store_failing", error=str(error), queued=self._n_rows)
+            self._error = str(error)
+            told = [item for item in (*batch, *self._queue, *self._parked) if item.awaited]
+            withdrawn = {item for item in told if isinstance(item.record, Feedback)}
+            self._queue = deque(item for item in self._queue if item not in withdrawn)
+            self._parked.clear()
+            self._urgent = False
+            self._release(withdrawn)
+        # Whoever could not be encoded keeps that verdict: it will not be stored when the disk is back either.
+        storable = [item for item in told if item.verdict is None]
+        for item in storable:
+            item.verdict = StoreError(f"The trace store cannot be written ({error}): try again later.")
+        _answer(told)
+        for item in told:
+            item.waiter = None
+        for item in storable:
+            item.verdict = None
+        return [item for item in batch if item not in withdrawn]
+
+    def _abandon(self, error: str | None, batch: Iterable[QueuedRecord] = ()) -> None:
+        """Give up: everything that is still queued is lost, and counted."""
+        with self._condition:
+            self._closed = True
+            self._error = error
+            lost = [*batch, *self._queue, *self._parked]
+            self._queue.clear()
+            self._parked.clear()
+            self._dropped += sum(isinstance(item.record, Trace) for item in lost)
+            self._n_rows, self._n_bytes = 0, 0
+        for item in lost:
+            item.verdict = StoreError(f"The trace store is closed: {error}")
+        _answer(lost)
+        if lost:
+            log.error("trace_store_gave_up", lost=len(lost), error=error)
+
+    def _release(self, items: Iterable[QueuedRecord]) -> None:
+        for item in items:
+            self._n_rows -= 1
+            self._n_bytes -= item.n_bytes
+
+    def _out_of_time(self) -> bool:
+        if not self._stopping():
+            return False
+        if self._give_up_at is None:
+            self._give_up_at = time.monotonic() + self._limits.close_timeout_s
+        return time.monotonic() >= self._give_up_at
+
+    def _pause(self, seconds: float) -> None:
+        if self._stopping():
+            time.sleep(min(seconds, 2 * _FIRST_BACKOFF_S))
+            return
+        with self._condition:
+            self._condition.wait_for(lambda: self._closed, seconds)
+
+
+def _encode(batch: Iterable[QueuedRecord]) -> None:
+    for item in batch:
+        if item.rows is None:
+            try:
+                item.rows = rows_of(item.record)
+            except ENCODING_ERRORS as error:
+                item.verdict = not_storable(item.record, error)
+
+
+def _estimated_bytes(record: Record) -> int:
+    """About how much memory a record holds while it waits: the length of its texts, and something for each value."""
+    total, payload = 500, record.payload if isinstance(record, Trace) else None
+    if payload is None:
+        return total
+    stack: list[JsonValue] = [payload.rendered_messages, payload.parameters, payload.response, payload.variables]
+    while stack:
+        value = stack.pop()
+        total += 50
+        if isinstance(value, str):
+            total += len(value)
+        elif isinstance(value, Mapping):
+            stack.extend(value.values())
+        elif isinstance(value, list | tuple):
+            stack.extend(value)
+    return total
+
+
+def _answer(items: Iterable[QueuedRecord]) -> None:
+    """Hand every waiter its verdict, in its own event loop."""
+    loops: dict[asyncio.AbstractEventLoop, list[QueuedRecord]] = defaultdict(list)
+    for item in items:
+        if item.waiter is not None:
+            loops[item.waiter.get_loop()].append(item)
+    for loop, waiting in loops.items():
+        verdicts = [(item.waiter, item.verdict) for item in waiting if item.waiter is not None]
+        with suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            loop.call_soon_threadsafe(_resolve, verdicts)
+
+
+def _resolve(verdicts: Iterable[tuple["asyncio.Future[Verdict]", Verdict]]) -> None:
+    for waiter, verdict in verdicts:
+        if not waiter.done():
+            waiter.set_result(verdict)

@@ -1,0 +1,79 @@
+"""The one table from our errors to HTTP statuses and OpenAI's error body."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from rs_gateway.domain.errors import (
+    AmbiguousModelError,
+    InvalidRequestError,
+    MissingVariablesError,
+    ModelNotFoundError,
+    ProviderError,
+    ProviderOverloadedError,
+    ProviderRefusedError,
+    ProviderTimeoutError,
+    RequestTooLargeError,
+    RouteSwitchError,
+    StoreError,
+    TemplateUnavailableError,
+    TraceNotFoundError,
+    VersionConflictError,
+)
+
+_STATUS: Mapping[type[RouteSwitchError], int] = {
+    RequestTooLargeError: 413,
+    MissingVariablesError: 400,
+    AmbiguousModelError: 400,
+    InvalidRequestError: 400,
+    ModelNotFoundError: 404,
+    TraceNotFoundError: 404,
+    VersionConflictError: 409,
+    TemplateUnavailableError: 503,
+    StoreError: 503,
+    ProviderTimeoutError: 504,
+    ProviderError: 502,
+}
+_TYPE_BY_STATUS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+_UPSTREAM_SERVER_STATUS = {503: 503, 504: 504, 529: 503}
+
+
+def status_of(error: RouteSwitchError) -> int:
+    """The HTTP status that a client sees."""
+    if isinstance(error, ProviderRefusedError) and error.status is not None:
+        return error.status
+    if isinstance(error, ProviderOverloadedError) and error.status is not None:
+        return error.status if error.status < 500 else _UPSTREAM_SERVER_STATUS.get(error.status, 502)
+    return next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
+
+
+def headers_of(error: RouteSwitchError) -> dict[str, str]:
+    """Headers that go with the error: what a provider asked us to wait, the client is asked too."""
+    if isinstance(error, ProviderError) and error.retry_after_s is not None:
+        return {"retry-after": f"{error.retry_after_s:.0f}"}
+    return {}
+
+
+def body_of(error: RouteSwitchError) -> bytes:
+    """`{"error": {"message", "type", "param", "code"}}`."""
+    status = status_of(error)
+    code, kind = error.code, error_type(status)
+    if isinstance(error, ProviderRefusedError):
+        code = error.upstream_code or error.code
+        kind = error.upstream_type or kind
+    return error_body(str(error), kind=kind, param=error.param, code=code)
+
+
+def error_body(message: str, *, kind: str, param: str | None, code: str | None) -> bytes:
+    """OpenAI's error object, encoded."""
+    return msgspec.json.encode({"error": {"message": message, "type": kind, "param": param, "code": code}})
+
+
+def error_type(status: int) -> str:
+    """OpenAI's `type` for a status."""
+    return _TYPE_BY_STATUS.get(status, "invalid_request_error" if status < 500 else "server_error")

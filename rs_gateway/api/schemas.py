@@ -1,0 +1,61 @@
+"""The wire: what bodies we accept on the routes of our own."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class FeedbackBody(BaseModel):
+    """Something said about an answer that was given earlier."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    trace_id: str = Field(min_length=1, description="The `x-route-switch-trace-id` header of the answer that is meant.")
+    kind: Literal["label", "score", "outcome", "comment"]
+    value: Any = Field(
+        description="label, comment: a non-empty string; score: a number from 0 to 1; outcome: true or false."
+    )
+    source: str = Field(
+        default="human",
+        min_length=1,
+        max_length=200,
+        description="`human`, `human:<name>`, `teacher:<model>` or a system.",
+    )
+
+
+class FeedbackReceipt(BaseModel):
+    """The feedback is stored."""
+
+    feedback_id: str
+    trace_id: str
+
+
+class ErrorDetail(BaseModel):
+    """OpenAI's error object."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """What every error looks like."""
+
+    error: ErrorDetail
+
+
+class ModelCard(BaseModel):
+    """One thing that can be asked for."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    """Everything that can be asked for."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]

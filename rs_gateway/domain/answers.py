@@ -1,0 +1,190 @@
+"""What came back: telling a whole answer from a cut one, and keeping just enough of it for the trace."""
+
+import msgspec
+
+from rs_gateway.domain.chat import JsonObject, JsonValue
+from rs_gateway.domain.traces import Outcome, Usage, UsageSource
+
+_CHARACTERS_PER_TOKEN = 4
+"""OpenAI's rule of thumb for English; only ever used for counts that are marked as estimated."""
+
+
+class WireUsage(msgspec.Struct):
+    """`usage` as on the wire. A count that is none must not cost the client its answer, so nothing is demanded here."""
+
+    prompt_tokens: JsonValue = None
+    completion_tokens: JsonValue = None
+
+    @property
+    def input_tokens(self) -> int | None:
+        """Tokens of the request; None unless the provider counted them."""
+        return _count(self.prompt_tokens)
+
+    @property
+    def output_tokens(self) -> int | None:
+        """Tokens of the answer; None unless the provider counted them."""
+        return _count(self.completion_tokens)
+
+
+class WireDelta(msgspec.Struct):
+    """What one chunk adds. Content is text, null, or parts as some providers send them."""
+
+    content: JsonValue = None
+    refusal: JsonValue = None
+    tool_calls: JsonValue = None
+
+
+class WireChoice(msgspec.Struct):
+    """One choice of a chunk."""
+
+    index: int = 0
+    delta: WireDelta | None = None
+    finish_reason: str | None = None
+
+
+class WireChunk(msgspec.Struct):
+    """A `chat.completion.chunk`, as far as we look into it. Its bytes are what the client gets."""
+
+    choices: list[WireChoice] | None = None
+    usage: WireUsage | None = None
+    model: str | None = None
+    error: JsonValue = None
+
+
+class WireMessageChoice(msgspec.Struct):
+    """One choice of a whole completion."""
+
+    message: JsonObject
+    finish_reason: str | None = None
+
+
+class WireCompletion(msgspec.Struct):
+    """A `chat.completion`, as far as we look into it."""
+
+    choices: list[WireMessageChoice]
+    usage: WireUsage | None = None
+    model: str | None = None
+
+
+_chunk_decoder = msgspec.json.Decoder(WireChunk)
+_completion_decoder = msgspec.json.Decoder(WireCompletion)
+
+
+def decode_chunk(payload: bytes) -> WireChunk:
+    """Raises msgspec.DecodeError when `payload` is no chunk."""
+    return _chunk_decoder.decode(payload)
+
+
+def decode_completion(body: bytes) -> WireCompletion:
+    """Raises msgspec.DecodeError when `body` is no completion with at least one choice."""
+    completion = _completion_decoder.decode(body)
+    if not completion.choices:
+        raise msgspec.ValidationError("a completion without choices")
+    return completion
+
+
+def outcome_of(finish_reason: str | None) -> Outcome:
+    """What a finish reason says of the answer. None, in a completion that arrived whole, does not vouch for it."""
+    if finish_reason == "content_filter":
+        return Outcome.CONTENT_FILTERED
+    return Outcome.TRUNCATED if finish_reason in ("length", None) else Outcome.COMPLETE
+
+
+def usage_of(wire: WireUsage | None, *, input_characters: int, output_characters: int) -> Usage:
+    """The provider's counts, or an estimate that says so."""
+    if wire is not None and wire.input_tokens is not None and wire.output_tokens is not None:
+        return Usage(wire.input_tokens, wire.output_tokens, UsageSource.PROVIDER)
+    return Usage(
+        -(-input_characters // _CHARACTERS_PER_TOKEN),
+        -(-output_characters // _CHARACTERS_PER_TOKEN),
+        UsageSource.ESTIMATED,
+    )
+
+
+class StreamedAnswer:
+    """Follows a stream chunk by chunk and says in the end whether it was whole.
+
+    Attributes:
+        finish_reason: of the first choice; None until it came.
+    """
+
+    def __init__(self) -> None:
+        self.finish_reason: str | None = None
+        self.usage: WireUsage | None = None
+        self.model: str | None = None
+        self._contents: list[str] = []
+        self._refusals: list[str] = []
+        self._tool_deltas: list[JsonObject] = []
+        self._begun: set[int] = set()
+        self._ended: set[int] = set()
+
+    def add(self, chunk: WireChunk) -> None:
+        """Take in one chunk."""
+        if chunk.usage is not None:
+            self.usage = chunk.usage
+        if chunk.model is not None:
+            self.model = chunk.model
+        for choice in chunk.choices or ():
+            self._begun.add(choice.index)
+            if choice.finish_reason is not None:
+                self._ended.add(choice.index)
+                if choice.index == 0:
+                    self.finish_reason = choice.finish_reason
+            delta = choice.delta
+            if delta is None or choice.index != 0:
+                continue
+            self._contents.append(text_of(delta.content))
+            self._refusals.append(text_of(delta.refusal))
+            if isinstance(delta.tool_calls, list):
+                self._tool_deltas.extend(d for d in delta.tool_calls if isinstance(d, dict))
+
+    @property
+    def whole(self) -> bool:
+        """Every choice that began has said why it ended."""
+        return bool(self._begun) and self._begun == self._ended
+
+    @property
+    def output_characters(self) -> int:
+        """Length of the text so far."""
+        return sum(map(len, self._contents)) + sum(map(len, self._refusals))
+
+    def message(self) -> JsonObject | None:
+        """The assistant message as far as it came; None before the first choice."""
+        if not self._begun:
+            return None
+        message: JsonObject = {"role": "assistant", "content": "".join(self._contents) or None}
+        if any(self._refusals):
+            message["refusal"] = "".join(self._refusals)
+        if self._tool_deltas:
+            message["tool_calls"] = _join_tool_calls(self._tool_deltas)
+        return message
+
+
+def _count(value: JsonValue) -> int | None:
+    """A token count, if that is what it is."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None
+
+
+def text_of(content: JsonValue) -> str:
+    """The text of a message's content: itself, or that of its parts; empty for anything else."""
+    if isinstance(content, list):
+        return "".join(text_of(part.get("text")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def _join_tool_calls(deltas: list[JsonObject]) -> list[JsonObject]:
+    """The calls that the deltas add up to. Whatever a provider sends, this describes it and never fails."""
+    calls: dict[str, JsonObject] = {}
+    for delta in deltas:
+        call = calls.setdefault(str(delta.get("index") or 0), {"function": {"name": "", "arguments": ""}})
+        function = delta.get("function")
+        if isinstance(function, dict):
+            call["function"]["name"] = function.get("name") or call["function"]["name"]
+            arguments = function.get("arguments")
+            call["function"]["arguments"] += arguments if isinstance(arguments, str) else _json_text(arguments)
+        call.update({k: v for k, v in delta.items() if k not in ("index", "function") and v is not None})
+    return list(calls.values())
+
+
+def _json_text(value: JsonValue) -> str:
+    return "" if value is None else msgspec.json.encode(value).decode()

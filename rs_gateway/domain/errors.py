@@ -1,0 +1,202 @@
+"""Every error we raise on purpose. Only `api/errors.py` knows which HTTP status each one becomes."""
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class RouteSwitchError(Exception):
+    """Base of every error we raise on purpose. `code` is stable; the message is for a person."""
+
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+    param: str | None = None
+    """The request field at fault, in OpenAI's notation, where there is one."""
+
+
+class InvalidRequestError(RouteSwitchError):
+    """The request is not one that can be served, whoever would serve it."""
+
+    code = "invalid_request"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        self.param = param
+        super().__init__(message)
+
+
+class RequestTooLargeError(InvalidRequestError):
+    """The body exceeds `gateway.max_body_bytes`."""
+
+    code = "request_too_large"
+
+
+class MissingVariablesError(InvalidRequestError):
+    """A template was rendered without all of its variables."""
+
+    code = "missing_variables"
+
+    def __init__(self, template_id: str, missing: Iterable[str]) -> None:
+        self.template_id, self.missing = template_id, tuple(sorted(missing))
+        super().__init__(
+            f"Template {template_id!r} needs {', '.join(self.missing)}: pass them in `variables`.", param="variables"
+        )
+
+
+class ModelNotFoundError(RouteSwitchError):
+    """Nothing that is served answers to this model, template or combination name."""
+
+    code = "model_not_found"
+    param = "model"
+
+    def __init__(self, name: str, *, kind: str = "model", available: Iterable[str]) -> None:
+        self.name, self.available = name, tuple(sorted(available))
+        self.param = "model" if kind == "model" else f"metadata.{kind}_id"
+        known = ", ".join(self.available) or "nothing: no template has a live version and a combination yet"
+        super().__init__(f"The {kind} {name!r} does not exist here. You can ask for: {known}.")
+
+
+class AmbiguousModelError(InvalidRequestError):
+    """Several templates run on the requested model and none is the default."""
+
+    code = "ambiguous_model"
+
+    def __init__(self, model: str, template_ids: Iterable[str]) -> None:
+        self.template_ids = tuple(sorted(template_ids))
+        super().__init__(
+            f"Several templates run on {model!r}: {', '.join(self.template_ids)}. "
+            "Name one in `metadata.template_id` or as `model`, or mark one `default: true`.",
+            param="model",
+        )
+
+
+class TemplateUnavailableError(RouteSwitchError):
+    """The template exists but cannot be served now; `/status` shows why."""
+
+    code = "template_unavailable"
+
+    def __init__(self, template_id: str, reason: str) -> None:
+        self.template_id = template_id
+        super().__init__(f"Template {template_id!r} cannot be served: {reason}")
+
+
+class TemplateInvalidError(RouteSwitchError):
+    """A template or version is not well-formed (placeholders, names, missing parts)."""
+
+    code = "invalid_template"
+
+
+class RegistryError(RouteSwitchError):
+    """The prompt registry refused a change or cannot be read."""
+
+    code = "registry_error"
+
+
+class VersionConflictError(RegistryError):
+    """The registry moved on between reading and writing; read again and retry."""
+
+    code = "version_conflict"
+
+
+class StoreError(RouteSwitchError):
+    """The trace store cannot be written or read."""
+
+    code = "store_error"
+
+
+class SchemaTooNewError(StoreError):
+    """The store was written by a newer program than this one."""
+
+    code = "schema_too_new"
+
+
+class TraceNotFoundError(RouteSwitchError):
+    """Feedback names a trace that the store does not hold."""
+
+    code = "trace_not_found"
+    param = "trace_id"
+
+    def __init__(self, trace_id: str) -> None:
+        super().__init__(
+            f"There is no trace {trace_id!r}: use the `x-route-switch-trace-id` header of the answer you mean."
+        )
+
+
+class ConfigurationError(RouteSwitchError):
+    """route-switch.yaml, an RS_* variable or a flag is wrong."""
+
+    code = "configuration_error"
+
+
+class ProviderError(RouteSwitchError):
+    """A provider did not give a usable answer.
+
+    Attributes:
+        provider: name of the provider in the configuration.
+        status: HTTP status that it answered with; None when no answer came.
+        retry_after_s: how long it asked us to wait, in seconds, if it did.
+    """
+
+    code = "provider_error"
+
+    def __init__(
+        self, message: str, *, provider: str, status: int | None = None, retry_after_s: float | None = None
+    ) -> None:
+        self.provider, self.status, self.retry_after_s = provider, status, retry_after_s
+        super().__init__(message)
+
+
+class ProviderUnreachableError(ProviderError):
+    """No connection, or it broke before an answer."""
+
+    code = "provider_unreachable"
+    retryable = True
+
+
+class ProviderTimeoutError(ProviderError):
+    """It did not answer, or not within the request's deadline."""
+
+    code = "provider_timeout"
+    retryable = True
+
+
+class ProviderOverloadedError(ProviderError):
+    """It answered 408, 409, 429 or 5xx: another try, or another combination, may succeed."""
+
+    code = "provider_overloaded"
+    retryable = True
+
+
+class ProviderGarbageError(ProviderError):
+    """Status 200 with something that is no chat completion."""
+
+    code = "provider_garbage"
+    retryable = True
+
+
+class ProviderCutError(ProviderError):
+    """A stream ended, stalled or turned malformed before the answer was complete."""
+
+    code = "provider_cut"
+    retryable = True
+
+
+class ProviderRefusedError(ProviderError):
+    """It refused the request itself (4xx); no other try can mend it.
+
+    Attributes:
+        upstream_code, upstream_type, upstream_param: the provider's own error fields, passed on to the client.
+    """
+
+    code = "provider_refused"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str,
+        status: int,
+        upstream_code: str | None = None,
+        upstream_type: str | None = None,
+        upstream_param: str | None = None,
+    ) -> None:
+        super().__init__(message, provider=provider, status=status)
+        self.upstream_code, self.upstream_type, self.param = upstream_code, upstream_type, upstream_param

@@ -1,0 +1,147 @@
+"""What the core asks of the outside. Each adapter keeps one of these promises; `tests/contracts` holds them to it."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from rs_gateway.domain.chat import ProviderCall
+from rs_gateway.domain.feedback import Feedback
+from rs_gateway.domain.prompts import Origin, PromptTemplate, PromptText, PromptVersion, RegisteredTemplate
+from rs_gateway.domain.publication import Change
+from rs_gateway.domain.traces import Trace
+
+
+class ChatProvider(Protocol):
+    """One provider of chat completions. Raises ProviderError and its kinds, nothing else of its own."""
+
+    async def complete(self, call: ProviderCall) -> bytes:
+        """The body of an OpenAI `chat.completion` object, as it came; not yet checked."""
+        ...
+
+    def stream(self, call: ProviderCall) -> AbstractAsyncContextManager[AsyncIterator[Sequence[bytes]]]:
+        """Batches of `chat.completion.chunk` objects (JSON, without SSE framing), as they arrive.
+
+        The iteration ends normally only when the provider said that the stream is done; a stream that breaks off raises
+        ProviderCutError. Leaving the context cancels the upstream call.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close pooled connections."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHealth:
+    """How a trace store is doing.
+
+    Attributes:
+        queued: rows waiting for their commit; dropped: rows lost since the start because the queue was full.
+        error: what the last failed write said; None when the last write succeeded.
+    """
+
+    ok: bool
+    queued: int
+    dropped: int
+    error: str | None
+
+
+class TraceStore(Protocol):
+    """Where the gateway writes. One writer a process; several processes may share a store."""
+
+    def append(self, trace: Trace) -> None:
+        """Queue a trace. Never waits for the disk and never raises; what cannot be queued is counted as dropped."""
+        ...
+
+    async def committed(self, trace: Trace) -> bool:
+        """Queue a trace and wait for its group commit (`durability: sync`). False: it was not stored."""
+        ...
+
+    async def add_feedback(self, feedback: Feedback) -> None:
+        """Store and commit. Raises TraceNotFoundError, StoreError."""
+        ...
+
+    def health(self) -> StoreHealth:
+        """Current state; does not touch the disk."""
+        ...
+
+    def close(self) -> None:
+        """Write out what is queued, then close."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRows:
+    """A page of rows, in commit order.
+
+    Attributes:
+        columns: column names; rows: tuples in that order.
+        last_sequence: pass it as `after` to get the next page; unchanged when `rows` is empty.
+    """
+
+    columns: tuple[str, ...]
+    rows: list[tuple[object, ...]]
+    last_sequence: int
+
+
+class TraceReader(Protocol):
+    """Where the pipelines read. Never blocks the writer and never sees a row twice or not at all."""
+
+    def traces(self, *, after: int, limit: int) -> StoredRows:
+        """Traces joined with their payloads, whose commit sequence is above `after`."""
+        ...
+
+    def feedback(self, *, after: int, limit: int) -> StoredRows:
+        """Feedback whose commit sequence is above `after`."""
+        ...
+
+    def close(self) -> None:
+        """Release the connection."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryState:
+    """All that the registry holds.
+
+    Attributes:
+        problems: template id -> why its files cannot be used. A template with a problem that was loaded well before
+            stays in `templates` as it was.
+    """
+
+    fingerprint: str
+    templates: Mapping[str, RegisteredTemplate]
+    problems: Mapping[str, str]
+
+
+class PromptRegistry(Protocol):
+    """Templates and versions. Versions are immutable; every change is atomic and recorded."""
+
+    def fingerprint(self) -> str:
+        """Changes whenever anything in the registry does, edits by hand included. Cheap."""
+        ...
+
+    def load(self, previous: RegistryState | None = None) -> RegistryState:
+        """Read everything; keep `previous`'s picture of a template that is invalid now."""
+        ...
+
+    def get(self, template_id: str) -> RegisteredTemplate:
+        """One template. Raises RegistryError when unknown or invalid."""
+        ...
+
+    def register(self, template: PromptTemplate, text: PromptText, *, origin: Origin) -> RegisteredTemplate:
+        """Make a template known, version 1 live. Raises RegistryError when the id is taken."""
+        ...
+
+    def add_version(self, template_id: str, text: PromptText, *, model: str | None, origin: Origin) -> PromptVersion:
+        """Add a draft; nothing is served until `make_live`."""
+        ...
+
+    def make_live(self, template_id: str, change: Change) -> RegisteredTemplate:
+        """Serve `change.version` for `change.model`.
+
+        Raises:
+            VersionConflictError: another version than `change.previous` is live by now.
+        """
+        ...

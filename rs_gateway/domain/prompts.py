@@ -1,0 +1,270 @@
+"""Templates, their versions, and the one rendering function that serving and optimising share."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+from rs_gateway.domain.chat import JsonObject, Message
+from rs_gateway.domain.errors import MissingVariablesError, RegistryError, TemplateInvalidError, VersionConflictError
+from rs_gateway.domain.publication import Change
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_TEMPLATE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
+ANY_MODEL = "*"
+"""The key of `serving` for every model that has no version of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """One few-shot pair inside a version.
+
+    Attributes:
+        example_id: the example it was made from; None when a person wrote it.
+    """
+
+    user: str
+    assistant: str
+    example_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a version came from, so that any live prompt can be followed back.
+
+    Attributes:
+        kind: `registered` (a person wrote it) or `study` (an optimisation found it).
+        study_id, comparison_id: the records under `data/studies`; None unless kind is `study`.
+    """
+
+    kind: str
+    by: str
+    at: str
+    study_id: str | None = None
+    comparison_id: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptText:
+    """What a version says: all that decides which messages are sent.
+
+    Attributes:
+        instruction: the system text, with `{name}` placeholders.
+        user: the user text, rendered before the client's own messages; None when those are all there is.
+    """
+
+    instruction: str
+    user: str | None = None
+    demos: tuple[Demo, ...] = ()
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over everything that is served; demos' origins do not count."""
+        content = [self.instruction, self.user, [[d.user, d.assistant] for d in self.demos]]
+        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+
+    @property
+    def placeholders(self) -> frozenset[str]:
+        """Names of the variables that rendering needs. Raises TemplateInvalidError."""
+        parts = (*parse_text(self.instruction), *(parse_text(self.user) if self.user is not None else ()))
+        return frozenset(name for _, name in parts if name is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptVersion:
+    """An immutable version of a template; `number` counts from 1.
+
+    Attributes:
+        model: the model that it was tuned for; None when it is meant for any.
+    """
+
+    number: int
+    text: PromptText
+    model: str | None
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTemplate:
+    """The facts of a registered prompt that do not change from version to version.
+
+    Attributes:
+        evaluator: how answers are scored, as in `template.yaml`: `{"name": ..., options}`.
+        default: whether a bare model name resolves to this template when several run on that model.
+        reference: `captured:<combination>` when that combination's answers may serve as labels; None otherwise.
+    """
+
+    template_id: str
+    name: str
+    variables: tuple[str, ...]
+    evaluator: JsonObject
+    default: bool = False
+    reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredTemplate:
+    """A template with all of its versions and what is live."""
+
+    template: PromptTemplate
+    versions: Mapping[int, PromptVersion]
+    serving: Mapping[str, int]
+    """model name (or ANY_MODEL) -> live version number."""
+    weights: Mapping[str, float] = field(default_factory=dict[str, float])
+    """combination id -> weight set at run time; overrides the configuration's."""
+    history: tuple[Change, ...] = ()
+
+    def live(self, model: str) -> PromptVersion | None:
+        """The version that `model` serves now, or None when nothing is live for it."""
+        number = self.serving.get(model, self.serving.get(ANY_MODEL))
+        return None if number is None else self.versions[number]
+
+
+def check_template_id(template_id: str) -> str:
+    """Return `template_id`, or raise TemplateInvalidError: it names a directory and stands in URLs."""
+    if not _TEMPLATE_ID.match(template_id):
+        raise TemplateInvalidError(
+            f"Template id {template_id!r} is not allowed: use 1-100 letters, digits, '.', '_' or '-', "
+            "starting with a letter or digit."
+        )
+    return template_id
+
+
+def check_text(text: PromptText, *, template: PromptTemplate) -> PromptText:
+    """Return `text`, or raise TemplateInvalidError: it is malformed, or uses a variable that the template lacks."""
+    try:
+        _ = text.content_hash
+    except UnicodeError as error:
+        raise TemplateInvalidError(f"The text holds something that is no Unicode character: {error}.") from error
+    undeclared = sorted(text.placeholders - set(template.variables))
+    if undeclared:
+        raise TemplateInvalidError(
+            f"Template {template.template_id!r} declares no variable {', '.join(undeclared)}, which its text uses: "
+            "add it to the template's `variables`, or write '{{' and '}}' where braces are meant."
+        )
+    return text
+
+
+def check_variables(variables: Sequence[str]) -> tuple[str, ...]:
+    """Return `variables`, or raise TemplateInvalidError: each is an identifier, and stands there once."""
+    wrong = [name for name in variables if not _IDENTIFIER.match(name)]
+    if wrong:
+        raise TemplateInvalidError(
+            f"Variable {wrong[0]!r} is not allowed: use letters, digits and '_', not starting with a digit."
+        )
+    repeated = sorted({name for name in variables if variables.count(name) > 1})
+    if repeated:
+        raise TemplateInvalidError(f"Variable {repeated[0]!r} is declared more than once.")
+    return tuple(variables)
+
+
+def make_live(registered: RegisteredTemplate, change: Change) -> RegisteredTemplate:
+    """`registered` after `change`: compare what is live with `change.previous`, then set and record it.
+
+    Raises:
+        VersionConflictError: another version is live by now. RegistryError: there is no such version.
+    """
+    template_id, model = registered.template.template_id, change.model if change.model is not None else ANY_MODEL
+    if change.version is None or change.version not in registered.versions:
+        raise RegistryError(
+            f"Template {template_id!r} has no version {change.version}: "
+            f"name one of {', '.join(map(str, registered.versions))}."
+        )
+    live = registered.live(model)
+    number = None if live is None else live.number
+    if number != change.previous:
+        raise VersionConflictError(
+            f"Version {'none' if number is None else number} of template {template_id!r} is live for "
+            f"{'every model' if model == ANY_MODEL else repr(model)} by now, not {change.previous}: "
+            "look at it, and decide again."
+        )
+    return replace(
+        registered,
+        serving={**registered.serving, model: change.version},
+        history=(*registered.history, change),
+    )
+
+
+@lru_cache(maxsize=4096)
+def parse_text(text: str) -> tuple[tuple[str, str | None], ...]:
+    """Split a text into (literal, placeholder name or None) parts.
+
+    `{name}` is a placeholder, `{{` and `}}` are literal braces, and nothing else is special. A brace that starts no
+    placeholder (as in a JSON example) is refused rather than guessed at.
+
+    Raises:
+        TemplateInvalidError: a single brace, or something between braces that is no identifier.
+    """
+    parts: list[tuple[str, str | None]] = []
+    literal: list[str] = []
+    position = 0
+    while (found := _next_brace(text, position)) != -1:
+        literal.append(text[position:found])
+        brace = text[found]
+        if text[found : found + 2] == brace * 2:
+            literal.append(brace)
+            position = found + 2
+            continue
+        end = text.find("}", found)
+        name = text[found + 1 : end] if end != -1 else ""
+        if brace == "}" or not _IDENTIFIER.match(name):
+            near = text[max(0, found - 20) : found + 20]
+            raise TemplateInvalidError(
+                f"A single {brace!r} near {near!r} starts no placeholder: write {brace * 2!r} for a literal brace."
+            )
+        parts.append(("".join(literal), name))
+        literal.clear()
+        position = end + 1
+    literal.append(text[position:])
+    if any(literal):
+        parts.append(("".join(literal), None))
+    return tuple(parts)
+
+
+def _next_brace(text: str, position: int) -> int:
+    opening, closing = text.find("{", position), text.find("}", position)
+    return max(opening, closing) if -1 in (opening, closing) else min(opening, closing)
+
+
+def escape_text(text: str) -> str:
+    """Double the braces of `text`, so that it renders as itself."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def render(text: str, variables: Mapping[str, str], *, template_id: str) -> str:
+    """Insert each value once, verbatim; values are never re-scanned for placeholders.
+
+    Raises:
+        MissingVariablesError: names all of the missing ones.
+    """
+    parts = parse_text(text)
+    missing = [name for _, name in parts if name is not None and name not in variables]
+    if missing:
+        raise MissingVariablesError(template_id, missing)
+    return "".join([literal if name is None else literal + variables[name] for literal, name in parts])
+
+
+def render_messages(
+    text: PromptText, variables: Mapping[str, str], messages: Sequence[Message], *, template_id: str
+) -> tuple[Message, ...]:
+    """What a provider is sent: system, demos as user/assistant turns, the user text, then the client's messages.
+
+    An empty instruction sends no system message. Raises MissingVariablesError, naming what both texts lack.
+    """
+    missing = [name for name in text.placeholders if name not in variables] if text.user or text.instruction else []
+    if missing:
+        raise MissingVariablesError(template_id, missing)
+    rendered: list[Message] = []
+    instruction = render(text.instruction, variables, template_id=template_id)
+    if instruction:
+        rendered.append({"role": "system", "content": instruction})
+    for demo in text.demos:
+        rendered.append({"role": "user", "content": demo.user})
+        rendered.append({"role": "assistant", "content": demo.assistant})
+    if text.user is not None:
+        rendered.append({"role": "user", "content": render(text.user, variables, template_id=template_id)})
+    rendered.extend(messages)
+    return tuple(rendered)

@@ -1,0 +1,87 @@
+"""Runs the application under uvicorn: the socket, the workers, the logs."""
+
+import contextlib
+import os
+import socket
+import sys
+
+import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
+
+from rs_gateway.domain.errors import ConfigurationError
+from rs_gateway.logs import configure_logs
+from rs_gateway.settings import CONFIG_VARIABLE, Settings, is_loopback
+from rs_gateway.wiring import build_providers, open_registry, open_trace_store
+
+
+def serve(settings: Settings, *, workers: int) -> None:
+    """Serve until SIGTERM or SIGINT; queued traces are written before it returns.
+
+    Raises:
+        ConfigurationError: the address is taken, not ours, or public without protection; or the gateway did not start.
+        StoreError, SchemaTooNewError, RegistryError: a store cannot be used.
+    """
+    configure_logs()
+    with _bind(settings) as bound:
+        _try_stores(settings)
+        _run(settings, bound, workers=workers)
+
+
+def _run(settings: Settings, bound: socket.socket, *, workers: int) -> None:
+    # Worker processes read the configuration for themselves; this is how they find it.
+    os.environ[CONFIG_VARIABLE] = str(settings.config_path.absolute())
+    config = uvicorn.Config(
+        "rs_gateway.app:app_from_environment",
+        factory=True,
+        loop="uvloop" if sys.platform != "win32" else "auto",
+        http="httptools",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        workers=workers,
+        timeout_graceful_shutdown=20,
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+    if workers == 1:
+        server = uvicorn.Server(config)
+        with contextlib.suppress(SystemExit):  # uvicorn's own way to say that it did not start
+            server.run(sockets=[bound])
+        started = server.started
+    else:
+        supervisor = Multiprocess(config, sockets=[bound])
+        supervisor.run()
+        started = all(process.exitcode != STARTUP_FAILURE for process in supervisor.processes)
+    if not started:
+        raise ConfigurationError("The gateway did not start: the log above says why.")
+
+
+def _try_stores(settings: Settings) -> None:
+    """Raise here, where it becomes one line, what would otherwise be a worker's traceback."""
+    build_providers(settings)
+    open_registry(settings).load()
+    open_trace_store(settings).close()
+
+
+def _bind(settings: Settings) -> socket.socket:
+    host, port = settings.gateway.host_and_port
+    if not is_loopback(host):
+        raise ConfigurationError(
+            f"gateway.addr {settings.gateway.addr!r} is reachable from other machines, and this version has no client "
+            "keys yet: bind 127.0.0.1 and put a proxy that checks keys in front."
+        )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise ConfigurationError(
+            f"gateway.addr {settings.gateway.addr} cannot be used: {error.strerror}. "
+            "Stop what listens there, or set another one in gateway.addr or RS_GATEWAY__ADDR."
+        ) from None
+    bound.set_inheritable(True)
+    return bound

@@ -1,0 +1,182 @@
+"""What is being served right now: an immutable picture, replaced whole when registry or configuration change."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import anyio.to_thread
+import structlog
+
+from rs_gateway.domain.combinations import Combination
+from rs_gateway.domain.errors import RegistryError, RouteSwitchError
+from rs_gateway.domain.pools import Catalog, build_catalog
+from rs_gateway.domain.ports import ChatProvider, PromptRegistry, RegistryState
+from rs_gateway.domain.routing import STRATEGIES, Strategy
+from rs_gateway.settings import Settings
+from rs_gateway.wiring import build_providers, combinations_of, passthrough_of
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One consistent picture; a request keeps the one that it began with."""
+
+    catalog: Catalog
+    providers: Mapping[str, ChatProvider]
+    combinations: Mapping[str, Combination]
+    new_strategy: Callable[[], Strategy]
+    timeout_s: float
+    max_retries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """When what is served was last looked at and what stands in the way of something newer."""
+
+    loaded_at: str
+    registry_fingerprint: str
+    registry_problems: Mapping[str, str]
+    registry_error: str | None = None
+    configuration_error: str | None = None
+    restart_needed: tuple[str, ...] = ()
+    """Keys that were changed in the file and that only a new process takes over."""
+
+
+class Source(Protocol):
+    """Where the current picture comes from."""
+
+    @property
+    def served(self) -> Served:
+        """The current picture; never waits."""
+        ...
+
+
+class Serving:
+    """Keeps the picture current. Reading it costs one attribute; looking for news happens in a thread.
+
+    Args:
+        settings: what the process started with; `read_settings` gives them anew when the file changed.
+    """
+
+    def __init__(self, settings: Settings, registry: PromptRegistry, *, read_settings: Callable[[], Settings]) -> None:
+        self._settings = settings
+        self._started_with = settings.fixed_at_start
+        self._registry = registry
+        self._read_settings = read_settings
+        self._config_mark = _mark(settings.config_path)
+        self._retired: list[ChatProvider] = []
+        self._providers: dict[str, ChatProvider] = build_providers(settings)
+        self._state = registry.load()
+        self.served = self._picture()
+        self.freshness = Freshness(_now(), self._state.fingerprint, self._state.problems)
+        self._log_problems({})
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._settings
+
+    @property
+    def state(self) -> RegistryState:
+        """What the registry held when it was last read."""
+        return self._state
+
+    async def keep_fresh(self) -> None:
+        """Look for news every `gateway.refresh_seconds`, for ever."""
+        while True:
+            await asyncio.sleep(self._settings.gateway.refresh_seconds)
+            try:
+                await self.refresh()
+            except Exception as error:  # whatever the news are, what is served goes on being served
+                log.exception("refresh_failed")
+                self.freshness = replace(self.freshness, registry_error=f"{type(error).__name__}: {error}")
+
+    async def refresh(self) -> None:
+        """Take in what changed. Whatever is wrong with the news, the last good picture goes on serving."""
+        await self._refresh_settings()
+        try:
+            fingerprint = await anyio.to_thread.run_sync(self._registry.fingerprint)
+            if fingerprint != self._state.fingerprint:
+                before = self._state
+                state = await anyio.to_thread.run_sync(self._registry.load, before)
+                if before.templates and not state.templates and not state.problems:
+                    raise RegistryError(
+                        f"The registry is empty now; it held {len(before.templates)} template(s), which go on "
+                        "being served. Restore it, or restart the gateway if that is meant."
+                    )
+                self._state = state
+                self.served = self._picture()
+                self._log_problems(before.problems)
+                log.info("registry_refreshed", fingerprint=self._state.fingerprint, problems=len(self._state.problems))
+        except (RouteSwitchError, OSError) as error:
+            if self.freshness.registry_error is None:
+                log.error("registry_unreadable", error=str(error))
+            self.freshness = replace(self.freshness, registry_error=str(error))
+            return
+        self.freshness = replace(
+            self.freshness,
+            loaded_at=_now(),
+            registry_fingerprint=self._state.fingerprint,
+            registry_problems=self._state.problems,
+            registry_error=None,
+        )
+
+    async def aclose(self) -> None:
+        """Close the providers' connections."""
+        for provider in (*self._providers.values(), *self._retired):
+            await provider.aclose()
+
+    async def _refresh_settings(self) -> None:
+        mark = await anyio.to_thread.run_sync(_mark, self._settings.config_path)
+        if mark == self._config_mark:
+            return
+        self._config_mark = mark
+        try:
+            settings = await anyio.to_thread.run_sync(self._read_settings)
+            providers = build_providers(settings)
+        except RouteSwitchError as error:
+            log.error("configuration_refused", error=str(error))
+            self.freshness = replace(self.freshness, configuration_error=str(error))
+            return
+        # Requests in flight still hold the old providers: they are closed at the end, not now.
+        self._retired.extend(self._providers.values())
+        self._settings, self._providers = settings, providers
+        self.served = self._picture()
+        changed = tuple(k for k, value in settings.fixed_at_start.items() if value != self._started_with[k])
+        self.freshness = replace(self.freshness, configuration_error=None, restart_needed=changed)
+        log.info("configuration_refreshed", restart_needed=changed)
+
+    def _picture(self) -> Served:
+        combinations = combinations_of(self._settings)
+        passthrough = passthrough_of(self._settings)
+        return Served(
+            catalog=build_catalog(
+                self._state.templates, combinations, passthrough=passthrough, problems=self._state.problems
+            ),
+            providers=self._providers,
+            combinations={c.combination_id: c for c in (*combinations, *passthrough.values())},
+            new_strategy=STRATEGIES[self._settings.gateway.strategy],
+            timeout_s=self._settings.api.timeout_seconds,
+            max_retries=self._settings.api.max_retries,
+        )
+
+    def _log_problems(self, before: Mapping[str, str]) -> None:
+        for template_id, problem in self._state.problems.items():
+            if before.get(template_id) != problem:
+                log.error("template_invalid", template_id=template_id, problem=problem)
+
+
+def _mark(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

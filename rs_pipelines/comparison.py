@@ -1,0 +1,155 @@
+"""Candidate against the live version on the test rows that no search has seen, stored as the proof of a gain."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+import msgspec
+
+from rs_gateway.domain.errors import RouteSwitchError
+from rs_gateway.domain.evaluation import Evaluator
+from rs_gateway.domain.prompts import PromptVersion
+from rs_pipelines.answers import CallBudget
+from rs_pipelines.cached_model import CachedModel
+from rs_pipelines.gate import ComparedRow, GatePolicy, RowOutcome, Verdict, judge
+from rs_pipelines.mipro.labels import label_shape
+from rs_pipelines.mipro.records import StudyRecord
+from rs_pipelines.sample import CalibrationSample, Example, Split, Target
+from rs_pipelines.scoring import RowScore, score_rows
+
+
+class NotComparableError(RouteSwitchError):
+    """The study, the sample and the live version do not belong together."""
+
+    code = "not_comparable"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelChange:
+    """Mean scores over the rows of one expected answer."""
+
+    label: str
+    n: int
+    mean_live: float
+    mean_candidate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The stored proof. `comparison_id` is a hash of everything else, so a change by hand shows.
+
+    Attributes:
+        by_label: breakdown, when the expected answers are a closed list.
+        rows: all test rows, in the sample's order; the verdict can be computed again from them.
+        seed: of the bootstrap.
+    """
+
+    comparison_id: str
+    target: Target
+    study_id: str
+    sample_id: str
+    live_version: int
+    live_hash: str
+    candidate_hash: str
+    policy: GatePolicy
+    seed: int
+    verdict: Verdict
+    by_label: tuple[LabelChange, ...]
+    rows: tuple[ComparedRow, ...]
+
+    def rows_with(self, outcome: RowOutcome) -> list[ComparedRow]:
+        """The rows that ended so for the candidate, with both outputs."""
+        return [row for row in self.rows if row.outcome == outcome]
+
+    @property
+    def content_digest(self) -> str:
+        """What `comparison_id` must be."""
+        content = msgspec.json.encode(replace(self, comparison_id=""), order="sorted")
+        return hashlib.sha256(content).hexdigest()[:32]
+
+
+async def run_comparison(
+    study: StudyRecord,
+    sample: CalibrationSample,
+    live: PromptVersion,
+    *,
+    model: CachedModel,
+    evaluator: Evaluator,
+    policy: GatePolicy,
+    on_row: Callable[[int, int], None] | None = None,
+) -> Comparison:
+    """Score the study's choice and the live version on every test row, and judge. Publishes nothing.
+
+    Args:
+        model: the one that the study was made for; spends the rest of the study's budget.
+        on_row: called with (answers so far, answers needed).
+
+    Raises:
+        NotComparableError: the study is not finished, or was made from another sample or live version.
+        BudgetExhaustedError: before all rows were scored.
+    """
+    if study.best_text is None or not study.finished:
+        raise NotComparableError(f"Study {study.study_id} has not finished: run it again, it goes on where it was.")
+    if study.sample_id != sample.sample_id or study.live_hash != live.text.content_hash:
+        raise NotComparableError(
+            f"Study {study.study_id} was made from another sample or another live version: optimise again."
+        )
+    model = model.on(CallBudget(model.cache, study.study_id, study.plan.max_calls))
+    examples = sample.rows(Split.TEST)
+
+    def progress(offset: int) -> Callable[[int, int], None]:
+        return lambda done, total: on_row(offset + done, 2 * total) if on_row is not None else None
+
+    scores = [
+        await score_rows(
+            text,
+            examples,
+            template_id=sample.template_id,
+            model=model,
+            evaluator=evaluator,
+            on_row=progress(offset),
+        )
+        for text, offset in ((live.text, 0), (study.best_text, len(examples)))
+    ]
+    rows = [_compared(*row) for row in zip(examples, *scores, strict=True)]
+    verdict = judge(rows, live=live.text, candidate=study.best_text, policy=policy, seed=study.seed)
+    comparison = Comparison(
+        comparison_id="",
+        target=study.target,
+        study_id=study.study_id,
+        sample_id=sample.sample_id,
+        live_version=live.number,
+        live_hash=study.live_hash,
+        candidate_hash=study.best_text.content_hash,
+        policy=policy,
+        seed=study.seed,
+        verdict=verdict,
+        by_label=_by_label(rows),
+        rows=tuple(rows),
+    )
+    return replace(comparison, comparison_id=comparison.content_digest)
+
+
+def _compared(example: Example, live: RowScore, candidate: RowScore) -> ComparedRow:
+    return ComparedRow(
+        example_id=example.example_id,
+        expected=example.expected,
+        live_value=live.value,
+        candidate_value=candidate.value,
+        live_output=live.output,
+        candidate_output=candidate.output,
+        live_tokens=live.input_tokens,
+        candidate_tokens=candidate.input_tokens,
+    )
+
+
+def _by_label(rows: Sequence[ComparedRow]) -> tuple[LabelChange, ...]:
+    changes: list[LabelChange] = []
+    for label in label_shape([row.expected for row in rows]).closed:
+        both = [(r.live_value, r.candidate_value) for r in rows if r.expected == label]
+        paired = [(a, b) for a, b in both if a is not None and b is not None]
+        if paired:
+            live, candidate = fmean(a for a, _ in paired), fmean(b for _, b in paired)
+            changes.append(LabelChange(label, len(paired), live, candidate))
+    return tuple(changes)

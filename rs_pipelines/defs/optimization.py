@@ -1,0 +1,70 @@
+"""Asset `study`: MIPROv2 on Optuna. A run that was killed goes on where it was when it is launched again."""
+
+from enum import Enum
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from rs_pipelines import steps
+from rs_pipelines.defs.calibration import calibration_sample
+from rs_pipelines.defs.metadata import of_study
+from rs_pipelines.defs.partitions import targets
+from rs_pipelines.defs.resources import StoresResource
+from rs_pipelines.mipro.events import FullEvaluation, InstructionsReady, StudyOpened, TrialFinished
+
+
+class SearchMode(Enum):
+    """How large a search is."""
+
+    light = "light"
+    medium = "medium"
+    heavy = "heavy"
+
+
+class StudyConfig(dg.Config):
+    """What one run may override of `mipro_v2` in the configuration; empty leaves it as it stands there."""
+
+    mode: SearchMode | None = Field(default=None, description="Size of the search.")
+    num_trials: int | None = Field(default=None, description="Candidates that are tried on a minibatch.")
+    max_calls: int | None = Field(default=None, description="Hard limit on model calls, the comparison included.")
+    seed: int | None = Field(default=None, description="Decides every random choice of the search.")
+
+
+@dg.asset(
+    deps=[calibration_sample],
+    partitions_def=targets,
+    group_name="optimization",
+    kinds={"optuna"},
+    pool="lm",
+    description="The search for a better prompt: instructions x demo sets on train and validation rows.",
+)
+def study(context: dg.AssetExecutionContext, config: StudyConfig, stores: StoresResource) -> dg.MaterializeResult[Any]:
+    bench = stores.open()
+
+    def watch(event: steps.Event) -> None:
+        words = _words(event)
+        if words:
+            context.log.info(words)
+        stores.watch(event)
+
+    effort = steps.Effort(config.mode.value if config.mode else None, config.num_trials, config.max_calls, config.seed)
+    record = steps.search(bench, bench.target_of_key(context.partition_key), effort, watch=watch)
+    return dg.MaterializeResult(metadata=of_study(record))
+
+
+def _words(event: steps.Event) -> str | None:
+    match event:
+        case StudyOpened():
+            resumed = f", going on after {event.trials_done} trials" if event.trials_done else ""
+            return f"study {event.study_id}: search of at most about {event.estimated_calls} calls{resumed}"
+        case InstructionsReady():
+            return f"{event.n_instructions} instructions, {event.n_proposed} of them proposed by the prompt model"
+        case TrialFinished():
+            value = "void" if event.trial.value is None else f"{event.trial.value:.3f} on {event.trial.n_rows} rows"
+            return f"trial {event.number}/{event.total}: {value}"
+        case FullEvaluation():
+            value = "void" if event.trial.value is None else f"{event.trial.value:.3f}"
+            return f"full evaluation of trial {event.trial.number}: {value}"
+        case _:
+            return None

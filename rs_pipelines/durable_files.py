@@ -1,0 +1,33 @@
+"""Files that appear whole or not at all, also when the power goes: temporary file, fsync, rename, fsync."""
+
+import os
+from pathlib import Path
+
+
+def sync_path(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def temporary_for(path: Path) -> Path:
+    """Where to write what `put_in_place` will then call `path`: the same folder, a name that no reader looks at."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Replace `path` by a finished temporary file of the same folder, durably."""
+    sync_path(temporary)
+    temporary.replace(path)
+    sync_path(path.parent)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write `path` as a whole; whoever reads it sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_for(path)
+    temporary.write_bytes(content)
+    put_in_place(temporary, path)

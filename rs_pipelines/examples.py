@@ -1,0 +1,359 @@
+"""Traces, feedback and imported rows become labelled examples, and examples become the sample of one optimisation."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import polars as pl
+
+from rs_gateway.domain.chat import JsonObject, Message
+from rs_gateway.domain.errors import ConfigurationError, RouteSwitchError, StoreError
+from rs_gateway.domain.feedback import FeedbackKind
+from rs_gateway.domain.prompts import PromptTemplate
+from rs_gateway.domain.traces import Outcome
+from rs_pipelines.datasets import DatasetStore
+from rs_pipelines.durable_files import put_in_place, temporary_for, write_durably
+from rs_pipelines.inputs import example_id, input_key, split_of
+from rs_pipelines.lake import Lake
+from rs_pipelines.sample import CalibrationSample, Example, Split, Target, sample_of
+
+MIN_PER_SPLIT = 10
+"""Fewer rows on any side cannot prove a gain: exact McNemar at 2.5 % needs six rows won and none lost."""
+_CAPTURED = "captured:"
+_TEACHER = "teacher:"
+_T = TypeVar("_T")
+
+
+class Trust(IntEnum):
+    """How far a label's provenance is trusted; a smaller number is trusted more."""
+
+    HUMAN = 0
+    IMPORTED = 1
+    OUTCOME = 2
+    TEACHER = 3
+    CAPTURED = 4
+
+
+class LabelShortageError(RouteSwitchError):
+    """Too few labelled examples to search on and to prove anything with.
+
+    Attributes:
+        by_provenance, by_split: how many there are.
+    """
+
+    code = "no_labels"
+
+    def __init__(self, template_id: str, examples: Iterable[Example], *, min_per_split: int) -> None:
+        examples = tuple(examples)
+        self.template_id = template_id
+        self.by_provenance = Counter(e.provenance for e in examples)
+        self.by_split = {split: sum(e.split is split for e in examples) for split in Split}
+        origins = ", ".join(f"{n} {provenance}" for provenance, n in sorted(self.by_provenance.items()))
+        sides = ", ".join(f"{split} {n}" for split, n in self.by_split.items())
+        label = {"trace_id": "TRACE_ID", "kind": "label", "value": "THE RIGHT OUTPUT", "source": "human"}
+        super().__init__(
+            f"Template {template_id!r} has {len(examples)} labelled examples ({origins or 'none'}; {sides}); "
+            f"at least {min_per_split} in each of train, val and test are needed.\n"
+            "Label answers by the trace id in their `x-route-switch-trace-id` header, then ingest:\n"
+            "  curl -X POST http://127.0.0.1:8080/v1/feedback -H 'Content-Type: application/json' "
+            f"-d '{json.dumps(label)}'\n"
+            'or import a file of lines such as {"variables": {...}, "expected": "..."}:\n'
+            f"  route-switch dataset import {template_id} FILE.jsonl"
+        )
+
+
+def build_examples(
+    target: Target, template: PromptTemplate, *, lake: Lake, datasets: DatasetStore
+) -> tuple[Example, ...]:
+    """All labelled examples of a template that may be used for `target.model`: one for each normalised input.
+
+    The most trusted label wins (Trust), among equally trusted ones the latest. Variables that the template does not
+    declare are left out, for they reach no prompt. Traces that lack one, or whose payload was not kept, give none.
+    """
+    imported_splits: dict[str, Split] = {}
+    best: dict[str, _Label] = {}
+    for label in (
+        *_imported(datasets, template, imported_splits),
+        *_said_about_traces(lake, template),
+        *_captured(lake, template, target),
+    ):
+        known = best.get(label.key)
+        if known is None or label.precedence > known.precedence:
+            best[label.key] = label
+    examples = (
+        Example(
+            example_id=example_id(template.template_id, key),
+            variables=label.variables,
+            messages=label.messages,
+            expected=label.expected,
+            provenance=label.provenance,
+            split=imported_splits.get(key) or split_of(key),
+            trace_id=label.trace_id,
+        )
+        for key, label in best.items()
+    )
+    return tuple(sorted(examples, key=lambda e: e.example_id))
+
+
+def draw_sample(
+    target: Target, examples: Sequence[Example], *, max_records: int, seed: int, min_per_split: int = MIN_PER_SPLIT
+) -> CalibrationSample:
+    """At most `max_records` of the examples, with the splits in proportion, in an order that only `seed` decides.
+
+    A larger `max_records` with the same seed keeps the rows of a smaller one, as far as proportions allow.
+
+    Raises:
+        LabelShortageError: fewer than `min_per_split` examples in a split.
+        ConfigurationError: `max_records` has no room for `min_per_split` rows in each split.
+    """
+    sides = {split: [e for e in examples if e.split is split] for split in Split}
+    if any(len(side) < min_per_split for side in sides.values()):
+        raise LabelShortageError(target.template_id, examples, min_per_split=min_per_split)
+    if max_records < max(1, min_per_split) * len(Split):
+        raise ConfigurationError(
+            f"A sample of at most {max_records} records has no room for {max(1, min_per_split)} in each of train, val "
+            f"and test: allow at least {max(1, min_per_split) * len(Split)}."
+        )
+    quotas = _quotas({split: len(side) for split, side in sides.items()}, max_records, min_per_split)
+    chosen = [
+        example for split in Split for example in sorted(sides[split], key=lambda e: _draw(seed, e))[: quotas[split]]
+    ]
+    return sample_of(target.template_id, target.model, tuple(chosen))
+
+
+class SampleStore:
+    """Calibration samples as Parquet: `<target key>/<sample_id>.parquet`; `latest` names the last one saved."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def save(self, sample: CalibrationSample) -> Path:
+        """Keep the sample and make it its target's latest; returns its file."""
+        folder = self.root / Target(sample.template_id, sample.model).key
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{sample.sample_id}.parquet"
+        rows = [
+            (
+                e.example_id,
+                json.dumps(dict(e.variables), ensure_ascii=False),
+                json.dumps(e.messages, ensure_ascii=False),
+                e.expected,
+                e.provenance,
+                e.split.value,
+                e.trace_id,
+            )
+            for e in sample.examples
+        ]
+        temporary = temporary_for(path)
+        pl.DataFrame(rows, schema=_SAMPLE_SCHEMA, orient="row").write_parquet(temporary)
+        put_in_place(temporary, path)
+        write_durably(folder / "latest", sample.sample_id.encode())
+        return path
+
+    def load(self, target: Target, sample_id: str) -> CalibrationSample:
+        """A saved sample. Raises StoreError when there is none, or its content is no longer what its id says."""
+        path = self.root / target.key / f"{sample_id}.parquet"
+        if not path.exists():
+            raise StoreError(f"There is no sample {sample_id} of {target.key} in {self.root}.")
+        frame = pl.read_parquet(path, glob=False, hive_partitioning=False)
+        examples = tuple(
+            Example(
+                example_id=row["example_id"],
+                variables=json.loads(row["variables"]),
+                messages=tuple(json.loads(row["messages"])),
+                expected=row["expected"],
+                provenance=row["provenance"],
+                split=Split(row["split"]),
+                trace_id=row["trace_id"],
+            )
+            for row in frame.iter_rows(named=True)
+        )
+        sample = sample_of(target.template_id, target.model, examples)
+        if sample.sample_id != sample_id:
+            raise StoreError(f"{path} was changed: its rows make sample {sample.sample_id}. Draw the sample again.")
+        return sample
+
+    def latest(self, target: Target) -> CalibrationSample | None:
+        """The sample of `target` saved last, or None when there is none."""
+        try:
+            sample_id = (self.root / target.key / "latest").read_text().strip()
+        except FileNotFoundError:
+            return None
+        return self.load(target, sample_id)
+
+
+_SAMPLE_SCHEMA = pl.Schema(
+    {
+        "example_id": pl.String(),
+        "variables": pl.String(),
+        "messages": pl.String(),
+        "expected": pl.String(),
+        "provenance": pl.String(),
+        "split": pl.String(),
+        "trace_id": pl.String(),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Label:
+    """One claim about what the right output for one input is."""
+
+    key: str
+    variables: Mapping[str, str]
+    messages: tuple[Message, ...]
+    expected: str
+    provenance: str
+    trust: Trust
+    said_at: tuple[float, int]
+    """When, in seconds since the epoch, and commit sequence."""
+    trace_id: str | None = None
+
+    @property
+    def precedence(self) -> tuple[int, tuple[float, int]]:
+        return -self.trust, self.said_at
+
+
+def _imported(datasets: DatasetStore, template: PromptTemplate, splits: dict[str, Split]) -> Iterator[_Label]:
+    """Imported rows as labels; their splits are put into `splits`."""
+    for row in datasets.rows(template.template_id):
+        if set(row.variables) != set(template.variables):
+            continue  # imported for other variables than the template has now
+        key = row.key
+        if row.split is not None:
+            splits[key] = row.split
+        yield _Label(key, row.variables, row.messages, row.expected, "imported", Trust.IMPORTED, (0.0, 0))
+
+
+def _said_about_traces(lake: Lake, template: PromptTemplate) -> Iterator[_Label]:
+    """Labels that people and teachers gave, and answers that are known to have worked out."""
+    feedback = (
+        lake.feedback(["seq", "trace_id", "kind", "value", "source", "created_at"])
+        .filter(pl.col("kind").is_in([FeedbackKind.LABEL.value, FeedbackKind.OUTCOME.value]))
+        .rename({"seq": "said_seq"})
+        .collect()
+    )
+    # Filtering by id before the join lets the Parquet reader skip the payloads of all other traces.
+    named = _traces(lake, template).filter(pl.col("trace_id").is_in(feedback["trace_id"].unique().implode())).collect()
+    outcomes: dict[str, _Label | None] = {}
+    for row in named.join(feedback, on="trace_id").sort("created_at", "said_seq").iter_rows(named=True):
+        asked = _input(row, template)
+        if asked is None:
+            continue
+        said_at = (row["created_at"].timestamp(), row["said_seq"])
+        if row["kind"] == FeedbackKind.OUTCOME.value:
+            answer = _answer(row) if _decoded(row["value"], bool) else None
+            # The latest word on a trace counts: an outcome may be taken back.
+            outcomes[row["trace_id"]] = (
+                None if answer is None else _Label(*asked, answer, "outcome", Trust.OUTCOME, said_at, row["trace_id"])
+            )
+            continue
+        said = _decoded(row["value"], str)
+        if said is not None and said.strip():
+            teacher = str(row["source"]).startswith(_TEACHER)
+            provenance, trust = (row["source"], Trust.TEACHER) if teacher else ("human", Trust.HUMAN)
+            yield _Label(*asked, said, provenance, trust, said_at, row["trace_id"])
+    yield from (label for label in outcomes.values() if label is not None)
+
+
+def _captured(lake: Lake, template: PromptTemplate, target: Target) -> Iterator[_Label]:
+    """Answers served by the combination that the template names as its reference, unless it is the same model's.
+
+    A model's own answers as truth would only teach it to imitate itself. Answers that are known to have failed are out.
+    """
+    if template.reference is None or not template.reference.startswith(_CAPTURED):
+        return
+    combination = template.reference.removeprefix(_CAPTURED)
+    failed = (
+        lake.feedback(["seq", "trace_id", "kind", "value", "created_at"])
+        .filter(pl.col("kind") == FeedbackKind.OUTCOME.value)
+        .sort("created_at", "seq")
+        .unique("trace_id", keep="last", maintain_order=True)
+        .filter(pl.col("value") == "false")
+    )
+    rows = (
+        _traces(lake, template)
+        .filter(
+            pl.col("combination_id") == combination,
+            pl.col("outcome") == Outcome.COMPLETE.value,
+            pl.col("model") != target.model,
+        )
+        .join(failed, on="trace_id", how="anti")
+        .sort("seq")
+        .collect()
+    )
+    for row in rows.iter_rows(named=True):
+        asked, answer = _input(row, template), _answer(row)
+        if asked is not None and answer is not None:
+            said_at = (row["started_at"].timestamp(), row["seq"])
+            yield _Label(*asked, answer, template.reference, Trust.CAPTURED, said_at, row["trace_id"])
+
+
+def _traces(lake: Lake, template: PromptTemplate) -> pl.LazyFrame:
+    columns = ("seq", "trace_id", "started_at", "combination_id", "model", "outcome")
+    return (
+        lake.traces(["template_id", *columns, "variables", "request_messages", "response"])
+        .filter(pl.col("template_id") == template.template_id)
+        .drop("template_id")
+    )
+
+
+def _input(
+    row: Mapping[str, object], template: PromptTemplate
+) -> tuple[str, Mapping[str, str], tuple[Message, ...]] | None:
+    """Key, variables and messages of what was asked; None when it was not kept or cannot be asked again."""
+    given = _decoded(row["variables"], dict[str, str])
+    messages = _decoded(row["request_messages"], tuple[Message, ...])
+    if given is None or messages is None or any(name not in given for name in template.variables):
+        return None
+    variables = {name: given[name] for name in template.variables}
+    if not variables and not messages:
+        return None
+    return input_key(variables, messages), variables, messages
+
+
+def _answer(row: Mapping[str, object]) -> str | None:
+    """The text that a complete trace served; None for anything else."""
+    if row["outcome"] != Outcome.COMPLETE.value:
+        return None
+    message = _decoded(row["response"], JsonObject)
+    content = None if message is None else message.get("content")
+    if isinstance(content, list):
+        parts: list[JsonObject] = [part for part in content if isinstance(part, dict)]
+        content = "".join(str(part.get("text", "")) for part in parts)
+    return content if isinstance(content, str) and content.strip() else None
+
+
+def _decoded(text: object, kind: type[_T]) -> _T | None:
+    """JSON text as `kind`, or None where there is none or it is something else."""
+    if not isinstance(text, str):
+        return None
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _draw(seed: int, example: Example) -> str:
+    return hashlib.sha256(f"{seed}:{example.example_id}".encode()).hexdigest()
+
+
+def _quotas(counts: Mapping[Split, int], max_records: int, minimum: int) -> dict[Split, int]:
+    """How many rows of each split to take: proportional, whole, and at least `minimum` each."""
+    total = sum(counts.values())
+    if total <= max_records:
+        return dict(counts)
+    exact = {split: max_records * n / total for split, n in counts.items()}
+    quotas = {split: max(minimum, int(share)) for split, share in exact.items()}
+    while (spare := max_records - sum(quotas.values())) != 0:
+        step = 1 if spare > 0 else -1
+        movable = [s for s in quotas if (quotas[s] < counts[s] if step > 0 else quotas[s] > minimum)]
+        split = max(movable, key=lambda s: step * (exact[s] - quotas[s]))
+        quotas[split] += step
+    return quotas

@@ -1,0 +1,163 @@
+"""How large a study is, and what it will cost."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from rs_gateway.domain.errors import ConfigurationError
+from rs_pipelines.sample import CalibrationSample, Split
+
+Mode: TypeAlias = Literal["light", "medium", "heavy"]
+
+_MINIBATCH_FROM = 50
+"""With no more validation rows than this, a minibatch saves nothing (DSPy's threshold)."""
+DRAWS_PER_PROPOSAL = 2
+"""How often the prompt model is asked for one place, when its first proposal had to be refused."""
+_RETRY_SHARE = 0.1
+"""Part of the comparison's calls kept back for retries."""
+_DEMO_CHOICES = {"light": 6, "medium": 12, "heavy": 18}
+_INSTRUCTION_CHOICES = {"light": 4, "medium": 7, "heavy": 10}
+_VAL_ROWS = {"light": 100, "medium": 300, "heavy": 1000}
+_SCREEN_ROWS = {"light": 24, "medium": 48, "heavy": 96}
+
+
+@dataclass(frozen=True, slots=True)
+class PlanNumbers:
+    """What the configuration (`mipro_v2`) says in numbers; None leaves it to the mode."""
+
+    num_candidates: int | None = None
+    num_instruction_candidates: int | None = None
+    max_bootstrapped_demos: int | None = None
+    max_labeled_demos: int | None = None
+    num_trials: int | None = None
+    minibatch_size: int | None = None
+    minibatch_full_eval_steps: int | None = None
+    seed: int = 0
+    max_calls: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPlan:
+    """The size of one study.
+
+    Attributes:
+        num_candidates: demo sets, at most; num_instruction_candidates: instructions, at most (both with the live one).
+        max_labeled_demos: demos in a set, at most; max_bootstrapped_demos: those of them that the model got right.
+        num_trials: minibatch evaluations after the live version's full evaluation.
+        val_rows: validation rows that are used.
+        minibatch_full_eval_steps: after so many trials the most promising candidate is evaluated on all val rows.
+        screen_rows: train rows that the model is tried on, to know which it gets right.
+        max_calls: of study and comparison together; None is no limit.
+    """
+
+    num_candidates: int
+    num_instruction_candidates: int
+    max_bootstrapped_demos: int
+    max_labeled_demos: int
+    num_trials: int
+    val_rows: int
+    minibatch_size: int
+    minibatch_full_eval_steps: int
+    screen_rows: int
+    seed: int = 0
+    max_calls: int | None = None
+
+
+def plan_for(mode: Mode, n_val: int, *, numbers: PlanNumbers | None = None) -> StudyPlan:
+    """The plan of a mode, with the numbers that were given in place of the mode's own.
+
+    Args:
+        n_val: validation rows that there are.
+
+    Source: MIPROv2's formula for the number of trials (DSPy 3.4, `mipro_optimizer_v2.py`), with two variables.
+    """
+    numbers = numbers or PlanNumbers()
+    demo_choices = _or(numbers.num_candidates, _DEMO_CHOICES[mode])
+    val_rows = min(n_val, _VAL_ROWS[mode])
+    minibatch = _or(numbers.minibatch_size, val_rows if val_rows <= _MINIBATCH_FROM else 35)
+    bootstrapped = _or(numbers.max_bootstrapped_demos, 4)
+    labeled = _or(numbers.max_labeled_demos, 4)
+    return StudyPlan(
+        num_candidates=max(1, demo_choices),
+        num_instruction_candidates=max(1, _or(numbers.num_instruction_candidates, _INSTRUCTION_CHOICES[mode])),
+        max_bootstrapped_demos=bootstrapped,
+        max_labeled_demos=labeled,
+        num_trials=_or(numbers.num_trials, int(max(4 * math.log2(max(demo_choices, 1)), 1.5 * demo_choices))),
+        val_rows=val_rows,
+        minibatch_size=max(1, min(minibatch, val_rows)),
+        minibatch_full_eval_steps=max(1, _or(numbers.minibatch_full_eval_steps, 5)),
+        screen_rows=_SCREEN_ROWS[mode] if bootstrapped or labeled else 0,
+        seed=numbers.seed,
+        max_calls=numbers.max_calls,
+    )
+
+
+def n_rewrites(plan: StudyPlan) -> int:
+    """Instructions made without a model: half of the places, so that a weak proposer cannot spoil the search."""
+    return min(3, plan.num_instruction_candidates // 2)
+
+
+def n_proposals(plan: StudyPlan) -> int:
+    """Places left for the prompt model, after the live instruction and the rewrites."""
+    return max(0, plan.num_instruction_candidates - 1 - n_rewrites(plan))
+
+
+def _or(number: int | None, default: int) -> int:
+    return default if number is None else number
+
+
+@dataclass(frozen=True, slots=True)
+class CallEstimate:
+    """Model calls that a plan may cost at most, retries and cached answers aside."""
+
+    live: int
+    screening: int
+    proposals: int
+    minibatches: int
+    full_evaluations: int
+    comparison: int
+
+    @property
+    def study(self) -> int:
+        """Calls of the search alone."""
+        return self.live + self.screening + self.proposals + self.minibatches + self.full_evaluations
+
+    @property
+    def total(self) -> int:
+        """Calls of search and comparison."""
+        return self.study + self.comparison
+
+
+def estimate_calls(plan: StudyPlan, sample: CalibrationSample) -> CallEstimate:
+    """What a study on this sample will cost at most, in calls."""
+    n_val = min(plan.val_rows, len(sample.rows(Split.VAL)))
+    minibatch = min(plan.minibatch_size, n_val)
+    evaluated_in_full = math.ceil(plan.num_trials / plan.minibatch_full_eval_steps)
+    return CallEstimate(
+        live=n_val,
+        screening=min(plan.screen_rows, len(sample.rows(Split.TRAIN))),
+        proposals=1 + DRAWS_PER_PROPOSAL * n_proposals(plan) if n_proposals(plan) else 0,
+        minibatches=plan.num_trials * minibatch,
+        full_evaluations=evaluated_in_full * (n_val - minibatch),
+        comparison=2 * len(sample.rows(Split.TEST)),
+    )
+
+
+def study_call_limit(plan: StudyPlan, sample: CalibrationSample) -> int | None:
+    """How much of `max_calls` the search may spend: what the comparison needs is kept back, or all was for nothing.
+
+    Raises:
+        ConfigurationError: the budget does not even cover the live version's evaluation and the comparison.
+    """
+    if plan.max_calls is None:
+        return None
+    estimate = estimate_calls(plan, sample)
+    reserved = math.ceil(estimate.comparison * (1 + _RETRY_SHARE))
+    least = reserved + estimate.live + 1
+    if plan.max_calls < least:
+        raise ConfigurationError(
+            f"mipro_v2.max_calls is {plan.max_calls}, but this sample needs at least {least}: {estimate.live} to "
+            f"evaluate the live version, {reserved} for the comparison on test rows. The whole plan costs about "
+            f"{estimate.total}."
+        )
+    return plan.max_calls - reserved

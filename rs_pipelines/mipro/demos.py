@@ -1,0 +1,214 @@
+"""Demo sets: which train rows are shown to the model, how many, and in which order."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from rs_gateway.domain.errors import MissingVariablesError
+from rs_gateway.domain.evaluation import Evaluator
+from rs_gateway.domain.prompts import Demo, PromptText, render
+from rs_pipelines.cached_model import CachedModel
+from rs_pipelines.mipro.budget import StudyPlan
+from rs_pipelines.mipro.labels import LabelShape, label_shape
+from rs_pipelines.mipro.records import DemoSet, DemoSetKind
+from rs_pipelines.sample import Example
+from rs_pipelines.scoring import score_rows
+
+_WORD = re.compile(r"\w+")
+_POOL = 200
+"""Rows that a set is drawn from; farthest-first among more would take seconds and gain nothing."""
+_ODD_SHARE = 0.1
+"""Shortest and longest rows left out, each: diversity alone would pick the oddest rows as examples to follow."""
+_ODD_FROM = 20
+
+
+@dataclass(frozen=True, slots=True)
+class DemoRow:
+    """A train row that may become a demo."""
+
+    demo: Demo
+    stratum: str
+    words: frozenset[str]
+
+
+def demo_user_text(text: PromptText, example: Example, *, template_id: str) -> str | None:
+    """The user turn of a demo: the version's user text for this row, or the row's own last user message.
+
+    None when the row has neither, or lacks a variable.
+    """
+    if text.user is not None:
+        try:
+            return render(text.user, example.variables, template_id=template_id)
+        except MissingVariablesError:
+            return None
+    for message in reversed(example.messages):
+        if message.get("role") == "user":
+            content = message.get("content")
+            if isinstance(content, list):
+                content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+            return content if isinstance(content, str) else None
+    return None
+
+
+def demo_rows(text: PromptText, train: Sequence[Example], *, template_id: str, seed: int) -> list[DemoRow]:
+    """The rows that may become demos: usable, of ordinary length, no input twice; at most 200, in a seeded order."""
+    shape = label_shape([example.expected for example in train])
+    rows: dict[str, DemoRow] = {}
+    for example in train:
+        user = demo_user_text(text, example, template_id=template_id)
+        if user and user.strip() and example.expected.strip():
+            rows.setdefault(user, _row(user, example, shape))
+    ordinary = sorted(rows.values(), key=lambda row: (len(row.demo.user), row.demo.user))
+    if len(ordinary) > _ODD_FROM:
+        odd = int(len(ordinary) * _ODD_SHARE)
+        ordinary = ordinary[odd : len(ordinary) - odd]
+    Random(f"{seed}:demo rows").shuffle(ordinary)
+    return ordinary[:_POOL]
+
+
+def _row(user: str, example: Example, shape: LabelShape) -> DemoRow:
+    return DemoRow(
+        Demo(user, example.expected, example.example_id),
+        shape.stratum(example.expected),
+        frozenset(_WORD.findall(user.casefold())),
+    )
+
+
+def draw_diverse(rows: Sequence[DemoRow], count: int) -> list[DemoRow]:
+    """Strata in turn, the most frequent first; within one, the row least like those already drawn (k-centre, lexical).
+
+    Source: farthest-first traversal, Gonzalez (1985).
+    """
+    strata = _strata(rows)
+    turns = sorted(strata, key=lambda stratum: (-len(strata[stratum]), stratum))
+    drawn: list[DemoRow] = []
+    while turns and len(drawn) < count:
+        stratum = turns.pop(0)
+        nearest = max(strata[stratum], key=lambda row: (_least_distance(row, drawn), len(row.words)))
+        strata[stratum].remove(nearest)
+        drawn.append(nearest)
+        if strata[stratum]:
+            turns.append(stratum)
+    return drawn
+
+
+def draw_random(rows: Sequence[DemoRow], count: int, *, rng: Random) -> list[DemoRow]:
+    """Strata in turn in a random order, a random row of each."""
+    strata = _strata(rng.sample(rows, len(rows)))
+    turns = rng.sample(sorted(strata), len(strata))
+    drawn: list[DemoRow] = []
+    while turns and len(drawn) < count:
+        stratum = turns.pop(0)
+        drawn.append(strata[stratum].pop())
+        if strata[stratum]:
+            turns.append(stratum)
+    return drawn
+
+
+def _strata(rows: Iterable[DemoRow]) -> dict[str, list[DemoRow]]:
+    strata: dict[str, list[DemoRow]] = {}
+    for row in rows:
+        strata.setdefault(row.stratum, []).append(row)
+    return strata
+
+
+def _least_distance(row: DemoRow, drawn: Sequence[DemoRow]) -> float:
+    """1 - Jaccard similarity of the words, to the most similar row drawn so far."""
+    return min((1 - len(row.words & d.words) / (len(row.words | d.words) or 1) for d in drawn), default=1.0)
+
+
+async def build_demo_sets(
+    text: PromptText,
+    train: Sequence[Example],
+    *,
+    template_id: str,
+    plan: StudyPlan,
+    model: CachedModel,
+    evaluator: Evaluator,
+) -> tuple[DemoSet, ...]:
+    """At most `plan.num_candidates` different sets; the first is the live version's own.
+
+    Only train rows are used. The model is tried on `plan.screen_rows` of them, to tell the rows that it gets right from
+    the hard ones.
+
+    Raises:
+        BudgetExhaustedError: during that trial.
+    """
+    rows = demo_rows(text, train, template_id=template_id, seed=plan.seed)
+    teacher = draw_diverse(rows, plan.max_labeled_demos)
+    screened = [row for row in rows if row not in teacher][: plan.screen_rows]
+    by_id = {example.example_id: example for example in train}
+    scores = await score_rows(
+        PromptText(text.instruction, text.user, tuple(row.demo for row in teacher) or text.demos),
+        [by_id[row.demo.example_id or ""] for row in screened],
+        template_id=template_id,
+        model=model,
+        evaluator=evaluator,
+    )
+    right = [row for row, score in zip(screened, scores, strict=True) if score.passed is True]
+    wrong = [row for row, score in zip(screened, scores, strict=True) if score.passed is False]
+    return assemble_demo_sets(text, rows, right=right, wrong=wrong, plan=plan)
+
+
+def assemble_demo_sets(
+    text: PromptText, rows: Sequence[DemoRow], *, right: Sequence[DemoRow], wrong: Sequence[DemoRow], plan: StudyPlan
+) -> tuple[DemoSet, ...]:
+    """The sets themselves: the live one, the empty one, then labelled, hard and bootstrapped ones by turns.
+
+    Args:
+        right, wrong: rows that the model was tried on, by result.
+    """
+    size, bootstrapped = plan.max_labeled_demos, plan.max_bootstrapped_demos
+    total = max(size, bootstrapped)
+    sets: dict[str, DemoSet] = {}
+
+    def add(kind: DemoSetKind, demos: Iterable[Demo]) -> None:
+        demo_set = _demo_set(kind, demos)
+        key = _content_key(demo_set.demos)
+        if len(sets) < plan.num_candidates and (demo_set.demos or kind in ("live", "empty")):
+            sets.setdefault(key, demo_set)
+
+    add("live", text.demos)
+    add("empty", ())
+    diverse = draw_diverse(rows, size)
+    add("labeled", _demos(diverse))
+    # Hard rows come last: small models lean on what they read last.
+    hard = draw_diverse(wrong, (size + 1) // 2)
+    add("hard", _demos([*_others(diverse, hard)[: size - len(hard)], *hard]) if hard else ())
+    easy = draw_diverse(right, bootstrapped)
+    add("bootstrapped", _demos([*easy, *_others(diverse, easy)[: max(0, size - len(easy))]]) if easy else ())
+    add("labeled", reversed(_demos(diverse)))
+    add("labeled", _demos(diverse[: (size + 1) // 2]))
+    for turn in range(4 * plan.num_candidates):
+        rng = Random(f"{plan.seed}:demo set:{turn}")
+        if turn % 3 == 1 and wrong:
+            hard = draw_random(wrong, (size + 1) // 2, rng=rng)
+            others = draw_random(_others(rows, hard), size - len(hard), rng=rng)
+            add("hard", _demos([*others, *hard]))
+        elif turn % 3 == 2 and right and bootstrapped:
+            easy = draw_random(right, rng.randint(1, bootstrapped), rng=rng)
+            others = draw_random(_others(rows, easy), max(0, min(size, total) - len(easy)), rng=rng)
+            add("bootstrapped", _demos([*easy, *others]))
+        else:
+            add("labeled", _demos(draw_random(rows, size, rng=rng)))
+    return tuple(sets.values())
+
+
+def _others(rows: Iterable[DemoRow], taken: Sequence[DemoRow]) -> list[DemoRow]:
+    return [row for row in rows if row not in taken]
+
+
+def _demos(rows: Iterable[DemoRow]) -> list[Demo]:
+    return [row.demo for row in rows]
+
+
+def _demo_set(kind: DemoSetKind, demos: Iterable[Demo]) -> DemoSet:
+    members = tuple(demos)
+    return DemoSet(f"{kind}-{len(members)}-{_content_key(members)[:8]}", kind, members)
+
+
+def _content_key(demos: Sequence[Demo]) -> str:
+    return hashlib.sha256(json.dumps([[demo.user, demo.assistant] for demo in demos]).encode()).hexdigest()

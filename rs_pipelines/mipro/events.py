@@ -1,0 +1,88 @@
+"""What a running study tells whoever watches."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from rs_pipelines.mipro.records import StudyRecord, TrialKind, TrialRecord
+
+
+@dataclass(frozen=True, slots=True)
+class StudyOpened:
+    """The search starts, or goes on after a crash when `trials_done` is above 0."""
+
+    study_id: str
+    trials_done: int
+    estimated_calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSetsBuilt:
+    """The demo sets are ready."""
+
+    n_demo_sets: int
+
+
+@dataclass(frozen=True, slots=True)
+class Proposing:
+    """The prompt model is asked for instructions."""
+
+    n_proposals: int
+
+
+@dataclass(frozen=True, slots=True)
+class InstructionsReady:
+    """The instructions are ready; `n_proposed` of them come from the prompt model, the others are always there."""
+
+    n_instructions: int
+    n_proposed: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowsScored:
+    """How far the evaluation that is under way has come; rows that were seen before do not count."""
+
+    kind: TrialKind
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrialFinished:
+    """A candidate was evaluated on a minibatch.
+
+    Attributes:
+        number: trials so far; total: trials planned.
+        best: highest mean of a full evaluation so far; None before the first.
+    """
+
+    number: int
+    total: int
+    trial: TrialRecord
+    best: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class FullEvaluation:
+    """A candidate was evaluated on all validation rows."""
+
+    trial: TrialRecord
+    best: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFinished:
+    """The choice is made."""
+
+    record: StudyRecord
+
+
+StudyEvent: TypeAlias = (
+    StudyOpened
+    | DemoSetsBuilt
+    | Proposing
+    | InstructionsReady
+    | RowsScored
+    | TrialFinished
+    | FullEvaluation
+    | StudyFinished
+)

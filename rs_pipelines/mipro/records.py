@@ -1,0 +1,149 @@
+"""What a study leaves behind: everything that it tried, and what it chose. JSON on disk, frozen dataclasses here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from rs_gateway.domain.prompts import Demo, PromptText
+from rs_pipelines.mipro.budget import StudyPlan
+from rs_pipelines.sample import Target
+
+InstructionSource: TypeAlias = Literal["live", "rewrite", "proposed"]
+DemoSetKind: TypeAlias = Literal["live", "empty", "labeled", "bootstrapped", "hard"]
+TrialKind: TypeAlias = Literal["minibatch", "full"]
+Ending: TypeAlias = Literal["trials", "budget", "space"]
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """An instruction that the search may choose.
+
+    Attributes:
+        text: as a version has it, with placeholders and doubled braces.
+        parent: index of the instruction that it was made from; None for the live one.
+    """
+
+    text: str
+    source: InstructionSource
+    parent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSet:
+    """A sequence of demos that the search may choose; `demo_set_id` says how it was made."""
+
+    demo_set_id: str
+    kind: DemoSetKind
+    demos: tuple[Demo, ...]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Candidate:
+    """What the search combines: indices into the study's instructions and demo sets. The live version is (0, 0)."""
+
+    instruction: int
+    demo_set: int
+
+
+LIVE = Candidate(0, 0)
+"""The live version: its instruction and its own demos always come first."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """One evaluation of one candidate.
+
+    Attributes:
+        number: counts from 0, the full evaluation of the live version.
+        n_rows: rows that the value stands on: the prefix of the study's row order that this candidate has seen.
+        value: mean over the rows present; None when the trial is void, because too many rows are missing.
+        missing: rows that the model could not be asked.
+        seconds, calls: what this trial took and paid in the process that ended it.
+    """
+
+    number: int
+    candidate: Candidate
+    kind: TrialKind
+    n_rows: int
+    value: float | None
+    missing: int
+    seconds: float
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateRows:
+    """The row-level results of one candidate, in the study's row order; None is missing."""
+
+    candidate: Candidate
+    values: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRecord:
+    """One search, from its inputs to its choice.
+
+    Attributes:
+        study_id: hash of all inputs: target, sample, live text, plan with seed, models, evaluator.
+        live_hash, live_text: what was live; candidates keep its user text.
+        row_order: example ids of the validation rows, in the order in which every candidate sees them.
+        rows: row-level results, one entry a candidate that was evaluated.
+        live_value, best_value: means over all validation rows; best_value is optimistic, only the comparison proves.
+        calls, input_tokens, output_tokens: paid for by this study, crashed runs included, until it was last saved.
+        seconds: working time, crashed runs included as far as they were saved.
+        ending: why the search stopped: all trials done, budget spent, or no untried combination left.
+    """
+
+    study_id: str
+    target: Target
+    sample_id: str
+    live_version: int
+    live_hash: str
+    live_text: PromptText
+    evaluator: str
+    plan: StudyPlan
+    started_at: str
+    row_order: tuple[str, ...]
+    instructions: tuple[Instruction, ...] = ()
+    demo_sets: tuple[DemoSet, ...] = ()
+    trials: tuple[TrialRecord, ...] = ()
+    rows: tuple[CandidateRows, ...] = ()
+    best: Candidate = LIVE
+    best_text: PromptText | None = None
+    best_hash: str | None = None
+    live_value: float | None = None
+    best_value: float | None = None
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    seconds: float = 0.0
+    ending: Ending | None = None
+    finished: bool = False
+
+    @property
+    def seed(self) -> int:
+        """The plan's seed."""
+        return self.plan.seed
+
+    def text_of(self, candidate: Candidate) -> PromptText:
+        """The prompt that a candidate stands for."""
+        return prompt_text(candidate, self.instructions, self.demo_sets, user=self.live_text.user)
+
+
+def prompt_text(
+    candidate: Candidate, instructions: Sequence[Instruction], demo_sets: Sequence[DemoSet], *, user: str | None
+) -> PromptText:
+    """The prompt that a candidate stands for."""
+    return PromptText(instructions[candidate.instruction].text, user, demo_sets[candidate.demo_set].demos)
+
+
+def encode_study(record: StudyRecord) -> bytes:
+    """JSON, indented for people."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=1)
+
+
+def decode_study(content: bytes) -> StudyRecord:
+    """The inverse of encode_study. Raises msgspec.DecodeError."""
+    return msgspec.json.decode(content, type=StudyRecord)

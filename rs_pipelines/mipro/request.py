@@ -1,0 +1,66 @@
+"""What a study is asked for, and what follows from that alone: its id and the order of its rows."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from rs_gateway.domain.chat import JsonObject
+from rs_gateway.domain.errors import RouteSwitchError
+from rs_gateway.domain.evaluation import Evaluator
+from rs_gateway.domain.prompts import PromptVersion
+from rs_pipelines.cached_model import CachedModel
+from rs_pipelines.mipro.budget import StudyPlan
+from rs_pipelines.sample import CalibrationSample, Example, Target
+
+
+class NoLabelsError(RouteSwitchError):
+    """The sample has no rows to learn from or to judge on."""
+
+    code = "no_labels"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRequest:
+    """What is to be optimised, from which version, on which rows, with which effort.
+
+    Attributes:
+        evaluator_spec: the template's `evaluator` section; its options belong to the study's id.
+    """
+
+    target: Target
+    sample: CalibrationSample
+    live: PromptVersion
+    plan: StudyPlan
+    evaluator_spec: JsonObject = field(default_factory=JsonObject)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyModels:
+    """The model that the prompt is for, and the one that proposes instructions (it may be the same)."""
+
+    task: CachedModel
+    prompt: CachedModel
+
+
+def study_id_of(request: StudyRequest, models: StudyModels, evaluator: Evaluator) -> str:
+    """Hash of everything that decides a study's course."""
+    content: list[Any] = [
+        request.target.key,
+        request.sample.sample_id,
+        request.live.text.content_hash,
+        request.plan,
+        models.task.identity.fingerprint,
+        models.prompt.identity.fingerprint,
+        evaluator.name,
+        request.evaluator_spec,
+    ]
+    return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]
+
+
+def row_order(examples: Sequence[Example], plan: StudyPlan) -> tuple[Example, ...]:
+    """The validation rows that are used, in the order in which every candidate sees them."""
+    keyed = {hashlib.sha256(f"{plan.seed}:{e.example_id}".encode()).digest(): e for e in examples}
+    return tuple(keyed[key] for key in sorted(keyed))[: plan.val_rows]

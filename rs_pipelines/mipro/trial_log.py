@@ -1,0 +1,112 @@
+"""The study in Optuna: proposes candidates by TPE, and mirrors our trials in a journal file for Optuna's own tools."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from rs_pipelines.mipro.records import Candidate, TrialRecord
+
+_STARTUP_TRIALS = 4
+"""Random trials before TPE takes over; Optuna's 10 would make a small study random altogether."""
+
+
+class TrialLog:
+    """One Optuna study. The study record is the truth; the journal follows it and is rebuilt where it does not.
+
+    Blocking: call it from a worker thread.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        study_id: str,
+        *,
+        n_instructions: int,
+        n_demo_sets: int,
+        seed: int,
+        trials: Sequence[TrialRecord],
+    ) -> None:
+        """Open or create the journal and bring it in line with `trials`. What a crash left running is told FAIL."""
+        # Optuna reports every trial on stderr otherwise; progress is our events' job.
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._path, self._study_id, self._seed = path, study_id, seed
+        self._space: dict[str, BaseDistribution] = {
+            "instruction": CategoricalDistribution(tuple(range(n_instructions))),
+            "demo_set": CategoricalDistribution(tuple(range(n_demo_sets))),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The lock of a killed process; whoever opens the journal holds the target's own lock.
+        path.with_name(path.name + ".lock").unlink(missing_ok=True)
+        self._study = self._agreeing(trials) or self._rebuilt(trials)
+
+    def propose(self, number: int) -> tuple[FrozenTrial, Candidate]:
+        """The sampler's choice for our trial `number`.
+
+        The sampler is seeded from (seed, number), so a resumed study goes on as an uninterrupted one would.
+        """
+        digest = hashlib.sha256(f"{self._seed}:{number}".encode()).digest()
+        self._study.sampler = _sampler(int.from_bytes(digest[:4]))
+        trial = self._study.ask(self._space)
+        frozen = self._study.trials[trial.number]
+        return frozen, Candidate(frozen.params["instruction"], frozen.params["demo_set"])
+
+    def tell(self, trial: FrozenTrial, value: float | None) -> None:
+        """Report a proposal's value; None (void, or replaced) is told as FAIL, which the sampler ignores."""
+        if value is None:
+            self._study.tell(trial.number, state=TrialState.FAIL)
+        else:
+            self._study.tell(trial.number, value)
+
+    def add(self, candidate: Candidate, value: float) -> None:
+        """Add an evaluation that the sampler did not propose."""
+        self._study.add_trial(self._completed(candidate, value))
+
+    def _open(self) -> optuna.Study:
+        backend = JournalFileBackend(str(self._path), lock_obj=JournalFileOpenLock(str(self._path)))
+        return optuna.create_study(
+            storage=JournalStorage(backend),
+            study_name=self._study_id,
+            sampler=_sampler(self._seed),
+            direction="maximize",
+            load_if_exists=True,
+        )
+
+    def _agreeing(self, trials: Sequence[TrialRecord]) -> optuna.Study | None:
+        """The study on disk, if it can be read and says what the record says."""
+        # A killed process can leave half a line at the end, and whatever is written next would be glued to it.
+        if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
+            return None
+        try:
+            study = self._open()
+        except (ValueError, KeyError):
+            return None
+        for running in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            study.tell(running.number, state=TrialState.FAIL)
+        completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        told = [(Candidate(t.params["instruction"], t.params["demo_set"]), t.value) for t in completed]
+        same_space = all(trial.distributions == self._space for trial in completed)
+        return study if same_space and told == [(t.candidate, t.value) for t in _valid(trials)] else None
+
+    def _rebuilt(self, trials: Sequence[TrialRecord]) -> optuna.Study:
+        self._path.unlink(missing_ok=True)
+        study = self._open()
+        study.add_trials([self._completed(trial.candidate, trial.value or 0.0) for trial in _valid(trials)])
+        return study
+
+    def _completed(self, candidate: Candidate, value: float) -> FrozenTrial:
+        params = {"instruction": candidate.instruction, "demo_set": candidate.demo_set}
+        return create_trial(params=params, distributions=dict(self._space), value=value)
+
+
+def _valid(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    return [trial for trial in trials if trial.value is not None]
+
+
+def _sampler(seed: int) -> optuna.samplers.TPESampler:
+    return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=_STARTUP_TRIALS)

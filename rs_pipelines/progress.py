@@ -1,0 +1,133 @@
+"""What a person at a terminal sees of a run; silent where nobody looks."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from rs_pipelines.comparison import Comparison
+from rs_pipelines.lake import IngestReport
+from rs_pipelines.mipro.events import (
+    FullEvaluation,
+    InstructionsReady,
+    Proposing,
+    RowsScored,
+    StudyOpened,
+    TrialFinished,
+)
+from rs_pipelines.mipro.records import StudyRecord
+from rs_pipelines.report import candidate_name, leaders, verdict_line
+from rs_pipelines.sample import CalibrationSample, Split
+from rs_pipelines.steps import Event, RowsCompared
+
+
+class RunProgress:
+    """A bar for what is under way and a line for what is done. Use as a context manager and as a Watcher."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "RunProgress":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def bar(self, description: str, done: int, total: int) -> None:
+        """Show one bar; a new description replaces the bar before."""
+        if self._task is None or self._bars.tasks[0].description != description:
+            if self._task is not None:
+                self._bars.remove_task(self._task)
+            self._task = self._bars.add_task(description, total=total)
+        self._bars.update(self._task, completed=done, total=total)
+
+    def say(self, line: str) -> None:
+        """One line that stays."""
+        self._console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
+
+    def __call__(self, event: Event) -> None:
+        """Watch a run."""
+        match event:
+            case IngestReport():
+                self.say(f"ingested {event.rows} traces and {event.feedback_rows} feedback rows")
+            case CalibrationSample():
+                sides = ", ".join(f"{len(event.rows(split))} {split.value}" for split in Split)
+                self.say(f"calibration sample: {sides}")
+            case StudyOpened():
+                resumed = f"; going on after {event.trials_done} evaluations" if event.trials_done else ""
+                self.say(f"study {event.study_id}: search of at most about {event.estimated_calls} calls{resumed}")
+            case Proposing():
+                self.say(f"asking the prompt model for {event.n_proposals} instructions")
+            case InstructionsReady():
+                self.say(f"{event.n_instructions} instructions ({event.n_proposed} proposed by the prompt model)")
+            case RowsScored():
+                whole = "validation rows" if event.kind == "full" else "minibatch"
+                self.bar(whole, event.done, event.total)
+            case TrialFinished():
+                value = "void" if event.trial.value is None else f"{event.trial.value:.3f}"
+                best = "" if event.best is None else f"; best in full so far {event.best:.3f}"
+                self.say(f"trial {event.number}/{event.total}: {value} on {event.trial.n_rows} rows{best}")
+            case FullEvaluation():
+                value = "void" if event.trial.value is None else f"{event.trial.value:.3f}"
+                self.say(f"full evaluation: {value} on {event.trial.n_rows} validation rows")
+            case RowsCompared():
+                self.bar("held-out rows", event.done, event.total)
+            case _:
+                pass
+
+
+def print_study(console: Console, study: StudyRecord) -> None:
+    """The leading candidates and the study's course."""
+    table = Table("candidate", "mean score", "rows", title="Study: leading candidates", title_justify="left")
+    for candidate, mean, n in leaders(study, limit=6):
+        mark = " *" if candidate == study.best else ""
+        table.add_row(candidate_name(study, candidate) + mark, f"{mean:.3f}", str(n))
+    console.print(table)
+    width = 40
+    console.print("Study: every evaluation, in order (# all validation rows, = minibatch)", highlight=False)
+    for trial in study.trials:
+        if trial.value is None:
+            continue
+        mark = "#" if trial.kind == "full" else "="
+        filled = round(trial.value * width)
+        console.print(
+            f"  {trial.number:3d} {mark * filled}{'.' * (width - filled)} {trial.value:.3f}",
+            highlight=False,
+            markup=False,
+        )
+
+
+def print_comparison(
+    console: Console, comparison: Comparison, *, published: int | None, reasons: Sequence[str] | None = None
+) -> None:
+    """Before and after on the held-out rows, and the verdict.
+
+    Args:
+        reasons: why nothing was published; None stands for the verdict's own.
+    """
+    verdict = comparison.verdict
+    table = Table("", "live version", "candidate", title="Comparison on held-out rows", title_justify="left")
+    table.add_row("mean score", f"{verdict.mean_live:.3f}", f"{verdict.mean_candidate:.3f}")
+    if verdict.tokens_live is not None and verdict.tokens_candidate is not None:
+        table.add_row("input tokens a call", f"{verdict.tokens_live:.0f}", f"{verdict.tokens_candidate:.0f}")
+    table.add_row("rows won / lost", "", f"{verdict.won} / {verdict.lost} of {verdict.n}")
+    console.print(table)
+    console.print(verdict_line(comparison), highlight=False, soft_wrap=True)
+    if published is not None:
+        console.print(f"published as version {published}", style="bold green", highlight=False)
+    else:
+        console.print("nothing published", style="bold yellow", highlight=False)
+        for reason in verdict.reasons if reasons is None else reasons:
+            console.print(f"  - {reason}", highlight=False, markup=False, soft_wrap=True)

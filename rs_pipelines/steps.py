@@ -1,0 +1,203 @@
+"""The loop, step by step, in plain Python: ingest, draw, search, compare, publish. Dagster's assets only call these."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal, TypeAlias, TypeVar
+
+import anyio
+
+from rs_gateway.domain.errors import RouteSwitchError
+from rs_gateway.wiring import open_trace_reader
+from rs_pipelines.answers import AnswerCache, Spending
+from rs_pipelines.comparison import Comparison, run_comparison
+from rs_pipelines.examples import build_examples, draw_sample
+from rs_pipelines.lake import IngestReport
+from rs_pipelines.mipro.budget import PlanNumbers, StudyPlan, plan_for
+from rs_pipelines.mipro.events import StudyEvent
+from rs_pipelines.mipro.records import StudyRecord
+from rs_pipelines.mipro.request import StudyModels, StudyRequest
+from rs_pipelines.mipro.search import run_study
+from rs_pipelines.publishing import NothingPublished, Published, objections, publish
+from rs_pipelines.sample import CalibrationSample, Split, Target
+from rs_pipelines.workbench import Workbench
+
+_T = TypeVar("_T")
+
+
+class StepMissingError(RouteSwitchError):
+    """A step needs the result of an earlier one that has not run."""
+
+    code = "step_missing"
+
+
+@dataclass(frozen=True, slots=True)
+class RowsCompared:
+    """How far a comparison is."""
+
+    done: int
+    total: int
+
+
+Event: TypeAlias = StudyEvent | RowsCompared | IngestReport | CalibrationSample
+Watcher: TypeAlias = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What one run may override of `mipro_v2`; None leaves it as configured."""
+
+    mode: Literal["light", "medium", "heavy"] | None = None
+    num_trials: int | None = None
+    max_calls: int | None = None
+    seed: int | None = None
+
+
+def ignore(_: Event) -> None:
+    """Watch nothing."""
+
+
+def ingest(bench: Workbench, *, watch: Watcher = ignore) -> IngestReport:
+    """Bring new traces and feedback into the lake."""
+    reader = open_trace_reader(bench.settings)
+    try:
+        report = bench.lake.ingest(reader)
+    finally:
+        reader.close()
+    watch(report)
+    return report
+
+
+def draw(bench: Workbench, target: Target, *, watch: Watcher = ignore) -> CalibrationSample:
+    """Draw and keep the target's calibration sample. Raises LabelShortageError with the remedy."""
+    template = bench.registry.get(target.template_id).template
+    examples = build_examples(target, template, lake=bench.lake, datasets=bench.datasets)
+    settings = bench.settings
+    sample = draw_sample(target, examples, max_records=settings.dataset.max_records, seed=settings.mipro_v2.seed)
+    bench.samples.save(sample)
+    watch(sample)
+    return sample
+
+
+def plan(bench: Workbench, sample: CalibrationSample, effort: Effort) -> StudyPlan:
+    """The size of the study that the settings and this run's effort ask for."""
+    mipro = bench.settings.mipro_v2
+    numbers = PlanNumbers(
+        num_candidates=mipro.num_candidates,
+        num_instruction_candidates=mipro.num_instruction_candidates,
+        max_bootstrapped_demos=mipro.max_bootstrapped_demos,
+        max_labeled_demos=mipro.max_labeled_demos,
+        num_trials=mipro.num_trials if effort.num_trials is None else effort.num_trials,
+        minibatch_size=mipro.minibatch_size,
+        minibatch_full_eval_steps=mipro.minibatch_full_eval_steps,
+        seed=mipro.seed if effort.seed is None else effort.seed,
+        max_calls=mipro.max_calls if effort.max_calls is None else effort.max_calls,
+    )
+    return plan_for(effort.mode or mipro.mode, len(sample.rows(Split.VAL)), numbers=numbers)
+
+
+def search(bench: Workbench, target: Target, effort: Effort | None = None, *, watch: Watcher = ignore) -> StudyRecord:
+    """Search a better prompt on the target's latest sample; goes on where an interrupted search was."""
+    sample = _latest_sample(bench, target)
+    registered = bench.registry.get(target.template_id)
+    request = StudyRequest(
+        target=target,
+        sample=sample,
+        live=bench.live(target),
+        plan=plan(bench, sample, effort or Effort()),
+        evaluator_spec=bench.evaluator_spec(registered.template),
+    )
+    evaluator = bench.evaluator(registered.template)
+
+    async def run(models: StudyModels) -> StudyRecord:
+        return await run_study(request, models, evaluator=evaluator, files=bench.studies, on_event=watch)
+
+    return _with_models(bench, target, run)
+
+
+def compare(bench: Workbench, target: Target, *, watch: Watcher = ignore) -> Comparison:
+    """Score the latest study's choice against the live version on the test rows, and keep the result."""
+    study = latest_study(bench, target)
+    sample = bench.samples.load(target, study.sample_id)
+    template = bench.registry.get(target.template_id).template
+    evaluator = bench.evaluator(template)
+
+    async def run(models: StudyModels) -> Comparison:
+        return await run_comparison(
+            study,
+            sample,
+            bench.live(target),
+            model=models.task,
+            evaluator=evaluator,
+            policy=bench.policy(),
+            on_row=lambda done, total: watch(RowsCompared(done, total)),
+        )
+
+    comparison = _with_models(bench, target, run)
+    bench.studies.save_comparison(comparison)
+    return comparison
+
+
+def publish_latest(bench: Workbench, target: Target) -> Published | NothingPublished:
+    """Publish the latest comparison's candidate, if it is proof; verified again in any case."""
+    study = latest_study(bench, target)
+    comparison = latest_comparison(bench, target)
+    if study.best_text is None:
+        raise StepMissingError(f"Study {study.study_id} has not finished: run it again, it goes on where it was.")
+    return publish(comparison, study.best_text, bench.registry, now=datetime.now(UTC))
+
+
+def latest_study(bench: Workbench, target: Target) -> StudyRecord:
+    """The study that ended last. Raises StepMissingError."""
+    study = bench.studies.latest(target)
+    if study is None:
+        raise StepMissingError(f"{target.key} has no study yet: materialize `study` first.")
+    return study
+
+
+def latest_comparison(bench: Workbench, target: Target) -> Comparison:
+    """The comparison of the study that ended last. Raises StepMissingError."""
+    study = latest_study(bench, target)
+    comparison = bench.studies.load_comparison(target, study.study_id)
+    if comparison is None:
+        raise StepMissingError(f"Study {study.study_id} was not compared yet: materialize `comparison` first.")
+    return comparison
+
+
+def published_version(bench: Workbench, target: Target) -> int | None:
+    """The live version, if the target's latest comparison made it live; None when that published nothing."""
+    live = bench.live(target)
+    return live.number if live.origin.comparison_id == latest_comparison(bench, target).comparison_id else None
+
+
+def reasons(bench: Workbench, target: Target) -> tuple[str, ...]:
+    """What stands against publishing the target's latest comparison; the proof in one line when nothing does."""
+    study, comparison = latest_study(bench, target), latest_comparison(bench, target)
+    if study.best_text is None or published_version(bench, target) is not None:
+        return comparison.verdict.reasons
+    against = objections(comparison, study.best_text, bench.registry.get(target.template_id))
+    return against or comparison.verdict.reasons
+
+
+def spending(bench: Workbench, study_id: str) -> Spending:
+    """What a study and its comparison have paid for, interrupted runs included."""
+    cache = AnswerCache(bench.data / "cache" / "answers.db")
+    try:
+        return cache.spending(study_id)
+    finally:
+        cache.close()
+
+
+def _latest_sample(bench: Workbench, target: Target) -> CalibrationSample:
+    sample = bench.samples.latest(target)
+    if sample is None:
+        raise StepMissingError(f"{target.key} has no calibration sample yet: materialize `calibration_sample` first.")
+    return sample
+
+
+def _with_models(bench: Workbench, target: Target, run: Callable[[StudyModels], Awaitable[_T]]) -> _T:
+    async def main() -> _T:
+        async with bench.models(target) as models:
+            return await run(models)
+
+    return anyio.run(main)

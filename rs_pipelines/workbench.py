@@ -1,0 +1,178 @@
+"""Everything that an optimisation works with, opened from the settings; and which targets there are."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from random import Random
+
+from rs_gateway.domain.chat import JsonObject
+from rs_gateway.domain.combinations import Combination
+from rs_gateway.domain.errors import ConfigurationError, RegistryError
+from rs_gateway.domain.evaluation import Evaluator
+from rs_gateway.domain.ports import PromptRegistry
+from rs_gateway.domain.prompts import PromptTemplate, PromptVersion
+from rs_gateway.settings import Settings, load_settings
+from rs_gateway.wiring import build_provider, combinations_of, open_registry
+from rs_pipelines.answers import AnswerCache
+from rs_pipelines.cached_model import CachedModel, CallLimits, ModelIdentity
+from rs_pipelines.datasets import DatasetStore
+from rs_pipelines.evaluators.registry import build_evaluator
+from rs_pipelines.examples import SampleStore
+from rs_pipelines.gate import GatePolicy
+from rs_pipelines.lake import Lake
+from rs_pipelines.mipro.request import StudyModels
+from rs_pipelines.sample import Target
+from rs_pipelines.studies import StudyFiles
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """The stores under one configuration. Opening it touches no disk and no network."""
+
+    settings: Settings
+
+    @classmethod
+    def at(cls, config: Path | None = None) -> "Workbench":
+        """The workbench of a configuration file. Raises ConfigurationError."""
+        return cls(load_settings(config))
+
+    @property
+    def data(self) -> Path:
+        """The data directory."""
+        return self.settings.path(self.settings.data_dir)
+
+    @cached_property
+    def registry(self) -> PromptRegistry:
+        """Templates and versions."""
+        return open_registry(self.settings)
+
+    @cached_property
+    def lake(self) -> Lake:
+        """Ingested traces and feedback."""
+        return Lake(self.data / "lake")
+
+    @cached_property
+    def datasets(self) -> DatasetStore:
+        """Imported labelled rows."""
+        return DatasetStore(self.settings.datasets_path)
+
+    @cached_property
+    def samples(self) -> SampleStore:
+        """Calibration samples."""
+        return SampleStore(self.data / "samples")
+
+    @cached_property
+    def studies(self) -> StudyFiles:
+        """Studies and comparisons."""
+        return StudyFiles(self.data / "studies")
+
+    def targets(self) -> list[Target]:
+        """Template x model, one for each pair that an enabled combination serves, in the configuration's order."""
+        found = (Target(c.template_id, c.model) for c in combinations_of(self.settings) if c.enabled and c.template_id)
+        return list(dict.fromkeys(found))
+
+    def target(self, template_id: str, model: str | None = None) -> Target:
+        """The target to optimise. Raises ConfigurationError when the pair is unknown or the model is ambiguous."""
+        known = [t for t in self.targets() if t.template_id == template_id]
+        if not known:
+            names = ", ".join(sorted({t.template_id for t in self.targets()})) or "none"
+            raise ConfigurationError(
+                f"No enabled combination in gateway.combinations runs template {template_id!r}; there are: {names}."
+            )
+        models = ", ".join(t.model for t in known)
+        if model is None:
+            if len(known) > 1:
+                raise ConfigurationError(f"Template {template_id!r} runs on {models}: say which with --model.")
+            return known[0]
+        chosen = next((t for t in known if t.model == model), None)
+        if chosen is None:
+            raise ConfigurationError(f"Template {template_id!r} does not run on {model!r}; it runs on {models}.")
+        return chosen
+
+    def target_of_key(self, key: str) -> Target:
+        """The target behind a partition key. Raises ConfigurationError when no combination has it any more."""
+        for target in self.targets():
+            if target.key == key:
+                return target
+        raise ConfigurationError(f"No enabled combination stands for partition {key!r} any more.")
+
+    def combination(self, target: Target) -> Combination:
+        """The combination whose provider and parameters the search uses: the first one declared for the target."""
+        for combination in combinations_of(self.settings):
+            if combination.enabled and (combination.template_id, combination.model) == (
+                target.template_id,
+                target.model,
+            ):
+                return combination
+        raise ConfigurationError(f"No enabled combination runs {target.template_id!r} on {target.model!r}.")
+
+    def live(self, target: Target) -> PromptVersion:
+        """The version that is served now for the target. Raises RegistryError."""
+        live = self.registry.get(target.template_id).live(target.model)
+        if live is None:
+            raise RegistryError(f"No version of {target.template_id!r} is live for {target.model!r}.")
+        return live
+
+    def evaluator(self, template: PromptTemplate) -> Evaluator:
+        """How the template's answers are scored."""
+        return build_evaluator(self.evaluator_spec(template))
+
+    def evaluator_spec(self, template: PromptTemplate) -> JsonObject:
+        """The template's evaluator section, or the configured default."""
+        return dict(template.evaluator) or {"name": self.settings.evaluation.default_strategy}
+
+    def policy(self) -> GatePolicy:
+        """What counts as proof."""
+        evaluation = self.settings.evaluation
+        return GatePolicy(
+            min_gain=evaluation.min_gain,
+            min_rows=evaluation.min_test_rows,
+            max_prompt_tokens=evaluation.max_prompt_tokens,
+        )
+
+    @asynccontextmanager
+    async def models(self, target: Target) -> AsyncGenerator[StudyModels]:
+        """The target's model and the proposer, both through the answer cache; closed with the block."""
+        combination = self.combination(target)
+        proposer, model = self._proposer(combination)
+        # Proposals want variety (DSPy's proposer runs at 1.0) and room; the task's own limits are not theirs.
+        options = {**self.settings.model_providers[proposer].options, "temperature": 1.0, "max_tokens": 300}
+        cache = AnswerCache(self.data / "cache" / "answers.db")
+        names = {combination.provider, proposer}
+        providers = {n: build_provider(n, self.settings.model_providers[n], self.settings) for n in names}
+        try:
+
+            def asked(provider: str, name: str, parameters: JsonObject) -> CachedModel:
+                return CachedModel(
+                    providers[provider],
+                    ModelIdentity(provider, name, parameters, self.settings.mipro_v2.seed),
+                    cache,
+                    rng=Random(),
+                    limits=CallLimits(
+                        max_concurrency=self.settings.mipro_v2.concurrency,
+                        timeout_s=self.settings.api.timeout_seconds,
+                    ),
+                )
+
+            yield StudyModels(
+                task=asked(combination.provider, combination.model, combination.parameters),
+                prompt=asked(proposer, model, options),
+            )
+        finally:
+            for provider in providers.values():
+                await provider.aclose()
+            cache.close()
+
+    def _proposer(self, combination: Combination) -> tuple[str, str]:
+        named = self.settings.mipro_v2.prompt_model
+        provider, model = combination.provider, combination.model
+        if named is not None:
+            provider, _, model = named.partition("/")
+            if provider not in self.settings.model_providers or not model:
+                known = ", ".join(sorted(self.settings.model_providers))
+                raise ConfigurationError(
+                    f"mipro_v2.prompt_model {named!r} is not provider/model; providers are: {known}."
+                )
+        return provider, model

@@ -1,0 +1,44 @@
+"""For every test: no network beyond loopback, no settings of the developer's own, and skips that CI may forbid."""
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+_connect = socket.socket.connect
+
+
+def _connect_to_loopback_only(self: socket.socket, address: Any) -> None:
+    host = address[0] if isinstance(address, tuple) else ""
+    if self.family in (socket.AF_INET, socket.AF_INET6) and host not in ("127.0.0.1", "::1", "localhost"):
+        raise AssertionError(f"a test tried to reach {address!r}: only loopback is allowed")
+    _connect(self, address)
+
+
+@pytest.fixture(autouse=True)
+def only_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket.socket, "connect", _connect_to_loopback_only)
+    for name in list(os.environ):
+        if name.startswith(("RS_", "ROUTE_SWITCH_")) or name.endswith("_API_KEY"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+_MUST_RUN = os.environ.get("ROUTE_SWITCH_TESTS_MUST_RUN", "").split(",")
+
+
+@pytest.fixture
+def need() -> Callable[..., None]:
+    """`need("browser", have=..., why=...)` skips by name, or fails where CI promised that it is there."""
+
+    def check(name: str, *, have: bool, why: str) -> None:
+        if have:
+            return
+        if name in _MUST_RUN:
+            pytest.fail(f"{name} must run here, but {why}")
+        pytest.skip(f"{name}: {why}")
+
+    return check

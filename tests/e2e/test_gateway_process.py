@@ -1,0 +1,138 @@
+"""A real gateway process: killed, stopped, started twice, started wrongly."""
+
+import signal
+import socket
+import sqlite3
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests import upstream as wire
+from tests.e2e.processes import free_address, route_switch, serving
+from tests.gateway.test_chat import HELP, configuration
+from tests.running import RunningGateway, eventually, register, write_configuration
+from tests.upstream import Upstream
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def address() -> str:
+    return free_address()
+
+
+def configured(folder: Path, upstream: Upstream, address: str) -> str:
+    register(folder)
+    settings = configuration(upstream)
+    settings["gateway"]["addr"] = address
+    write_configuration(folder, settings)
+    return f"http://{address}"
+
+
+class Load:
+    """Clients that ask until they are refused or told to stop; remembers every answered trace id."""
+
+    def __init__(self, url: str, n_clients: int = 4) -> None:
+        self._url, self._stopped = url, threading.Event()
+        self.answered: list[str] = []
+        self._threads = [threading.Thread(target=self._ask) for _ in range(n_clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self) -> None:
+        with httpx.Client(base_url=self._url, timeout=5) as client:
+            while not self._stopped.is_set():
+                try:
+                    response = client.post("/v1/chat/completions", json=HELP)
+                except httpx.HTTPError:
+                    return
+                if response.status_code == 200:
+                    self.answered.append(response.headers["x-route-switch-trace-id"])
+
+    def stop(self) -> list[str]:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join(10)
+        return self.answered
+
+
+def stored(folder: Path) -> set[str]:
+    connection = sqlite3.connect(folder / "data/traces.db")
+    try:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        return {row[0] for row in connection.execute("SELECT trace_id FROM traces")}
+    finally:
+        connection.close()
+
+
+def test_killed_under_load_the_store_is_readable_and_a_restart_is_clean(tmp_path: Path, address: str) -> None:
+    with Upstream([wire.answers("ok")]).running() as up:
+        url = configured(tmp_path, up, address)
+        with serving(tmp_path, url) as process:
+            load = Load(url)
+            eventually(lambda: len(load.answered) > 150)
+            process.kill()
+            answered = load.stop()
+        kept = stored(tmp_path)
+        lost = [trace_id for trace_id in answered if trace_id not in kept]
+        # At most what was answered within the last flush interval (0.05 s) may be missing, and that is the newest part.
+        newest = sorted(answered)[-len(lost) - 8 :] if lost else []
+        assert set(lost) <= set(newest)
+        assert len(lost) < len(answered) / 2
+        with serving(tmp_path, url):
+            assert RunningGateway(url, tmp_path).ask(HELP).status_code == 200
+
+
+def test_sigterm_stores_every_answered_request(tmp_path: Path, address: str) -> None:
+    with Upstream([wire.answers("ok")]).running() as up:
+        url = configured(tmp_path, up, address)
+        with serving(tmp_path, url) as process:
+            load = Load(url)
+            eventually(lambda: len(load.answered) > 100)
+            process.send_signal(signal.SIGTERM)
+            answered = load.stop()
+            assert process.wait(20) in (0, -signal.SIGTERM)
+    assert set(answered) <= stored(tmp_path)
+
+
+def test_two_workers_share_one_address_and_one_store(tmp_path: Path, address: str) -> None:
+    with Upstream([wire.answers("ok")]).running() as up:
+        url = configured(tmp_path, up, address)
+        with serving(tmp_path, url, "--workers", "2") as process:
+            answered = {RunningGateway(url, tmp_path).ask(HELP).headers["x-route-switch-trace-id"] for _ in range(40)}
+            feedback = {"trace_id": max(answered), "kind": "label", "value": "x"}
+            codes = {httpx.post(f"{url}/v1/feedback", json=feedback).status_code for _ in range(6)}
+            assert codes == {201}, "feedback is taken by either worker, whichever of them has the trace"
+            process.send_signal(signal.SIGTERM)
+            process.wait(20)
+    assert answered <= stored(tmp_path)
+
+
+def test_a_port_in_use_is_an_error_that_names_it_and_the_fix(tmp_path: Path) -> None:
+    with socket.socket() as taken, Upstream([wire.answers("ok")]).running() as up:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        configured(tmp_path, up, f"127.0.0.1:{port}")
+        result = route_switch("serve", cwd=tmp_path)
+    assert result.returncode == 1
+    assert f"127.0.0.1:{port}" in result.stderr
+    assert "RS_GATEWAY__ADDR" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_public_address_without_client_keys_is_refused(tmp_path: Path) -> None:
+    with Upstream([wire.answers("ok")]).running() as up:
+        configured(tmp_path, up, "0.0.0.0:8080")
+        result = route_switch("serve", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "no client keys" in " ".join(result.stderr.split())
+
+
+def test_no_configuration_is_one_clear_line(tmp_path: Path) -> None:
+    result = route_switch("serve", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "route-switch.yaml" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,32 @@
+"""What a fresh process loads: heavy imports wait until somebody needs them."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+HEAVY = ("dagster", "torch", "duckdb", "polars", "optuna", "litellm", "sentence_transformers", "xllamacpp")
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nprint(*{{m.split('.')[0] for m in sys.modules}})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(result.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["rs_gateway.app", "rs_gateway.server", "rs_gateway.cli", "rs_gateway.wiring"])
+def test_the_gateway_loads_nothing_heavy(module: str) -> None:
+    assert loaded_by(f"import {module}").isdisjoint(HEAVY)
+
+
+def test_help_answers_quickly_and_loads_nothing_heavy() -> None:
+    def once() -> float:
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "rs_gateway", "--help"], capture_output=True, check=True)
+        return time.perf_counter() - began
+
+    assert min(once() for _ in range(3)) < 1.5  # 0.5 s on an idle machine; CI machines are shared
+    statement = "from importlib.metadata import entry_points\nimport typer\nfrom rs_gateway.cli import app\n"
+    statement += "[p.load()(app) for p in entry_points(group='route_switch.commands')]"
+    assert loaded_by(statement).isdisjoint(HEAVY)

@@ -1,0 +1,132 @@
+"""Demo sets: from train rows only, diverse, traceable, no input twice, the same for the same seed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rs_gateway.adapters.scripted_chat import ScriptedChat
+from rs_gateway.domain.prompts import PromptText
+from rs_pipelines.mipro.demos import (
+    DemoRow,
+    assemble_demo_sets,
+    build_demo_sets,
+    demo_rows,
+    demo_user_text,
+    draw_diverse,
+)
+from rs_pipelines.mipro.records import DemoSet
+from rs_pipelines.sample import Example, Split
+from tests.pipelines.parcels import EVALUATOR, LIVE, cache_at, demo, model, parcel, parcels, small_plan, tiny_model
+
+TRAIN = parcels().rows(Split.TRAIN)
+
+
+def rows_of(examples: tuple[Example, ...] = TRAIN, text: PromptText = LIVE, seed: int = 0) -> list[DemoRow]:
+    return demo_rows(text, examples, template_id="parcels", seed=seed)
+
+
+def built(tmp_path: Path, text: PromptText = LIVE) -> tuple[DemoSet, ...]:
+    async def build() -> tuple[DemoSet, ...]:
+        return await build_demo_sets(
+            text,
+            TRAIN,
+            template_id="parcels",
+            plan=small_plan(),
+            model=model(ScriptedChat(tiny_model), cache_at(tmp_path)),
+            evaluator=EVALUATOR,
+        )
+
+    return anyio.run(build)
+
+
+def test_every_demo_is_a_train_row_with_its_expected_answer(tmp_path: Path) -> None:
+    by_id = {example.example_id: example for example in TRAIN}
+    for demo_set in built(tmp_path):
+        for member in demo_set.demos:
+            source = by_id[member.example_id or ""]
+            assert (member.user, member.assistant) == (source.variables["message"], source.expected)
+
+
+def test_no_set_shows_an_input_twice_and_no_two_sets_are_equal(tmp_path: Path) -> None:
+    sets = built(tmp_path)
+    for demo_set in sets:
+        assert len({member.user for member in demo_set.demos}) == len(demo_set.demos)
+    assert len({tuple((m.user, m.assistant) for m in s.demos) for s in sets}) == len(sets)
+    assert len(sets) == small_plan().num_candidates
+
+
+def test_the_live_versions_own_demos_come_first_and_the_empty_set_next(tmp_path: Path) -> None:
+    live = PromptText(LIVE.instruction, LIVE.user, (demo(1), demo(2)))
+    sets = built(tmp_path, live)
+    assert (sets[0].kind, sets[0].demos) == ("live", live.demos)
+    assert (sets[1].kind, sets[1].demos) == ("empty", ())
+
+
+def test_rows_that_the_model_gets_right_and_wrong_make_sets_of_their_own(tmp_path: Path) -> None:
+    assert {"labeled", "hard", "bootstrapped"} <= {demo_set.kind for demo_set in built(tmp_path)}
+
+
+def test_the_same_seed_draws_the_same_sets(tmp_path: Path) -> None:
+    assert built(tmp_path / "a") == built(tmp_path / "b")
+
+
+def test_without_user_text_the_demo_shows_the_rows_last_user_message() -> None:
+    messages = ({"role": "user", "content": "first"}, {"role": "user", "content": [{"type": "text", "text": "last"}]})
+    example = Example("e", {}, messages, "x", "human", Split.TRAIN)
+    assert demo_user_text(PromptText("Do it."), example, template_id="t") == "last"
+
+
+def test_rows_without_text_or_answer_are_no_demos() -> None:
+    silent = Example("a", {"message": "  "}, (), "x", "human", Split.TRAIN)
+    unanswered = Example("b", {"message": "hello"}, (), "", "human", Split.TRAIN)
+    lacking = Example("c", {}, (), "x", "human", Split.TRAIN)
+    assert rows_of((silent, unanswered, lacking)) == []
+
+
+def test_no_train_rows_leave_the_live_and_the_empty_set() -> None:
+    live = PromptText("x", "{message}", (demo(1),))
+    sets = assemble_demo_sets(live, [], right=[], wrong=[], plan=small_plan())
+    assert [demo_set.kind for demo_set in sets] == ["live", "empty"]
+
+
+def test_with_demos_switched_off_only_the_empty_and_the_live_set_remain() -> None:
+    plan = replace(small_plan(), max_labeled_demos=0, max_bootstrapped_demos=0)
+    sets = assemble_demo_sets(LIVE, rows_of(), right=rows_of()[:5], wrong=rows_of()[5:9], plan=plan)
+    assert [demo_set.demos for demo_set in sets] == [()]
+
+
+def test_labels_of_a_closed_list_are_all_shown_before_one_comes_twice() -> None:
+    labels = ["red", "green", "blue", "white"]
+    examples = tuple(replace(parcel(n, Split.TRAIN), expected=labels[n % 4]) for n in range(60))
+    drawn = draw_diverse(rows_of(examples), 4)
+    assert sorted(row.demo.assistant for row in drawn) == sorted(labels)
+
+
+def test_diverse_rows_are_less_alike_than_the_first_ones() -> None:
+    alike = [replace(parcel(n, Split.TRAIN), variables={"message": f"where is parcel {n}"}) for n in range(10)]
+    other = replace(parcel(99, Split.TRAIN), variables={"message": "my flowers never came"})
+    drawn = draw_diverse(rows_of((*alike, other)), 2)
+    assert "my flowers never came" in {row.demo.user for row in drawn}
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.integers(0, 30), max_size=30, unique=True),
+    st.integers(0, 30),
+    st.integers(0, 6),
+    st.integers(0, 6),
+    st.integers(1, 12),
+)
+def test_any_split_into_right_and_wrong_makes_valid_sets(
+    numbers: list[int], cut: int, labeled: int, bootstrapped: int, count: int
+) -> None:
+    rows = rows_of(tuple(parcel(n, Split.TRAIN) for n in numbers))
+    plan = replace(small_plan(), max_labeled_demos=labeled, max_bootstrapped_demos=bootstrapped, num_candidates=count)
+    sets = assemble_demo_sets(LIVE, rows, right=rows[:cut], wrong=rows[cut:], plan=plan)
+    assert 1 <= len(sets) <= count
+    for demo_set in sets:
+        assert len(demo_set.demos) <= max(labeled, bootstrapped)
+        assert len({member.example_id for member in demo_set.demos}) == len(demo_set.demos)

@@ -1,0 +1,99 @@
+"""The answer cache and its budgets: what is stored stays, whoever asks and whatever dies."""
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rs_gateway.domain.errors import SchemaTooNewError, StoreError
+from rs_pipelines.answers import AnswerCache, BudgetExhaustedError, CallBudget, ModelAnswer, Spending
+from tests.pipelines.parcels import cache_at
+
+ANSWER = ModelAnswer("Paris", "stop", 12, 1)
+
+
+def test_an_answer_is_there_after_reopening_and_says_that_it_is_cached(tmp_path: Path) -> None:
+    cache_at(tmp_path).put("key", ANSWER)
+    found = cache_at(tmp_path).get("key")
+    assert found == ModelAnswer("Paris", "stop", 12, 1, cached=True)
+
+
+def test_an_unknown_key_has_no_answer(tmp_path: Path) -> None:
+    assert cache_at(tmp_path).get("key") is None
+
+
+def test_the_first_answer_to_a_key_stays(tmp_path: Path) -> None:
+    cache = cache_at(tmp_path)
+    cache.put("key", ANSWER)
+    cache.put("key", ModelAnswer("Lyon", "stop", 12, 1))
+    found = cache.get("key")
+    assert found is not None
+    assert found.text == "Paris"
+
+
+def test_tokens_that_the_provider_did_not_count_stay_unknown(tmp_path: Path) -> None:
+    cache = cache_at(tmp_path)
+    cache.put("key", ModelAnswer("Paris", None, None, None))
+    assert cache.get("key") == ModelAnswer("Paris", None, None, None, cached=True)
+
+
+def test_a_budget_allows_exactly_its_calls_and_remembers_them_across_restarts(tmp_path: Path) -> None:
+    for _ in range(2):
+        CallBudget(cache_at(tmp_path), "study", 3).charge()
+    budget = CallBudget(cache_at(tmp_path), "study", 3)
+    budget.charge()
+    with pytest.raises(BudgetExhaustedError, match="all 3 model calls"):
+        budget.charge()
+    assert budget.spent == Spending(calls=3)
+
+
+def test_a_budget_of_nothing_allows_nothing(tmp_path: Path) -> None:
+    with pytest.raises(BudgetExhaustedError):
+        CallBudget(cache_at(tmp_path), "study", 0).charge()
+
+
+def test_tokens_are_booked_on_the_account_that_paid(tmp_path: Path) -> None:
+    cache = cache_at(tmp_path)
+    CallBudget(cache, "study").charge()
+    cache.put("key", ANSWER, account="study")
+    assert CallBudget(cache, "study").spent == Spending(1, 12, 1)
+    assert CallBudget(cache, "other").spent == Spending()
+
+
+def test_a_file_of_a_newer_program_is_refused(tmp_path: Path) -> None:
+    AnswerCache(tmp_path / "answers.db").close()
+    with sqlite3.connect(tmp_path / "answers.db") as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(SchemaTooNewError, match="99"):
+        cache_at(tmp_path)
+
+
+def test_a_file_that_is_no_database_is_refused_in_our_words(tmp_path: Path) -> None:
+    (tmp_path / "answers.db").write_bytes(b"no database " * 500)
+    with pytest.raises(StoreError, match="answer cache"):
+        cache_at(tmp_path)
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from rs_pipelines.answers import AnswerCache, CallBudget, ModelAnswer, BudgetExhaustedError
+cache = AnswerCache(Path(sys.argv[1]))
+budget = CallBudget(cache, "study", 100)
+for n in range(60):
+    try:
+        budget.charge()
+    except BudgetExhaustedError:
+        break
+    cache.put(f"{sys.argv[2]}-{n}", ModelAnswer("text", "stop", 1, 1), account="study")
+"""
+
+
+def test_several_processes_share_a_cache_and_one_budget(tmp_path: Path) -> None:
+    path = tmp_path / "answers.db"
+    writers = [subprocess.Popen([sys.executable, "-c", _WRITER, str(path), str(n)]) for n in range(3)]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    assert CallBudget(cache_at(tmp_path), "study", 100).spent == Spending(100, 100, 100)

@@ -1,0 +1,111 @@
+"""The comparison: both prompts on the untouched test rows, paired, with everything that is needed to check it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+
+from rs_gateway.adapters.scripted_chat import ScriptedChat
+from rs_gateway.domain.prompts import PromptText
+from rs_pipelines.answers import BudgetExhaustedError
+from rs_pipelines.cached_model import CachedModel
+from rs_pipelines.comparison import Comparison, NotComparableError, run_comparison
+from rs_pipelines.gate import GatePolicy
+from rs_pipelines.mipro.records import LIVE as LIVE_CANDIDATE
+from rs_pipelines.mipro.records import StudyRecord
+from rs_pipelines.mipro.search import run_study
+from rs_pipelines.sample import Split
+from rs_pipelines.studies import StudyFiles
+from tests.pipelines.parcels import (
+    EVALUATOR,
+    LIVE,
+    cache_at,
+    model,
+    models,
+    parcels,
+    request,
+    small_plan,
+    tiny_model,
+    version,
+)
+
+
+async def studied(folder: Path, max_calls: int | None = None) -> StudyRecord:
+    asked = models(ScriptedChat(tiny_model), cache_at(folder))
+    wanted = request(small_plan(max_calls=max_calls))
+    return await run_study(wanted, asked, evaluator=EVALUATOR, files=StudyFiles(folder / "studies"))
+
+
+async def compared(study: StudyRecord, asked: CachedModel) -> Comparison:
+    return await run_comparison(study, parcels(), version(), model=asked, evaluator=EVALUATOR, policy=GatePolicy())
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> StudyRecord:
+    return anyio.run(studied, tmp_path)
+
+
+def test_a_real_gain_is_proven_on_test_rows(study: StudyRecord, tmp_path: Path) -> None:
+    chat = ScriptedChat(tiny_model)
+    found = anyio.run(compared, study, model(chat, cache_at(tmp_path)))
+    assert found.verdict.publish
+    assert [row.example_id for row in found.rows] == [e.example_id for e in parcels().rows(Split.TEST)]
+    assert len(chat.calls) == 160
+    assert (found.candidate_hash, found.live_hash) == (study.best_hash, LIVE.content_hash)
+    assert (found.verdict.tokens_candidate or 0) > (found.verdict.tokens_live or 0)
+    assert len(found.rows_with("won")) == found.verdict.won
+    assert found.rows_with("won")[0].live_output != found.rows_with("won")[0].candidate_output
+
+
+def test_the_live_prompt_against_itself_publishes_nothing(study: StudyRecord, tmp_path: Path) -> None:
+    same = replace(study, best=LIVE_CANDIDATE, best_text=LIVE, best_hash=LIVE.content_hash)
+    chat = ScriptedChat(tiny_model)
+    found = anyio.run(compared, same, model(chat, cache_at(tmp_path)))
+    assert not found.verdict.publish
+    assert "is the live prompt" in found.verdict.reasons[0]
+    assert (found.verdict.difference, len(chat.calls)) == (0.0, 80)
+
+
+def test_comparing_again_costs_nothing_and_says_the_same(study: StudyRecord, tmp_path: Path) -> None:
+    first = anyio.run(compared, study, model(ScriptedChat(tiny_model), cache_at(tmp_path)))
+    chat = ScriptedChat(tiny_model)
+    assert anyio.run(compared, study, model(chat, cache_at(tmp_path))) == first
+    assert chat.calls == []
+
+
+def test_the_stored_comparison_is_the_one_that_was_made(study: StudyRecord, tmp_path: Path) -> None:
+    found = anyio.run(compared, study, model(ScriptedChat(tiny_model), cache_at(tmp_path)))
+    files = StudyFiles(tmp_path / "studies")
+    files.save_comparison(found)
+    stored = files.load_comparison(found.target, found.study_id)
+    assert stored == found
+    assert stored is not None
+    assert stored.content_digest == found.comparison_id
+
+
+def test_study_and_comparison_together_stay_within_the_budget(tmp_path: Path) -> None:
+    record = anyio.run(studied, tmp_path, 400)
+    chat = ScriptedChat(tiny_model)
+    found = anyio.run(compared, record, model(chat, cache_at(tmp_path)))
+    assert len(found.rows) == 80
+    assert record.calls + len(chat.calls) <= 400
+
+
+def test_a_budget_that_others_have_spent_stops_the_comparison(tmp_path: Path) -> None:
+    record = anyio.run(studied, tmp_path, 400)
+    for _ in range(170):
+        cache_at(tmp_path).charge(record.study_id, max_calls=None)
+    with pytest.raises(BudgetExhaustedError):
+        anyio.run(compared, record, model(ScriptedChat(tiny_model), cache_at(tmp_path)))
+
+
+def test_a_study_of_other_inputs_is_not_compared(study: StudyRecord, tmp_path: Path) -> None:
+    asked = model(ScriptedChat(tiny_model), cache_at(tmp_path))
+    for stale in (
+        replace(study, finished=False),
+        replace(study, sample_id="other"),
+        replace(study, live_hash=PromptText("other").content_hash),
+    ):
+        with pytest.raises(NotComparableError):
+            anyio.run(compared, stale, asked)

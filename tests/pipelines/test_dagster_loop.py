@@ -1,0 +1,105 @@
+"""The whole loop as Dagster runs it, on a scripted model behind a real server."""
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from rs_pipelines import steps
+from rs_pipelines.definitions import build_defs
+from rs_pipelines.defs.instance import dagster_home
+from rs_pipelines.defs.resources import Stores
+from rs_pipelines.defs.runs import add_partitions, optimize_in_process
+from rs_pipelines.examples import LabelShortageError
+from rs_pipelines.steps import Effort
+from tests.pipelines.tiny_upstream import import_parcels, tiny, workbench
+from tests.upstream import Upstream
+
+
+def test_the_whole_loop_publishes_a_proven_gain_and_the_run_is_in_dagsters_history(tmp_path: Path) -> None:
+    with Upstream([tiny]).running() as upstream:
+        bench = workbench(tmp_path, upstream)
+        import_parcels(tmp_path, bench)
+        target = bench.target("parcels")
+        run_id = optimize_in_process(bench, target, Effort())
+        comparison = steps.latest_comparison(bench, target)
+    assert comparison.verdict.publish, comparison.verdict.reasons
+    live = bench.live(target)
+    assert live.number == 2
+    assert live.origin.comparison_id == comparison.comparison_id
+    with dg.DagsterInstance.from_config(str(dagster_home(bench))) as instance:
+        run = instance.get_run_by_id(run_id)
+        assert run is not None
+        assert run.status is dg.DagsterRunStatus.SUCCESS
+        records = instance.fetch_materializations(dg.AssetKey("publication"), limit=1).records
+        assert [r.run_id for r in records] == [run_id]
+
+
+def test_without_a_proven_gain_the_check_fails_and_nothing_is_published(tmp_path: Path) -> None:
+    with Upstream([tiny]).running() as upstream:
+        bench = workbench(tmp_path, upstream, evaluation={"min_gain": 0.9})
+        import_parcels(tmp_path, bench)
+        target = bench.target("parcels")
+        optimize_in_process(bench, target, Effort())
+        assert not steps.latest_comparison(bench, target).verdict.publish
+    assert bench.live(target).number == 1
+
+
+def test_dagster_stores_that_a_killed_process_left_half_made_are_made_anew(tmp_path: Path) -> None:
+    with Upstream([tiny]).running() as upstream:
+        bench = workbench(tmp_path, upstream)
+    half_made = tmp_path / "data/dagster/history/runs"
+    half_made.mkdir(parents=True)
+    connection = sqlite3.connect(half_made.parent / "runs.db")
+    connection.execute("CREATE TABLE runs (id INTEGER)")
+    connection.close()
+    connection = sqlite3.connect(half_made / "index.db")
+    connection.execute("CREATE TABLE event_logs (id INTEGER)")
+    connection.close()
+    add_partitions(bench)
+    with dg.DagsterInstance.from_config(str(dagster_home(bench))) as instance:
+        assert instance.get_dynamic_partitions("targets") == ["parcels@tiny"]
+
+
+def test_several_processes_may_be_the_first_at_once(tmp_path: Path) -> None:
+    with Upstream([tiny]).running() as upstream:
+        bench = workbench(tmp_path, upstream)
+    code = f"""
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from rs_pipelines.defs.runs import add_partitions
+from rs_pipelines.workbench import Workbench
+add_partitions(Workbench.at(Path({str(bench.settings.config_path)!r})))
+"""
+    first = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(3)]
+    results = [(process.communicate(timeout=60)[1], process.returncode) for process in first]
+    assert [code for _, code in results] == [0, 0, 0], results
+
+
+def test_no_labels_is_refused_with_the_remedy_before_any_call_is_paid(tmp_path: Path) -> None:
+    with Upstream([tiny]).running() as upstream:
+        bench = workbench(tmp_path, upstream)
+        with pytest.raises(LabelShortageError, match="route-switch dataset import parcels"):
+            optimize_in_process(bench, bench.target("parcels"), Effort())
+    assert upstream.requests == []
+
+
+def test_materializing_publication_alone_cannot_bypass_the_gate(tmp_path: Path) -> None:
+    with Upstream([tiny]).running() as upstream:
+        bench = workbench(tmp_path, upstream, evaluation={"min_gain": 0.9})
+        import_parcels(tmp_path, bench)
+        target = bench.target("parcels")
+        optimize_in_process(bench, target, Effort())
+        key = dg.AssetKey("publication")
+        with dg.DagsterInstance.from_config(str(dagster_home(bench))) as instance:
+            job = build_defs({"stores": Stores(lambda: bench)}).resolve_implicit_global_asset_job_def()
+            result = job.execute_in_process(
+                instance=instance, partition_key=target.key, asset_selection=[key], raise_on_error=False
+            )
+        assert not result.success
+    assert bench.live(target).number == 1

@@ -1,0 +1,354 @@
+"""The lake: every committed row once, whatever happens to an ingest; readable by anyone, at any moment."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+from filelock import FileLock
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rs_gateway.adapters.sqlite_traces import SqliteTraceReader, SqliteTraceStore
+from rs_gateway.domain.errors import SchemaTooNewError
+from rs_gateway.domain.feedback import Feedback, FeedbackKind
+from rs_gateway.domain.traces import Outcome, Trace, TracePayload, Usage
+from rs_pipelines.lake import (
+    FEEDBACK_SCHEMA,
+    TRACE_SCHEMA,
+    IngestReport,
+    Lake,
+    LakeBusyError,
+    LakeCorruptError,
+)
+from tests.pipelines.stored_rows import DAY_S, NOON, FakeTraceReader
+
+
+class Killed(BaseException):
+    """The process died here."""
+
+
+def kill_at(step: int) -> Callable[[str], None]:
+    """A `before_step` that kills at the given step, counted from 0."""
+    taken = 0
+
+    def before_step(name: str) -> None:
+        nonlocal taken
+        if taken == step:
+            raise Killed(name)
+        taken += 1
+
+    return before_step
+
+
+def ids(lake: Lake) -> list[str]:
+    return lake.traces(["trace_id"]).collect()["trace_id"].sort().to_list()
+
+
+def parquet_files(root: Path) -> set[str]:
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix in (".parquet", ".tmp")}
+
+
+def counted_files(lake: Lake) -> set[str]:
+    manifest = lake.manifest()
+    return {file.path for state in (manifest.traces, manifest.feedback) for file in state.files}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rounds=st.lists(
+        st.tuples(
+            st.lists(st.integers(0, 3), max_size=6),  # new traces, each with its day
+            st.integers(0, 2),  # new feedback
+            st.integers(0, 40),  # the step at which the ingest is killed, if it gets there
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    page_rows=st.integers(1, 4),
+)
+def test_an_ingest_killed_anywhere_loses_and_doubles_no_row(
+    rounds: Sequence[tuple[list[int], int, int]], page_rows: int
+) -> None:
+    reader = FakeTraceReader()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "lake"
+        for days, n_feedback, step in rounds:
+            for day in days:
+                reader.add_trace(started_at=NOON + day * DAY_S)
+            for _ in range(n_feedback if reader.trace_rows else 0):
+                reader.add_feedback("T000001", "outcome", True)
+            with suppress(Killed):
+                Lake(root, before_step=kill_at(step)).ingest(reader, page_rows=page_rows)
+            seen = Lake(root).traces(["seq"]).collect()["seq"].sort().to_list()
+            assert seen == list(range(1, len(seen) + 1)), "a reader sees a prefix of the store, each row once"
+        lake = Lake(root)
+        lake.ingest(reader, page_rows=page_rows)
+        assert ids(lake) == [row["trace_id"] for row in reader.trace_rows]
+        assert lake.feedback(["seq"]).collect()["seq"].sort().to_list() == [r["seq"] for r in reader.feedback_rows]
+        assert parquet_files(root) == counted_files(lake), "what killed ingests left behind is gone"
+
+
+@pytest.mark.parametrize("step", [1, 3, 6])
+def test_an_ingest_ended_by_sigkill_goes_on_where_it_was(tmp_path: Path, step: int) -> None:
+    script = f"""
+import os, signal
+from pathlib import Path
+from rs_pipelines.lake import Lake
+from tests.pipelines.stored_rows import FakeTraceReader
+steps = iter(range(1000))
+def before_step(name):
+    if next(steps) == {step}:
+        os.kill(os.getpid(), signal.SIGKILL)
+reader = FakeTraceReader()
+for _ in range(9):
+    reader.add_trace()
+Lake(Path({str(tmp_path)!r}), before_step=before_step).ingest(reader, page_rows=3)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2])
+    assert ended.returncode == -9
+    reader = FakeTraceReader()
+    for _ in range(9):
+        reader.add_trace()
+    lake = Lake(tmp_path, lock_timeout_s=1)
+    lake.ingest(reader)
+    assert ids(lake) == [row["trace_id"] for row in reader.trace_rows]
+
+
+def test_a_second_ingest_brings_only_what_is_new(tmp_path: Path) -> None:
+    reader, lake = FakeTraceReader(), Lake(tmp_path)
+    for _ in range(5):
+        reader.add_trace()
+    reader.add_feedback("T000001", "label", "x")
+    pages: list[IngestReport] = []
+    first = lake.ingest(reader, page_rows=2, on_page=pages.append)
+    assert (first.rows, first.feedback_rows, first.files, first.last_sequence) == (5, 1, 4, 5)
+    assert [page.rows for page in pages] == [0, 2, 4, 5]
+    reader.add_trace()
+    second = lake.ingest(reader)
+    assert (second.rows, second.feedback_rows, second.files, second.last_sequence) == (1, 0, 1, 6)
+    third = lake.ingest(reader)
+    assert (third.rows, third.files, third.last_sequence) == (0, 0, 6)
+
+
+def test_traces_lie_in_their_utc_day_sorted_by_template(tmp_path: Path) -> None:
+    reader, lake = FakeTraceReader(), Lake(tmp_path)
+    last_second = datetime(2025, 3, 1, 23, 59, 59, tzinfo=UTC).timestamp()
+    for template, offset in (("b", 0.0), ("a", 0.5), (None, 0.75), ("a", 1.0)):
+        reader.add_trace(template_id=template, started_at=last_second + offset)
+    lake.ingest(reader)
+    assert {path.split("/")[1] for path in counted_files(lake)} == {"dt=2025-03-01", "dt=2025-03-02"}
+    rows = lake.traces(["template_id", "dt", "started_at"]).collect().rows()
+    assert [row[:2] for row in rows] == [
+        (None, date(2025, 3, 1)),
+        ("a", date(2025, 3, 1)),
+        ("b", date(2025, 3, 1)),
+        ("a", date(2025, 3, 2)),
+    ]
+    assert rows[1][2] == datetime(2025, 3, 1, 23, 59, 59, 500_000, tzinfo=UTC)
+
+
+def test_an_empty_lake_has_all_columns(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "not there yet")
+    assert lake.traces().collect_schema() == TRACE_SCHEMA
+    assert lake.feedback().collect_schema() == FEEDBACK_SCHEMA
+    connection = lake.duckdb_connection()
+    for view, schema in (("traces", TRACE_SCHEMA), ("feedback", FEEDBACK_SCHEMA)):
+        assert [row[0] for row in connection.execute(f"DESCRIBE {view}").fetchall()] == list(schema)
+        assert connection.execute(f"SELECT count(*) FROM {view}").fetchall() == [(0,)]
+
+
+def test_columns_have_the_same_types_in_an_empty_and_in_a_full_lake(tmp_path: Path) -> None:
+    reader, lake = FakeTraceReader(), Lake(tmp_path)
+    empty = lake.duckdb_connection().execute("SELECT column_name, column_type FROM (DESCRIBE traces)").fetchall()
+    reader.add_trace(cost_usd=None, version=None, stream=1)  # columns of nulls would be guessed wrong
+    reader.add_trace(cost_usd=0.5, version=3, stream=0)
+    lake.ingest(reader, page_rows=1)
+    assert lake.traces().collect().schema == TRACE_SCHEMA
+    connection = lake.duckdb_connection()
+    assert connection.execute("SELECT column_name, column_type FROM (DESCRIBE traces)").fetchall() == empty
+    query = "SELECT cost_usd, version, stream, dt FROM traces ORDER BY seq"
+    assert connection.execute(query).fetchall() == [
+        (None, None, True, date(2025, 3, 1)),
+        (0.5, 3, False, date(2025, 3, 1)),
+    ]
+
+
+def test_a_lake_works_in_a_folder_with_an_awkward_name(tmp_path: Path) -> None:
+    reader, lake = FakeTraceReader(), Lake(tmp_path / "it's [a] dt=7 *? folder")
+    reader.add_trace()
+    lake.ingest(reader)
+    assert ids(lake) == ["T000001"]
+    assert lake.duckdb_connection().execute("SELECT trace_id FROM traces").fetchall() == [("T000001",)]
+
+
+def test_a_second_ingest_at_the_same_time_is_refused(tmp_path: Path) -> None:
+    with FileLock(tmp_path / ".ingest.lock"), pytest.raises(LakeBusyError, match="Another ingest"):
+        Lake(tmp_path, lock_timeout_s=0.01).ingest(FakeTraceReader())
+
+
+def test_readers_are_never_in_the_way_of_an_ingest(tmp_path: Path) -> None:
+    reader, lake = FakeTraceReader(), Lake(tmp_path)
+    reader.add_trace()
+    lake.ingest(reader)
+    connection, frame = lake.duckdb_connection(), lake.traces()
+    reader.add_trace()
+    lake.ingest(reader)
+    assert connection.execute("SELECT count(*) FROM traces").fetchall() == [(1,)]
+    assert frame.collect().height == 1
+    assert ids(lake) == ["T000001", "T000002"]
+
+
+def test_a_lost_manifest_is_refused_rather_than_taken_for_an_empty_lake(tmp_path: Path) -> None:
+    reader, lake = FakeTraceReader(), Lake(tmp_path)
+    reader.add_trace()
+    lake.ingest(reader)
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(LakeCorruptError, match="no manifest"):
+        lake.ingest(reader)
+    assert len(parquet_files(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema_version": 1, "traces": {"cursor": "x"}}'])
+def test_a_damaged_manifest_is_refused_with_its_path(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(LakeCorruptError, match=r"manifest\.json cannot be read"):
+        Lake(tmp_path).traces()
+
+
+def test_a_lake_of_a_newer_program_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"schema_version": 99, "tables": "moved"}))
+    with pytest.raises(SchemaTooNewError, match="99"):
+        Lake(tmp_path).ingest(FakeTraceReader())
+
+
+def test_another_trace_store_in_the_old_ones_place_is_refused(tmp_path: Path) -> None:
+    old, new, lake = FakeTraceReader(), FakeTraceReader(), Lake(tmp_path)
+    for n in range(3):
+        old.add_trace()
+        new.add_trace(trace_id=f"N{n}")
+    lake.ingest(old)
+    with pytest.raises(LakeCorruptError, match="N0"):
+        lake.ingest(new)
+
+
+def test_a_trace_store_that_lost_its_last_rows_and_numbers_anew_is_refused(tmp_path: Path) -> None:
+    reader, lake = FakeTraceReader(), Lake(tmp_path)
+    for _ in range(3):
+        reader.add_trace()
+    lake.ingest(reader)
+    reader.trace_rows.pop()
+    reader.add_trace(trace_id="after the power cut")
+    with pytest.raises(LakeCorruptError, match="after the power cut"):
+        lake.ingest(reader)
+
+
+@pytest.mark.parametrize("left", [2, 0])
+def test_a_trace_store_restored_from_an_older_backup_is_refused(tmp_path: Path, left: int) -> None:
+    reader, lake = FakeTraceReader(), Lake(tmp_path)
+    for _ in range(3):
+        reader.add_trace()
+    lake.ingest(reader)
+    del reader.trace_rows[left:]
+    with pytest.raises(LakeCorruptError, match=r"no row 3 of traces(.|\n)*Move the lake folder away"):
+        lake.ingest(reader)
+    assert len(ids(lake)) == 3
+
+
+def test_a_trace_store_that_lost_the_row_at_the_cursor_is_refused(tmp_path: Path) -> None:
+    reader, lake = FakeTraceReader(), Lake(tmp_path)
+    for _ in range(3):
+        reader.add_trace()
+    lake.ingest(reader)
+    reader.add_trace()
+    del reader.trace_rows[2]
+    with pytest.raises(LakeCorruptError, match="no row 3 of traces"):
+        lake.ingest(reader)
+
+
+def test_a_trace_store_restored_without_its_last_feedback_is_refused(tmp_path: Path) -> None:
+    reader, lake = FakeTraceReader(), Lake(tmp_path)
+    reader.add_feedback(reader.add_trace(), "label", "x")
+    lake.ingest(reader)
+    reader.feedback_rows.clear()
+    with pytest.raises(LakeCorruptError, match="no row 1 of feedback"):
+        lake.ingest(reader)
+
+
+def test_a_trace_store_that_is_not_there_is_empty_at_first_and_refused_later(tmp_path: Path) -> None:
+    reader, lake = FakeTraceReader(), Lake(tmp_path / "lake")
+    absent = SqliteTraceReader(tmp_path / "traces.db")
+    assert lake.ingest(absent).rows == 0
+    reader.add_trace()
+    lake.ingest(reader)
+    with pytest.raises(LakeCorruptError, match="replaced, or restored"):
+        lake.ingest(absent)
+
+
+def test_rows_that_expired_in_the_trace_store_stay_in_the_lake(tmp_path: Path) -> None:
+    reader, lake = FakeTraceReader(), Lake(tmp_path)
+    for _ in range(4):
+        reader.add_trace()
+    lake.ingest(reader)
+    reader.add_trace()
+    del reader.trace_rows[:2]
+    assert lake.ingest(reader).rows == 1
+    assert len(ids(lake)) == 5
+
+
+def test_a_value_of_the_wrong_type_is_refused_with_its_column(tmp_path: Path) -> None:
+    reader, lake = FakeTraceReader(), Lake(tmp_path)
+    reader.add_trace()
+    reader.add_trace(input_tokens="many")
+    with pytest.raises(LakeCorruptError, match="'input_tokens'"):
+        lake.ingest(reader)
+    assert ids(lake) == []
+
+
+def test_what_the_gateway_stored_arrives_in_the_lake(tmp_path: Path) -> None:
+    path = tmp_path / "traces.db"
+    payload = TracePayload(
+        request_messages=({"role": "user", "content": "grüße 👋"},),
+        variables={"message": "hi"},
+        parameters={"temperature": 0},
+        rendered_messages=({"role": "system", "content": "s"},),
+        response={"role": "assistant", "content": "ok"},
+    )
+    trace = Trace("01J", NOON, "m", Outcome.COMPLETE, stream=True, latency_s=1, usage=Usage.unknown(), payload=payload)
+
+    async def serve() -> None:
+        store = SqliteTraceStore(path)
+        try:
+            assert await store.committed(trace)
+            await store.add_feedback(Feedback("F1", "01J", FeedbackKind.LABEL, "right", "human", NOON + 1))
+        finally:
+            store.close()
+
+    asyncio.run(serve())
+    reader, lake = SqliteTraceReader(path), Lake(tmp_path / "lake")
+    try:
+        assert lake.ingest(reader).rows == 1
+    finally:
+        reader.close()
+    [row] = lake.traces().collect().iter_rows(named=True)
+    assert (row["trace_id"], row["stream"], row["usage_source"]) == ("01J", True, "unknown")
+    assert json.loads(row["request_messages"]) == list(payload.request_messages)
+    assert json.loads(row["response"]) == payload.response
+    [said] = lake.feedback().collect().iter_rows(named=True)
+    assert (said["trace_id"], said["kind"], json.loads(said["value"])) == ("01J", "label", "right")
+
+
+def test_a_column_can_be_read_alone(tmp_path: Path) -> None:
+    reader, lake = FakeTraceReader(), Lake(tmp_path)
+    reader.add_trace()
+    lake.ingest(reader)
+    assert lake.traces(["model", "outcome"]).collect().rows() == [("small", "complete")]
+    with pytest.raises(pl.exceptions.ColumnNotFoundError):
+        lake.traces(["no_such_column"]).collect()
