@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias, TypeVar
 
-import anyio
-
 from rs_gateway.domain.errors import RouteSwitchError
 from rs_gateway.wiring import open_trace_reader
 from rs_pipelines.answers import AnswerCache, Spending
 from rs_pipelines.comparison import Comparison, run_comparison
 from rs_pipelines.examples import build_examples, draw_sample
+from rs_pipelines.interrupts import run_interruptible
 from rs_pipelines.lake import IngestReport
 from rs_pipelines.mipro.budget import PlanNumbers, StudyPlan, plan_for
 from rs_pipelines.mipro.events import StudyEvent
@@ -200,4 +199,4 @@ def _with_models(bench: Workbench, target: Target, run: Callable[[StudyModels], 
         async with bench.models(target) as models:
             return await run(models)
 
-    return anyio.run(main)
+    return run_interruptible(main)

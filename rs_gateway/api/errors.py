@@ -1,11 +1,14 @@
 """The one table from our errors to HTTP statuses and OpenAI's error body."""
 
+import math
 from collections.abc import Mapping
 
 import msgspec
 
 from rs_gateway.domain.errors import (
     AmbiguousModelError,
+    BudgetExceededError,
+    ForbiddenError,
     InvalidRequestError,
     MissingVariablesError,
     ModelNotFoundError,
@@ -13,15 +16,21 @@ from rs_gateway.domain.errors import (
     ProviderOverloadedError,
     ProviderRefusedError,
     ProviderTimeoutError,
+    RateLimitedError,
     RequestTooLargeError,
     RouteSwitchError,
     StoreError,
     TemplateUnavailableError,
     TraceNotFoundError,
+    UnauthorizedError,
     VersionConflictError,
 )
 
 _STATUS: Mapping[type[RouteSwitchError], int] = {
+    UnauthorizedError: 401,
+    ForbiddenError: 403,
+    RateLimitedError: 429,
+    BudgetExceededError: 429,
     RequestTooLargeError: 413,
     MissingVariablesError: 400,
     AmbiguousModelError: 400,
@@ -54,8 +63,8 @@ def status_of(error: RouteSwitchError) -> int:
 
 def headers_of(error: RouteSwitchError) -> dict[str, str]:
     """Headers that go with the error: what a provider asked us to wait, the client is asked too."""
-    if isinstance(error, ProviderError) and error.retry_after_s is not None:
-        return {"retry-after": f"{error.retry_after_s:.0f}"}
+    if isinstance(error, ProviderError | RateLimitedError) and error.retry_after_s is not None:
+        return {"retry-after": str(math.ceil(error.retry_after_s))}
     return {}
 
 

@@ -29,6 +29,42 @@ class RequestTooLargeError(InvalidRequestError):
     code = "request_too_large"
 
 
+class UnauthorizedError(RouteSwitchError):
+    """No client key, or one that is not (or no longer) known."""
+
+    code = "invalid_api_key"
+
+
+class ForbiddenError(RouteSwitchError):
+    """The client key may not do this."""
+
+    code = "not_allowed"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        self.param = param
+        super().__init__(message)
+
+
+class RateLimitedError(RouteSwitchError):
+    """Too many requests or tokens in the last minute, or too many at once.
+
+    Attributes:
+        retry_after_s: when it is worth another try, in seconds.
+    """
+
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class BudgetExceededError(RouteSwitchError):
+    """The client key has spent its budget; waiting does not help."""
+
+    code = "insufficient_quota"
+
+
 class MissingVariablesError(InvalidRequestError):
     """A template was rendered without all of its variables."""
 

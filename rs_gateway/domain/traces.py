@@ -28,13 +28,32 @@ class UsageSource(StrEnum):
     UNKNOWN = "unknown"
 
 
+class StoreMode(StrEnum):
+    """How much of a request is kept. The figures of `/v1/system/analytics` count it in every mode."""
+
+    FULL = "full"
+    METRICS = "metrics"
+    """The trace without its payload."""
+    NONE = "none"
+    """Neither; such a trace id can get no feedback."""
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts; None is unknown, which is not 0."""
+    """Token counts; None is unknown, which is not 0.
+
+    Attributes:
+        cached_input_tokens: those of `input_tokens` that the provider read from its cache.
+        reasoning_tokens: those of `output_tokens` that the client does not see.
+        cache_write_tokens: those of `input_tokens` that the provider wrote to its cache, at a price of their own.
+    """
 
     input_tokens: int | None
     output_tokens: int | None
     source: UsageSource
+    cached_input_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cache_write_tokens: int | None = None
 
     @classmethod
     def unknown(cls) -> "Usage":
@@ -87,6 +106,9 @@ class Trace:
         request_model: what the client asked for; response_model: what the provider says it was.
         latency_s: until the last byte; time_to_first_token_s: until the first byte of a stream; None for plain calls.
         cost_usd: None when the price is unknown, which is not 0.
+        key_id: the client key that asked; None when none was needed.
+        endpoint: `chat.completions`, `embeddings`, `responses` or `messages`.
+        store: how much of it is kept.
     """
 
     trace_id: str
@@ -110,3 +132,6 @@ class Trace:
     decision: Decision | None = None
     attempts: tuple[Attempt, ...] = ()
     payload: TracePayload | None = None
+    key_id: str | None = None
+    endpoint: str = "chat.completions"
+    store: StoreMode = StoreMode.FULL
