@@ -13,17 +13,20 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from rs_gateway.api import feedback, models, status
+from rs_gateway.api import admin, feedback, models, status
 from rs_gateway.api.chat import CHAT_PATH, ChatRoute
 from rs_gateway.api.edge import Edge
 from rs_gateway.api.errors import body_of, error_body, error_type, headers_of, status_of
 from rs_gateway.api.openapi import with_chat
-from rs_gateway.domain.errors import RouteSwitchError
+from rs_gateway.domain.access import OPEN, ClientKey, OpenAdmission
+from rs_gateway.domain.errors import ForbiddenError, RouteSwitchError
+from rs_gateway.domain.router import Router
 from rs_gateway.gateway import Gateway
 from rs_gateway.logs import configure_logs
+from rs_gateway.recording import Recorder
 from rs_gateway.serving import Serving
 from rs_gateway.settings import Settings, load_settings
-from rs_gateway.wiring import open_registry, open_trace_store
+from rs_gateway.wiring import open_registry, open_trace_store, router_rules_of
 
 log = structlog.get_logger()
 
@@ -42,12 +45,15 @@ def create_app(settings: Settings, *, read_settings: Callable[[], Settings] | No
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         traces = open_trace_store(settings)
         try:
-            serving = Serving(settings, open_registry(settings), read_settings=read_settings or read_again)
-            gateway = Gateway(
-                serving, traces, encode_error=body_of, wait_for_commit=settings.stores.durability == "sync"
-            )
-            app.state.chat = ChatRoute(gateway, max_body_bytes=settings.gateway.max_body_bytes)
+            registry = open_registry(settings)
+            router = Router(router_rules_of(settings))
+            serving = Serving(settings, registry, router, read_settings=read_settings or read_again)
+            recorder = Recorder(traces, wait_for_commit=settings.stores.durability == "sync")
+            gateway = Gateway(serving, recorder, router, encode_error=body_of)
+            app.state.routes = {CHAT_PATH: ChatRoute(gateway, max_body_bytes=settings.gateway.max_body_bytes)}
+            app.state.access = _Everybody()
             app.state.serving, app.state.traces, app.state.started_at = serving, traces, int(time.time())
+            app.state.registry, app.state.router = registry, router
             try:
                 async with asyncio.TaskGroup() as tasks:
                     refreshing = tasks.create_task(serving.keep_fresh())
@@ -72,7 +78,7 @@ def create_app(settings: Settings, *, read_settings: Callable[[], Settings] | No
             Exception: _internal,
         },
     )
-    for router in (models.router, feedback.router, status.router):
+    for router in (models.router, feedback.router, status.router, admin.router):
         app.include_router(router)
     # Edge answers POST before the router sees it; the route is here for 405 and for the documentation.
     app.router.routes.append(Route(CHAT_PATH, _chat, methods=["POST"]))
@@ -85,6 +91,16 @@ def app_from_environment() -> FastAPI:
     """For worker processes: the configuration is named by `RS_CONFIG`."""
     configure_logs()
     return create_app(load_settings())
+
+
+class _Everybody:
+    is_on = False
+
+    def admit(self, headers: object) -> OpenAdmission:
+        return OPEN
+
+    def require_admin(self, headers: object) -> ClientKey:
+        raise ForbiddenError("no keys")
 
 
 async def _chat(request: Request) -> Response:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from rs_gateway.domain.errors import RouteSwitchError, TemplateInvalidError
-from rs_gateway.domain.prompts import Demo, Origin, PromptTemplate, PromptText, check_template_id
+from rs_gateway.domain.prompts import Origin, PromptTemplate, PromptText
+from rs_gateway.template_form import TemplateForm
 
 if TYPE_CHECKING:
     from rs_gateway.settings import Settings
@@ -155,27 +155,6 @@ def _trace_store_problems(settings: "Settings") -> list[str]:
     return []
 
 
-class _DemoFile(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    user: str
-    assistant: str
-
-
-class _TemplateFile(BaseModel):
-    """What `template register` reads."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    id: str
-    name: str = ""
-    instruction: str
-    user: str | None = None
-    variables: tuple[str, ...] | None = None
-    evaluator: dict[str, Any] | str | None = None
-    demos: tuple[_DemoFile, ...] = ()
-    default: bool = False
-    reference: str | None = None
-
-
 @template_app.command("register")
 def register_template(
     file: Annotated[
@@ -223,36 +202,13 @@ def check_template(template: PromptTemplate) -> None:
 def read_template(file: Path) -> tuple[PromptTemplate, PromptText]:
     """A template file, checked. Raises TemplateInvalidError naming the file and what is wrong."""
     try:
-        content = _TemplateFile.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TemplateInvalidError(f"{file} is not valid YAML: {error}") from None
-    except ValidationError as error:
-        known = ", ".join(_TemplateFile.model_fields)
-        lines = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'file'}: "
-            + (f"unknown key; there are {known}" if e["type"] == "extra_forbidden" else e["msg"])
-            for e in error.errors()
-        )
-        raise TemplateInvalidError(f"{file}: {lines}") from None
-    text = PromptText(content.instruction, content.user, tuple(Demo(d.user, d.assistant) for d in content.demos))
-    # Without one of its own, `evaluation.default_strategy` of the configuration scores the template's answers.
-    evaluator = {"name": content.evaluator} if isinstance(content.evaluator, str) else dict(content.evaluator or {})
-    if content.reference is not None and not content.reference.removeprefix("captured:").strip(" "):
-        raise TemplateInvalidError(f"{file}: reference {content.reference!r} names no combination.")
-    if content.reference is not None and not content.reference.startswith("captured:"):
-        raise TemplateInvalidError(
-            f"{file}: reference {content.reference!r} is not understood: write captured:COMBINATION_ID, the "
-            "combination whose served answers may be labels for other models."
-        )
-    template = PromptTemplate(
-        template_id=check_template_id(content.id),
-        name=content.name or content.id,
-        variables=content.variables if content.variables is not None else tuple(sorted(text.placeholders)),
-        evaluator=evaluator,
-        default=content.default,
-        reference=content.reference,
-    )
-    return template, text
+    try:
+        return TemplateForm.read(content).to_template()
+    except TemplateInvalidError as error:
+        raise TemplateInvalidError(f"{file}: {error}") from None
 
 
 @template_app.command("list")

@@ -1,23 +1,74 @@
 """How logs look. Called by whoever owns a process, never by a library module."""
 
 import logging
+import re
 import sys
+from collections.abc import MutableMapping
+from typing import Any
 
 import structlog
 
+from rs_gateway.domain.redaction import api_keys
+
+_HANDLER = "route-switch"
+# `key` and `sig` as whole names only; the others also at the end of longer ones (`x-api-key`, `access_token`).
+_QUERY_SECRET = re.compile(
+    r"([?&;](?:key|sig|auth|[\w-]{0,40}(?:api[_-]?key|token|secret|signature|password))=)[^\s&#'\"<>)]{1,4096}", re.I
+)
+_USER_IN_URL = re.compile(r"(://)[^\s/@'\"<>]{1,512}@")
+
 
 def configure_logs() -> None:
-    """One JSON object a line on stderr, or coloured lines on a terminal."""
-    renderer = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    """One JSON object a line on stderr, or coloured lines on a terminal; what libraries log looks the same.
+
+    Tracebacks show code and messages, never the values of variables: those hold prompts. Keys are taken out of both.
+    """
+    shared: list[structlog.typing.Processor] = [
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        without_secrets,
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if sys.stderr.isatty()
+        else structlog.processors.JSONRenderer()
+    )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *shared,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.set_name(_HANDLER)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *shared, renderer],
+        )
+    )
+    root = logging.getLogger()
+    for earlier in [known for known in root.handlers if known.get_name() == _HANDLER]:
+        root.removeHandler(earlier)
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+
+
+def without_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A structlog processor: takes keys out of every text of an event, its traceback and URLs included."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = _clean(value)
+    return event
+
+
+def _clean(text: str) -> str:
+    text = api_keys(text)
+    if "://" in text or "=" in text:
+        text = _USER_IN_URL.sub(r"\1[user]@", _QUERY_SECRET.sub(r"\1[api_key]", text))
+    return text

@@ -10,6 +10,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from rs_gateway.domain.errors import ConfigurationError
+from rs_gateway.http_protocol import LimitedHttpTools
 from rs_gateway.logs import configure_logs
 from rs_gateway.settings import CONFIG_VARIABLE, Settings, is_loopback
 from rs_gateway.wiring import build_providers, open_registry, open_trace_store
@@ -35,7 +36,7 @@ def _run(settings: Settings, bound: socket.socket, *, workers: int) -> None:
         "rs_gateway.app:app_from_environment",
         factory=True,
         loop="uvloop" if sys.platform != "win32" else "auto",
-        http="httptools",
+        http=LimitedHttpTools,
         ws="none",
         log_config=None,
         access_log=False,
@@ -43,7 +44,6 @@ def _run(settings: Settings, bound: socket.socket, *, workers: int) -> None:
         date_header=False,
         workers=workers,
         timeout_graceful_shutdown=20,
-        h11_max_incomplete_event_size=64 * 1024,
     )
     if workers == 1:
         server = uvicorn.Server(config)

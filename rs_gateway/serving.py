@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -14,9 +14,11 @@ from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.errors import RegistryError, RouteSwitchError
 from rs_gateway.domain.pools import Catalog, build_catalog
 from rs_gateway.domain.ports import ChatProvider, PromptRegistry, RegistryState
-from rs_gateway.domain.routing import STRATEGIES, Strategy
+from rs_gateway.domain.rates import TokenBucket
+from rs_gateway.domain.router import Router
+from rs_gateway.domain.traces import StoreMode
 from rs_gateway.settings import Settings
-from rs_gateway.wiring import build_providers, combinations_of, passthrough_of
+from rs_gateway.wiring import build_providers, combinations_of, passthrough_of, rate_limits_of, router_rules_of
 
 log = structlog.get_logger()
 
@@ -28,9 +30,13 @@ class Served:
     catalog: Catalog
     providers: Mapping[str, ChatProvider]
     combinations: Mapping[str, Combination]
-    new_strategy: Callable[[], Strategy]
     timeout_s: float
     max_retries: int
+    client_stall_s: float = 30.0
+    rate_limits: Mapping[str, TokenBucket] = field(default_factory=dict[str, TokenBucket])
+    """Provider -> its own limit, shared by everything that calls it."""
+    store: StoreMode = StoreMode.FULL
+    """How much is kept of a request where nobody asks for less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +68,17 @@ class Serving:
         settings: what the process started with; `read_settings` gives them anew when the file changed.
     """
 
-    def __init__(self, settings: Settings, registry: PromptRegistry, *, read_settings: Callable[[], Settings]) -> None:
+    def __init__(
+        self, settings: Settings, registry: PromptRegistry, router: Router, *, read_settings: Callable[[], Settings]
+    ) -> None:
         self._settings = settings
         self._started_with = settings.fixed_at_start
-        self._registry = registry
+        self._registry, self._router = registry, router
         self._read_settings = read_settings
         self._config_mark = _mark(settings.config_path)
-        self._retired: list[ChatProvider] = []
+        self._retired: list[tuple[float, ChatProvider]] = []
         self._providers: dict[str, ChatProvider] = build_providers(settings)
+        self._rate_limits = rate_limits_of(settings)
         self._state = registry.load()
         self.served = self._picture()
         self.freshness = Freshness(_now(), self._state.fingerprint, self._state.problems)
@@ -97,6 +106,7 @@ class Serving:
 
     async def refresh(self) -> None:
         """Take in what changed. Whatever is wrong with the news, the last good picture goes on serving."""
+        await self._close_retired()
         await self._refresh_settings()
         try:
             fingerprint = await anyio.to_thread.run_sync(self._registry.fingerprint)
@@ -127,7 +137,14 @@ class Serving:
 
     async def aclose(self) -> None:
         """Close the providers' connections."""
-        for provider in (*self._providers.values(), *self._retired):
+        for provider in (*self._providers.values(), *(p for _, p in self._retired)):
+            await provider.aclose()
+
+    async def _close_retired(self) -> None:
+        now = asyncio.get_running_loop().time()
+        over = [provider for until, provider in self._retired if until <= now]
+        self._retired = [(until, provider) for until, provider in self._retired if until > now]
+        for provider in over:
             await provider.aclose()
 
     async def _refresh_settings(self) -> None:
@@ -142,8 +159,11 @@ class Serving:
             log.error("configuration_refused", error=str(error))
             self.freshness = replace(self.freshness, configuration_error=str(error))
             return
-        # Requests in flight still hold the old providers: they are closed at the end, not now.
-        self._retired.extend(self._providers.values())
+        # Requests in flight still hold the old providers: they are closed when the last of those must have ended.
+        until = asyncio.get_running_loop().time() + 2 * self._settings.api.timeout_seconds
+        self._retired.extend((until, provider) for provider in self._providers.values())
+        if _limits(settings) != _limits(self._settings):
+            self._rate_limits = rate_limits_of(settings)
         self._settings, self._providers = settings, providers
         self.served = self._picture()
         changed = tuple(k for k, value in settings.fixed_at_start.items() if value != self._started_with[k])
@@ -153,21 +173,30 @@ class Serving:
     def _picture(self) -> Served:
         combinations = combinations_of(self._settings)
         passthrough = passthrough_of(self._settings)
+        known = {c.combination_id: c for c in (*combinations, *passthrough.values())}
+        self._router.adopt(router_rules_of(self._settings))
+        self._router.keep_only(known)
         return Served(
             catalog=build_catalog(
                 self._state.templates, combinations, passthrough=passthrough, problems=self._state.problems
             ),
             providers=self._providers,
-            combinations={c.combination_id: c for c in (*combinations, *passthrough.values())},
-            new_strategy=STRATEGIES[self._settings.gateway.strategy],
+            combinations=known,
             timeout_s=self._settings.api.timeout_seconds,
             max_retries=self._settings.api.max_retries,
+            client_stall_s=self._settings.api.client_stall_seconds,
+            rate_limits=self._rate_limits,
+            store=self._settings.privacy.store,
         )
 
     def _log_problems(self, before: Mapping[str, str]) -> None:
         for template_id, problem in self._state.problems.items():
             if before.get(template_id) != problem:
                 log.error("template_invalid", template_id=template_id, problem=problem)
+
+
+def _limits(settings: Settings) -> dict[str, float | None]:
+    return {name: provider.rate_limit for name, provider in settings.model_providers.items()}
 
 
 def _mark(path: Path) -> tuple[int, int, int] | None:

@@ -6,23 +6,24 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    SecretStr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from rs_gateway.domain.errors import ConfigurationError
-from rs_gateway.domain.routing import STRATEGIES
+from rs_gateway.setting_sections import (
+    AccessSettings,
+    ApiSettings,
+    DatasetSettings,
+    EvaluationSettings,
+    GatewaySettings,
+    MiproSettings,
+    PrivacySettings,
+    ProviderSettings,
+    StoreSettings,
+    TelemetrySettings,
+)
 from rs_gateway.yaml_text import YamlTextError, parse_yaml
 
 CONFIG_VARIABLE = "RS_CONFIG"
@@ -41,145 +42,20 @@ DIRECT_BASE_URLS: Mapping[str, str] = {
 """Providers that speak OpenAI's protocol themselves; they need no `base_url`."""
 KEYED_PROVIDERS = frozenset({*DIRECT_BASE_URLS, "anthropic", "google", "cohere"} - {"ollama"})
 """Providers that are known to refuse calls without an API key."""
+_ELSEWHERE: Mapping[tuple[str, ...], str] = {
+    ("analytics",): "live figures are kept beside the traces, and the lake serves the rest: leave the section out",
+    ("gateway", "optimization"): (
+        "optimisation runs in Dagster: schedule the job `optimize` there, or run `route-switch optimize TEMPLATE`"
+    ),
+    ("evaluation", "threshold"): "set `threshold` with the evaluator of the template, in its template.yaml",
+    ("evaluation", "max_retries"): "evaluators that call a model retry as `api.max_retries` says",
+    ("gateway", "combinations", "*", "prompt"): (
+        "prompt texts live in the registry: `route-switch template register`, and name the template in template_id"
+    ),
+    ("templates",): "templates live in the registry: `route-switch template register FILE`",
+}
+"""Keys of the original system whose meaning has moved; refused by name, with the place where it is now."""
 _KEY_VARIABLES: Mapping[str, tuple[str, ...]] = {"google": ("GEMINI_API_KEY", "GOOGLE_API_KEY")}
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _known_strategy(name: str) -> str:
-    if name not in STRATEGIES:
-        raise ValueError(f"{name!r} is no strategy; there are: {', '.join(sorted(STRATEGIES))}")
-    return name
-
-
-class ProviderSettings(_Section):
-    """One entry of `model_providers`."""
-
-    kind: Literal["openai_compatible", "litellm"] | None = None
-    """How it is spoken to; by default `openai_compatible` with a `base_url` or a known name, `litellm` otherwise."""
-    api_key: SecretStr | None = None
-    base_url: str | None = None
-    models: tuple[str, ...] = ()
-    """Models that clients may ask for by name without a template (pass-through)."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Default request parameters, under the combination's and the request's own."""
-
-
-class CombinationSettings(_Section):
-    """One entry of `gateway.combinations`."""
-
-    id: str = Field(pattern=r"^[!-~]{1,200}$")
-    name: str = ""
-    template_id: str
-    model: str = Field(min_length=1)
-    provider: str
-    weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    fallbacks: tuple[str, ...] = ()
-    enabled: bool = True
-    parameters: dict[str, Any] = Field(default_factory=dict)
-
-
-class GatewaySettings(_Section):
-    """Section `gateway`."""
-
-    addr: str = "127.0.0.1:8080"
-    strategy: Annotated[str, AfterValidator(_known_strategy)] = "weighted_round_robin"
-    refresh_seconds: PositiveFloat = 2.0
-    max_body_bytes: PositiveInt = 20 * 1024 * 1024
-    passthrough: bool = True
-    """Whether models listed by a provider can be asked for without a template."""
-    combinations: tuple[CombinationSettings, ...] = ()
-
-    @property
-    def host_and_port(self) -> tuple[str, int]:
-        """`addr`, split. Checked when the settings are read."""
-        host, _, port = self.addr.rpartition(":")
-        return host.strip("[]") or "127.0.0.1", int(port)
-
-    @model_validator(mode="after")
-    def _check(self) -> "GatewaySettings":
-        if not re.fullmatch(r"[^:]*:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", self.addr) or self.host_and_port[1] > 65535:
-            raise ValueError(f"addr {self.addr!r} is not host:port, such as 127.0.0.1:8080")
-        by_id: dict[str, CombinationSettings] = {}
-        for combination in self.combinations:
-            if combination.id in by_id:
-                raise ValueError(f"combination id {combination.id!r} is used twice")
-            by_id[combination.id] = combination
-        for combination in self.combinations:
-            for fallback in combination.fallbacks:
-                if fallback not in by_id:
-                    raise ValueError(f"combination {combination.id!r} falls back to {fallback!r}, which does not exist")
-                if by_id[fallback].template_id != combination.template_id:
-                    raise ValueError(
-                        f"combination {combination.id!r} falls back to {fallback!r}, which belongs to another template"
-                    )
-        return self
-
-
-class ApiSettings(_Section):
-    """Section `api`: how providers are called. All in seconds."""
-
-    timeout_seconds: PositiveFloat = 120.0
-    """Budget of one request, retries and fallbacks included."""
-    connect_timeout_seconds: PositiveFloat = 5.0
-    first_byte_timeout_seconds: PositiveFloat = 60.0
-    """Until the first event of a stream."""
-    idle_timeout_seconds: PositiveFloat = 30.0
-    """Between two pieces of a stream."""
-    max_retries: int = Field(default=2, ge=0, le=10)
-    """Further tries of the same combination before the next one is asked."""
-
-
-class StoreSettings(_Section):
-    """Section `stores`. Paths are relative to the configuration file; by default all lie in `data_dir`."""
-
-    traces: str | None = None
-    """By default `sqlite:///DATA_DIR/traces.db`."""
-    prompts: str | None = None
-    """By default `file:DATA_DIR/prompts`."""
-    durability: Literal["batched", "sync"] = "batched"
-    flush_interval_seconds: PositiveFloat = 0.05
-
-
-class MiproSettings(_Section):
-    """Section `mipro_v2`: how prompts are searched. Numbers that are left out come from `mode`."""
-
-    mode: Literal["light", "medium", "heavy"] = "light"
-    num_candidates: PositiveInt | None = None
-    num_instruction_candidates: PositiveInt | None = None
-    max_bootstrapped_demos: int | None = Field(default=None, ge=0)
-    max_labeled_demos: int | None = Field(default=None, ge=0)
-    num_trials: PositiveInt | None = None
-    minibatch_size: PositiveInt | None = None
-    minibatch_full_eval_steps: PositiveInt | None = None
-    seed: int = 0
-    max_calls: PositiveInt | None = None
-    """Hard limit on model calls of one optimisation, the comparison included; None is no limit."""
-    concurrency: PositiveInt = 8
-    """Calls in flight at once."""
-    prompt_model: str | None = None
-    """`provider/model` that proposes instructions; None is the model that is being optimised for."""
-
-
-class EvaluationSettings(_Section):
-    """Section `evaluation`: how answers are scored and when a gain counts."""
-
-    default_strategy: str = "ExactMatch"
-    """Evaluator of templates that name none."""
-    min_gain: float = Field(default=0.0, ge=0, lt=1)
-    min_test_rows: PositiveInt = 30
-    max_prompt_tokens: PositiveInt | None = None
-
-
-class DatasetSettings(_Section):
-    """Section `dataset`: imported examples."""
-
-    base_path: Path | None = None
-    """By default `DATA_DIR/datasets`."""
-    max_records: PositiveInt = 2_000
-    """Examples drawn for one optimisation, at most."""
 
 
 class Settings(BaseSettings):
@@ -195,6 +71,9 @@ class Settings(BaseSettings):
     gateway: GatewaySettings = GatewaySettings()
     api: ApiSettings = ApiSettings()
     stores: StoreSettings = StoreSettings()
+    access: AccessSettings = AccessSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     mipro_v2: MiproSettings = MiproSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     dataset: DatasetSettings = DatasetSettings()
@@ -214,6 +93,16 @@ class Settings(BaseSettings):
         return self.stores.prompts or f"file:{self.data_dir / 'prompts'}"
 
     @property
+    def access_url(self) -> str:
+        """Where client keys and their accounts are."""
+        return self.stores.access or f"sqlite:///{self.data_dir / 'access.db'}"
+
+    @property
+    def default_evaluator(self) -> str:
+        """Scores the answers of templates that name no evaluator."""
+        return self.mipro_v2.evaluation_strategy or self.evaluation.default_strategy
+
+    @property
     def datasets_path(self) -> Path:
         """Where imported examples are."""
         return self.path(self.dataset.base_path or self.data_dir / "datasets")
@@ -226,8 +115,14 @@ class Settings(BaseSettings):
             "gateway.max_body_bytes": self.gateway.max_body_bytes,
             "stores.traces": self.traces_url,
             "stores.prompts": self.prompts_url,
+            "stores.access": self.access_url,
             "stores.durability": self.stores.durability,
             "stores.flush_interval_seconds": self.stores.flush_interval_seconds,
+            "access": self.access,
+            "privacy.redact": self.privacy.redact,
+            "privacy.hook": self.privacy.hook,
+            "privacy.retention": self.privacy.retention,
+            "telemetry": self.telemetry,
         }
 
     @model_validator(mode="after")
@@ -254,6 +149,7 @@ def load_settings(path: Path | None = None) -> Settings:
     chosen = path or Path(os.environ.get(CONFIG_VARIABLE, DEFAULT_CONFIG))
     data = _read(chosen)
     _refuse_unknown_variables(os.environ)
+    _refuse_moved_keys(data)
     _refuse_literal_keys(data)
 
     class FromFile(Settings):
@@ -355,6 +251,23 @@ def _refuse_literal_keys(data: Mapping[str, Any]) -> None:
                 f"model_providers.{name}.api_key holds the key itself. Put it into the environment and write "
                 f"api_key: ${{{_variable_name(str(name))}_API_KEY}} instead, or leave the line out."
             )
+
+
+def _refuse_moved_keys(data: Mapping[str, Any]) -> None:
+    for path, advice in _ELSEWHERE.items():
+        for place in _places(data, path):
+            raise ConfigurationError(f"{place} is not read here: {advice}.")
+
+
+def _places(value: Any, path: tuple[str, ...]) -> Iterator[str]:
+    """Where in `value` the path exists; `*` stands for every item of a list."""
+    if not path:
+        yield ""
+    elif path[0] == "*" and isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from (f"{index}.{rest}".strip(".") for rest in _places(item, path[1:]))
+    elif isinstance(value, dict) and path[0] in value:
+        yield from (f"{path[0]}.{rest}".strip(".") for rest in _places(value[path[0]], path[1:]))
 
 
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:

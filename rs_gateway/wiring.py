@@ -10,6 +10,8 @@ from rs_gateway.adapters.sqlite_traces import SqliteTraceReader, SqliteTraceStor
 from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.domain.ports import ChatProvider, PromptRegistry, TraceReader, TraceStore
+from rs_gateway.domain.rates import TokenBucket
+from rs_gateway.domain.routing import RouterRules
 from rs_gateway.settings import DIRECT_BASE_URLS, ProviderSettings, Settings, provider_key
 
 
@@ -41,6 +43,7 @@ def build_providers(settings: Settings) -> dict[str, ChatProvider]:
 
 def combinations_of(settings: Settings) -> tuple[Combination, ...]:
     """What the configuration declares; a provider's `options` lie under the combination's own parameters."""
+    with_primary = {c.template_id for c in settings.gateway.combinations if c.is_primary and c.enabled}
     return tuple(
         Combination(
             combination_id=c.id,
@@ -48,13 +51,27 @@ def combinations_of(settings: Settings) -> tuple[Combination, ...]:
             model=c.model,
             provider=c.provider,
             name=c.name,
-            weight=c.weight,
+            weight=c.weight if c.weight is not None else float(c.is_primary or c.template_id not in with_primary),
             fallbacks=c.fallbacks,
             parameters={**settings.model_providers[c.provider].options, **c.parameters},
             enabled=c.enabled,
         )
         for c in settings.gateway.combinations
     )
+
+
+def rate_limits_of(settings: Settings) -> dict[str, TokenBucket]:
+    """Provider -> its `rate_limit`, spread evenly over the minute; a tenth of it may come at once."""
+    return {
+        name: TokenBucket(provider.rate_limit / 60, max(1.0, provider.rate_limit / 10))
+        for name, provider in settings.model_providers.items()
+        if provider.rate_limit is not None
+    }
+
+
+def router_rules_of(settings: Settings) -> RouterRules:
+    """How every pool is routed."""
+    return RouterRules(settings.gateway.strategy, settings.gateway.fallback_threshold)
 
 
 def passthrough_of(settings: Settings) -> Mapping[str, Combination]:

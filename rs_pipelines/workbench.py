@@ -121,7 +121,7 @@ class Workbench:
 
     def evaluator_spec(self, template: PromptTemplate) -> JsonObject:
         """The template's evaluator section, or the configured default."""
-        return dict(template.evaluator) or {"name": self.settings.evaluation.default_strategy}
+        return dict(template.evaluator) or {"name": self.settings.default_evaluator}
 
     def policy(self) -> GatePolicy:
         """What counts as proof."""

@@ -20,9 +20,11 @@ from rs_gateway.domain.prompts import (
     check_text,
     check_variables,
     make_live,
+    set_weight,
 )
 from rs_gateway.domain.publication import Action, Change
-from rs_gateway.domain.traces import Trace
+from rs_gateway.domain.stats import ALL_TIME, MINUTE_S, StatsRow, Tally
+from rs_gateway.domain.traces import StoreMode, Trace
 
 
 def eventually(condition: Callable[[], bool], *, within_s: float = 20.0) -> None:
@@ -38,7 +40,9 @@ class MemoryTraceStore:
 
     def __init__(self) -> None:
         self.stored: list[Trace] = []
-        """Every trace, in commit order."""
+        """Every trace that has a row, in commit order."""
+        self.counted: list[Trace] = []
+        """Every trace, those without a row too."""
         self.remarks: list[Feedback] = []
         """All feedback, in commit order."""
         self._dropped = 0
@@ -47,8 +51,11 @@ class MemoryTraceStore:
     def append(self, trace: Trace) -> None:
         if self._closed:
             self._dropped += 1
+        elif trace.store is StoreMode.NONE:
+            self.counted.append(trace)
         elif all(trace.trace_id != known.trace_id for known in self.stored):
             self.stored.append(trace)
+            self.counted.append(trace)
 
     async def committed(self, trace: Trace) -> bool:
         self.append(trace)
@@ -74,6 +81,15 @@ class MemoryTraceStore:
         ]
         return _page(FEEDBACK_COLUMNS, fields, after, limit)
 
+    def stats(self, *, since_s: int | None, template_id: str | None = None) -> list[StatsRow]:
+        tally = Tally()
+        for trace in self.counted:
+            if template_id is None or trace.template_id == template_id:
+                tally.add(trace)
+        if since_s is None:
+            return [row for row in tally.rows() if row.period_s == ALL_TIME]
+        return [row for row in tally.rows() if row.period_s == MINUTE_S and row.start_s >= since_s]
+
     def close(self) -> None:
         self._closed = True
 
@@ -86,10 +102,11 @@ def _page(columns: tuple[str, ...], fields: list[dict[str, object]], after: int,
 def _trace_fields(trace: Trace) -> dict[str, object]:
     fields: dict[str, object] = {name: value for name, value in asdict(trace).items() if name in TRACE_COLUMNS}
     fields |= {"outcome": trace.outcome.value, "stream": int(trace.stream), "usage_source": trace.usage.source.value}
-    fields |= {"input_tokens": trace.usage.input_tokens, "output_tokens": trace.usage.output_tokens}
+    usage: Mapping[str, object] = asdict(trace.usage)
+    fields |= {name: value for name, value in usage.items() if name != "source"}
     fields["attempts"] = json.dumps([asdict(attempt) for attempt in trace.attempts])
     fields["decision"] = None if trace.decision is None else json.dumps(asdict(trace.decision))
-    if trace.payload is not None:
+    if trace.payload is not None and trace.store is StoreMode.FULL:
         payload: Mapping[str, object] = asdict(trace.payload)
         fields |= {name: None if value is None else json.dumps(value) for name, value in payload.items()}
     return fields
@@ -133,6 +150,9 @@ class MemoryRegistry:
 
     def make_live(self, template_id: str, change: Change) -> RegisteredTemplate:
         return self._keep(make_live(self.get(template_id), change))
+
+    def set_weight(self, template_id: str, change: Change) -> RegisteredTemplate:
+        return self._keep(set_weight(self.get(template_id), change))
 
     def _keep(self, registered: RegisteredTemplate) -> RegisteredTemplate:
         self._templates[registered.template.template_id] = registered

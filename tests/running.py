@@ -17,6 +17,7 @@ from rs_gateway.adapters.prompt_files import PromptFiles
 from rs_gateway.adapters.sqlite_traces import SqliteTraceReader
 from rs_gateway.app import create_app
 from rs_gateway.domain.prompts import Demo, Origin, PromptTemplate, PromptText
+from rs_gateway.http_protocol import LimitedHttpTools
 from rs_gateway.settings import load_settings
 
 ORIGIN = Origin(kind="registered", by="tester", at="2026-01-01T00:00:00+00:00")
@@ -98,7 +99,7 @@ def running_gateway(folder: Path, configuration: dict[str, Any]) -> Generator[Ru
     listener.bind(("127.0.0.1", 0))
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(settings), log_config=None, lifespan="on", loop="asyncio", http="httptools", ws="none"
+            create_app(settings), log_config=None, lifespan="on", loop="asyncio", http=LimitedHttpTools, ws="none"
         )
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -3,111 +3,274 @@
 `import litellm` takes seconds and some 180 MB, so it happens when such a provider is first called, in a thread.
 """
 
+import asyncio
 import functools
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 import anyio.to_thread
+import msgspec
 
-from rs_gateway.domain.chat import JsonObject, ProviderCall
-from rs_gateway.domain.errors import (
-    ProviderCutError,
-    ProviderError,
-    ProviderOverloadedError,
-    ProviderRefusedError,
-    ProviderTimeoutError,
-    ProviderUnreachableError,
+from rs_gateway.adapters.cohere_stream import cohere_chunks
+from rs_gateway.adapters.litellm_errors import translate, unsupported_parameter
+from rs_gateway.adapters.vendor_lines import ENDINGS, VendorLines
+from rs_gateway.domain.chat import JsonObject, JsonValue, ProviderCall
+from rs_gateway.domain.errors import ProviderCutError, ProviderError, ProviderTimeoutError
+
+_LITELLM_NAMES = {"google": "gemini", "cohere": "cohere_chat"}
+_OPENAI_PARAMETERS = frozenset(
+    (
+        "audio frequency_penalty function_call functions logit_bias logprobs max_completion_tokens max_tokens metadata"
+        " modalities n parallel_tool_calls prediction presence_penalty prompt_cache_key reasoning_effort response_format"
+        " safety_identifier seed service_tier stop store temperature thinking tool_choice tools top_logprobs top_p user"
+        " verbosity web_search_options"
+    ).split()
 )
-
-_LITELLM_NAMES = {"google": "gemini"}
+"""What may be handed to litellm at all. Its call takes addresses, keys and headers in the same breath, and a client
+must be able to choose none of these."""
+_OWN_PARAMETERS: Mapping[str, frozenset[str]] = {
+    "anthropic": frozenset({"top_k", "context_management", "cache_control"}),
+    "gemini": frozenset({"top_k", "safety_settings"}),
+    "cohere_chat": frozenset({"k", "p", "safety_mode", "documents", "citation_options"}),
+}
+"""Further ones of a vendor's own that reach it through litellm."""
+_OURS = frozenset({"stream", "stream_options"})
+_ASKS_FOR_NOTHING: Mapping[str, tuple[JsonValue, ...]] = {
+    "n": (1,),
+    "logprobs": (False,),
+    "store": (False,),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "metadata": ({},),
+}
+"""Values that say what happens anyway: leaving them out drops nothing."""
+_MORE_THAN_ANY_STREAM = 1_000_000_000
 
 
 @functools.cache
 def _litellm() -> Any:
-    # Without this the import itself fetches a price list from the network.
+    # Without these the import itself fetches a price list from the network and reads a .env of the working directory.
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
     import litellm
 
     litellm.telemetry = False  # pyright: ignore[reportAttributeAccessIssue]  # set, not declared, there
     litellm.suppress_debug_info = True
     litellm.drop_params = False
+    # It would end an answer that says the same thing a hundred times, such as a table.
+    litellm.REPEATED_STREAMING_CHUNK_LIMIT = _MORE_THAN_ANY_STREAM  # pyright: ignore[reportAttributeAccessIssue]
     return litellm
 
 
 class LiteLLMChat:
-    """ChatProvider over litellm."""
+    """ChatProvider over litellm.
 
-    def __init__(self, name: str, *, base_url: str | None, api_key: str | None) -> None:
+    Args:
+        name: a vendor that litellm knows (`anthropic`, `google`, `cohere` ...), or any name, where the models carry the
+            vendor's (`bedrock/amazon.nova-lite-v1:0`).
+        base_url: the root of the vendor's API, where it is not the public one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        base_url: str | None,
+        api_key: str | None,
+        first_byte_timeout_s: float = 60.0,
+        idle_timeout_s: float = 30.0,
+    ) -> None:
         self._name = name
+        self._vendor = _LITELLM_NAMES.get(name, name)
         self._base_url = base_url
         self._api_key = api_key
+        self._first_byte_timeout_s = first_byte_timeout_s
+        self._idle_timeout_s = idle_timeout_s
+        self._supported: dict[str, frozenset[str]] = {}
 
     async def complete(self, call: ProviderCall) -> bytes:
-        answer = await self._call(call, stream=False)
-        return answer.model_dump_json(exclude_none=True).encode()
+        litellm = await anyio.to_thread.run_sync(_litellm)
+        arguments = self._arguments(litellm, call)
+        try:
+            async with asyncio.timeout(call.timeout_s):
+                answer = await litellm.acompletion(**arguments, stream=False)
+        except Exception as error:
+            raise self._translate(error) from error
+        return msgspec.json.encode(_completion(answer.model_dump(exclude_none=True), self._vendor), enc_hook=str)
 
     @asynccontextmanager
     async def stream(self, call: ProviderCall) -> AsyncGenerator[AsyncIterator[Sequence[bytes]]]:
-        answer = await self._call(call, stream=True)
+        litellm = await anyio.to_thread.run_sync(_litellm)
+        arguments = self._arguments(litellm, call)
+        first_byte_by = asyncio.get_running_loop().time() + min(self._first_byte_timeout_s, call.timeout_s)
+        answer: Any = None
+        source: Any = None
         try:
-            yield self._payloads(answer)
+            try:
+                async with asyncio.timeout_at(first_byte_by):
+                    answer = await litellm.acompletion(**arguments, stream=True, stream_options={"include_usage": True})
+                    if answer.completion_stream is None:
+                        await answer.fetch_stream()
+            except Exception as error:
+                raise self._translate(error) from error
+            vendor = str(answer.custom_llm_provider)
+            source = getattr(answer.completion_stream, "streaming_response", None)
+            if vendor not in ENDINGS or source is None:
+                yield self._unwatched(answer, first_byte_by)
+                return
+            lines = VendorLines(
+                source,
+                name=self._name,
+                vendor=vendor,
+                first_byte_by=first_byte_by,
+                idle_timeout_s=self._idle_timeout_s,
+            )
+            if vendor == "cohere_chat":
+                yield self._cohere(lines, call.model)
+            else:
+                answer.completion_stream.streaming_response = lines
+                yield self._watched(answer, lines, vendor)
         finally:
-            close = getattr(answer, "aclose", None)
-            if close is not None:
-                await close()
+            with anyio.CancelScope(shield=True):
+                for opened in (answer, source):
+                    if hasattr(opened, "aclose"):
+                        await opened.aclose()
 
     async def aclose(self) -> None:
         """Close the clients that litellm keeps; they are shared by all of its providers, which end together."""
         if _litellm.cache_info().currsize:
             await _litellm().close_litellm_async_clients()
 
-    async def _payloads(self, answer: Any) -> AsyncIterator[Sequence[bytes]]:
+    async def _watched(self, answer: Any, lines: VendorLines, vendor: str) -> AsyncIterator[Sequence[bytes]]:
+        """What litellm makes of lines that we watch."""
         try:
             async for chunk in answer:
-                # litellm makes up a finish_reason when a stream ends without one; only the provider's own counts.
-                if any(c.finish_reason for c in chunk.choices) and answer.received_finish_reason is None:
-                    raise ProviderCutError(f"{self._name} broke off in the middle of an answer.", provider=self._name)
-                yield [chunk.model_dump_json(exclude_none=True).encode()]
+                yield [_chunk(chunk, vendor)]
+        except Exception as error:
+            raise lines.failure or self._cut(error) from error
+
+    async def _cohere(self, lines: VendorLines, model: str) -> AsyncIterator[Sequence[bytes]]:
+        """Cohere's stream, which litellm reads in a format that Cohere does not send."""
+        try:
+            async for chunk in cohere_chunks(lines, name=self._name, model=model, created=int(time.time())):
+                yield [chunk]
         except ProviderError:
             raise
         except Exception as error:
-            raise ProviderCutError(
-                f"{self._name} broke off in the middle of an answer ({type(error).__name__}).", provider=self._name
-            ) from error
+            raise self._cut(error) from error
 
-    async def _call(self, call: ProviderCall, *, stream: bool) -> Any:
-        litellm = await anyio.to_thread.run_sync(_litellm)
-        prefix = _LITELLM_NAMES.get(self._name, self._name)
+    async def _unwatched(self, answer: Any, first_byte_by: float) -> AsyncIterator[Sequence[bytes]]:
+        """A vendor whose lines we cannot see: timeouts count chunks, and litellm is asked whether the end was real."""
+        loop = asyncio.get_running_loop()
+        deadline = first_byte_by
+        begun = False
+        try:
+            while True:
+                async with asyncio.timeout_at(deadline):
+                    chunk = await anext(answer, None)
+                if chunk is None:
+                    return
+                finished = any(c.finish_reason for c in chunk.choices)
+                # litellm makes up a finish_reason when a stream ends without one; only the provider's own counts.
+                if finished and not (answer.received_finish_reason or answer.intermittent_finish_reason):
+                    raise self._cut(None)
+                yield [_chunk(chunk, "")]
+                begun, deadline = True, loop.time() + self._idle_timeout_s
+        except ProviderError:
+            raise
+        except TimeoutError as error:
+            words = "fell silent in the middle of an answer" if begun else "did not answer in time"
+            raise ProviderTimeoutError(f"{self._name} {words}.", provider=self._name) from error
+        except Exception as error:
+            raise self._cut(error) from error
+
+    def _arguments(self, litellm: Any, call: ProviderCall) -> JsonObject:
+        """Raises ProviderRefusedError for a parameter that would not reach the provider."""
+        model = self._model(litellm, call.model)
+        supported = self._supported.get(model)
+        if supported is None:
+            supported = self._supported[model] = _supported(litellm, model)
+        parameters: JsonObject = {}
+        for name, value in call.parameters.items():
+            if name in _OURS or value is None:
+                continue
+            if name in supported:
+                parameters[name] = [value] if name == "stop" and isinstance(value, str) else value
+            elif value not in _ASKS_FOR_NOTHING.get(name, ()):
+                raise unsupported_parameter(name, name=self._name)
         arguments: JsonObject = {
-            **call.parameters,
-            "model": call.model if "/" in call.model else f"{prefix}/{call.model}",
+            **parameters,
+            "model": model,
             "messages": list(call.messages),
             "timeout": call.timeout_s,
             "max_retries": 0,
+            "num_retries": 0,
             "api_key": self._api_key,
-            "stream": stream,
+            # Without it every call with tools imports litellm's own gateway and a package that is not there.
+            "_skip_mcp_handler": True,
         }
         if self._base_url is not None:
-            arguments["api_base"] = self._base_url
-        if stream:
-            arguments["stream_options"] = {"include_usage": True}
-        try:
-            return await litellm.acompletion(**arguments)
-        except Exception as error:  # litellm raises some forty kinds; their status decides what they mean
-            raise self._translate(litellm, error) from error
+            arguments["api_base"] = _address(self._base_url, self._vendor)
+        return arguments
 
-    def _translate(self, litellm: Any, error: Exception) -> ProviderError:
-        status = getattr(error, "status_code", None)
-        status = status if isinstance(status, int) else None
-        words = str(getattr(error, "message", "") or error).split("\n", 1)[0][:500]
-        if self._api_key:
-            words = words.replace(self._api_key, "***")
-        if isinstance(error, litellm.exceptions.Timeout):
-            return ProviderTimeoutError(f"{self._name} did not answer in time.", provider=self._name)
-        if isinstance(error, litellm.exceptions.APIConnectionError):
-            return ProviderUnreachableError(f"{self._name} cannot be reached: {words}", provider=self._name)
-        if status is not None and 400 <= status < 500 and status not in (408, 409, 429):
-            return ProviderRefusedError(f"{self._name}: {words}", provider=self._name, status=status)
-        return ProviderOverloadedError(f"{self._name}: {words}", provider=self._name, status=status)
+    def _model(self, litellm: Any, model: str) -> str:
+        """The model as litellm is told it, with its vendor in front."""
+        if self._vendor not in litellm.provider_list or model.startswith(f"{self._vendor}/"):
+            return model
+        return f"{self._vendor}/{model.removeprefix(self._name + '/')}"
+
+    def _translate(self, error: Exception) -> ProviderError:
+        return error if isinstance(error, ProviderError) else translate(error, name=self._name, secret=self._api_key)
+
+    def _cut(self, error: Exception | None) -> ProviderError:
+        why = f" ({type(error).__name__})" if error is not None else ""
+        return ProviderCutError(f"{self._name} broke off in the middle of an answer{why}.", provider=self._name)
+
+
+def _supported(litellm: Any, model: str) -> frozenset[str]:
+    vendor, _, bare = model.partition("/")
+    known = litellm.get_supported_openai_params(model=bare, custom_llm_provider=vendor)
+    allowed = _OPENAI_PARAMETERS if known is None else _OPENAI_PARAMETERS.intersection(known)
+    return allowed | _OWN_PARAMETERS.get(vendor, frozenset())
+
+
+def _address(base_url: str, vendor: str) -> str:
+    """litellm wants Cohere's whole path, and the root of everybody else."""
+    root = base_url.rstrip("/")
+    return root + "/v2/chat" if vendor == "cohere_chat" and not root.endswith("/chat") else root
+
+
+def _chunk(chunk: Any, vendor: str) -> bytes:
+    """One chunk in OpenAI's shape, as far as litellm's is not."""
+    value: JsonObject = chunk.model_dump(exclude_none=True)
+    usage = value.pop("usage", None)
+    if usage is not None and (counted := _counted(usage, vendor)) is not None:
+        value["choices"], value["usage"] = [], counted
+    for choice in value["choices"]:
+        choice.setdefault("finish_reason", None)
+    return msgspec.json.encode(value, enc_hook=str)
+
+
+def _completion(value: JsonObject, vendor: str) -> JsonObject:
+    """A completion in OpenAI's shape, as far as litellm's is not."""
+    usage = value.pop("usage", None)
+    if usage is not None and (counted := _counted(usage, vendor)) is not None:
+        value["usage"] = counted
+    for choice in value["choices"]:
+        choice["message"].setdefault("content", None)
+    return value
+
+
+def _counted(usage: JsonObject, vendor: str) -> JsonObject | None:
+    """What the vendor counted, without what litellm adds to it; None when it counted nothing."""
+    if not usage.get("prompt_tokens"):
+        return None  # no request is empty: litellm writes 0 where it was told nothing
+    usage.pop("cost", None)
+    if vendor == "anthropic":
+        usage.pop("completion_tokens_details", None)  # litellm's guess; Anthropic does not count reasoning apart
+    return usage

@@ -29,7 +29,12 @@ from rs_gateway.adapters.prompt_yaml import (
     dump_version,
     load_file,
 )
-from rs_gateway.domain.errors import RegistryError, TemplateInvalidError
+from rs_gateway.domain.errors import (
+    RegistryError,
+    TemplateExistsError,
+    TemplateInvalidError,
+    TemplateNotFoundError,
+)
 from rs_gateway.domain.ports import RegistryState
 from rs_gateway.domain.prompts import (
     ANY_MODEL,
@@ -42,6 +47,7 @@ from rs_gateway.domain.prompts import (
     check_text,
     check_variables,
     make_live,
+    set_weight,
 )
 from rs_gateway.domain.publication import Action, Change
 
@@ -108,7 +114,7 @@ class PromptFiles:
         registered = RegisteredTemplate(template, {1: version}, {ANY_MODEL: 1}, history=(change,))
         with self._changing(template_id):
             if template_id in self._template_ids():
-                raise RegistryError(
+                raise TemplateExistsError(
                     f"Template {template_id!r} is registered already: add a version, or choose another id."
                 )
             # Built aside and renamed into place, so that nobody ever sees half a template.
@@ -137,6 +143,13 @@ class PromptFiles:
         """See PromptRegistry. Raises RegistryError when there is no such template or version."""
         with self._changing(template_id):
             registered = make_live(self.get(template_id), change)
+            _replace(self._root / template_id / LIVE_FILE, dump_live(registered))
+        return registered
+
+    def set_weight(self, template_id: str, change: Change) -> RegisteredTemplate:
+        """See PromptRegistry."""
+        with self._changing(template_id):
+            registered = set_weight(self.get(template_id), change)
             _replace(self._root / template_id / LIVE_FILE, dump_live(registered))
         return registered
 
@@ -206,7 +219,8 @@ class PromptFiles:
 
 
 def _unknown(template_id: str, known: list[str]) -> RegistryError:
-    return RegistryError(f"There is no template {template_id!r}; registered are: {', '.join(known) or 'none yet'}.")
+    names = ", ".join(known) or "none yet"
+    return TemplateNotFoundError(f"There is no template {template_id!r}; registered are: {names}.")
 
 
 _Value = TypeVar("_Value")

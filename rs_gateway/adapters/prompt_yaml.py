@@ -20,6 +20,7 @@ from rs_gateway.domain.prompts import (
     check_variables,
 )
 from rs_gateway.domain.publication import Action, Change
+from rs_gateway.domain.traces import StoreMode
 from rs_gateway.yaml_text import YamlTextError, parse_yaml
 
 _VersionNumber: TypeAlias = Annotated[int, Field(strict=True, ge=1)]
@@ -37,6 +38,7 @@ class TemplateFile(_File):
     evaluator: dict[str, Any]
     default: StrictBool = False
     reference: str | None = None
+    store: StoreMode | None = None
 
     def to_template(self, template_id: str) -> PromptTemplate:
         """Raises TemplateInvalidError: the variables are not well-formed."""
@@ -47,6 +49,7 @@ class TemplateFile(_File):
             evaluator=self.evaluator,
             default=self.default,
             reference=self.reference,
+            store=self.store,
         )
 
 
@@ -94,6 +97,8 @@ class _ChangeFile(_File):
     reason: str
     previous: StrictInt | None = None
     comparison_id: str | None = None
+    combination_id: str | None = None
+    weight: float | None = None
 
 
 class LiveFile(_File):
@@ -227,6 +232,7 @@ def dump_template(template: PromptTemplate) -> bytes:
         "evaluator": template.evaluator,
         "default": template.default,
         "reference": template.reference,
+        "store": template.store.value if template.store is not None else None,
     }
     return _dump(_without_none(content))
 

@@ -51,6 +51,28 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             created_at REAL NOT NULL
         )""",
     ),
+    (
+        "ALTER TABLE traces ADD COLUMN endpoint TEXT NOT NULL DEFAULT 'chat.completions'",
+        "ALTER TABLE traces ADD COLUMN cached_input_tokens INTEGER",
+        "ALTER TABLE traces ADD COLUMN reasoning_tokens INTEGER",
+        "ALTER TABLE traces ADD COLUMN cache_write_tokens INTEGER",
+        # Traces and payloads expire by their id, a ULID, so the index that they have already serves retention.
+        "CREATE INDEX feedback_by_age ON feedback (created_at)",
+        "CREATE INDEX feedback_by_kind ON feedback (kind, seq)",
+        # One row a period and key; '' and 0 stand for "none", since NULLs are never equal in a key.
+        """CREATE TABLE stats (
+            period_s INTEGER NOT NULL,
+            start_s INTEGER NOT NULL,
+            template_id TEXT NOT NULL,
+            version INTEGER NOT NULL,
+            combination_id TEXT NOT NULL,
+            provider TEXT NOT NULL,
+            model TEXT NOT NULL,
+            endpoint TEXT NOT NULL,
+            figures BLOB NOT NULL,
+            PRIMARY KEY (period_s, start_s, template_id, version, combination_id, provider, model, endpoint)
+        )""",
+    ),
 )
 """Forward only: entry n takes a store from schema n to n + 1. Never edit one that was released; append."""
 

@@ -7,29 +7,32 @@ import asyncio
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 import structlog
 
-from rs_gateway.adapters.trace_rows import ENCODING_ERRORS, Record, Row, not_storable, rows_of
+from rs_gateway.adapters.trace_rows import ENCODING_ERRORS, Record, Rows, not_storable, rows_of
 from rs_gateway.domain.chat import JsonValue
 from rs_gateway.domain.errors import RouteSwitchError, StoreError, TraceNotFoundError
 from rs_gateway.domain.feedback import Feedback
 from rs_gateway.domain.ports import StoreHealth
-from rs_gateway.domain.traces import Trace
+from rs_gateway.domain.traces import StoreMode, Trace
 
 log = structlog.get_logger()
 
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.05, 2.0
 _IDLE_CHECK_S = 1.0
+_UPKEEP_RETRY_S = 60.0
 _FOREIGN_FLUSH_S = 0.25
 """How long feedback may wait, at least, for its trace to come out of another process's queue."""
 
 Verdict: TypeAlias = RouteSwitchError | None
 """None: stored. Otherwise why it was not."""
+Prepare: TypeAlias = Callable[[Record], Record]
+"""What is done to a record before any of it is encoded, such as redaction."""
 
 
 @dataclass(slots=True, eq=False)
@@ -37,7 +40,8 @@ class QueuedRecord:
     """A record on its way to the disk.
 
     Attributes:
-        rows: filled when it is first written; None again when the record turned out to be unstorable.
+        rows: filled when it is first written; None again when the record turned out to be unstorable. A trace without
+            a row of its own (`StoreMode.NONE`) is only counted.
         verdict: filled when it is decided.
         missed: it is feedback, and the last write found no trace for it.
     """
@@ -45,7 +49,7 @@ class QueuedRecord:
     record: Record
     n_bytes: int
     waiter: "asyncio.Future[Verdict] | None" = None
-    rows: tuple[Row, Row | None] | None = None
+    rows: Rows | None = None
     verdict: Verdict = None
     missed: bool = False
     retry_at: float = 0.0
@@ -69,9 +73,21 @@ class TraceDatabase(Protocol):
 
         Records without `rows` are passed over and rows that are stored already are left alone. Feedback without its
         trace is not stored but marked `missed`. A row that can never be stored loses its `rows` and gets a `verdict`.
+        Every trace that is stored now, and was not before, is counted in the live figures of the same transaction.
 
         Raises:
             StoreError: nothing of it was stored; the same batch, or more, comes again after a pause.
+        """
+        ...
+
+    def maintain(self) -> float:
+        """One step of a few milliseconds of what time makes necessary: expiry, old figures.
+
+        Returns:
+            How many seconds until the next step is due; 0.0 when more is to be done.
+
+        Raises:
+            StoreError: nothing was changed; the next step tries again.
         """
         ...
 
@@ -101,9 +117,16 @@ class WriterLimits:
 class TraceWriter:
     """The owner of a database's queue and thread. Any thread and event loop may put records into it."""
 
-    def __init__(self, database: TraceDatabase, *, name: str, limits: WriterLimits) -> None:
-        """Open the database and start the thread, called `name`. Raises StoreError: it cannot be opened."""
-        self._database, self._limits = database, limits
+    def __init__(
+        self, database: TraceDatabase, *, name: str, limits: WriterLimits, prepare: Prepare | None = None
+    ) -> None:
+        """Open the database and start the thread, called `name`. Raises StoreError: it cannot be opened.
+
+        Args:
+            prepare: called in the thread, once a record. A trace for which it fails is stored without its payload, and
+                such feedback is refused: what it should have taken out never reaches the disk.
+        """
+        self._database, self._limits, self._prepare = database, limits, prepare
         self._foreign_flush_s = max(4 * limits.flush_interval_s, _FOREIGN_FLUSH_S)
 
         self._condition = threading.Condition(threading.Lock())
@@ -113,6 +136,8 @@ class TraceWriter:
         self._error: str | None = None
         self._closed = False
         self._give_up_at: float | None = None
+        self._upkeep_at = time.monotonic()
+        self._upkeep_failing = False
         self._parked: list[QueuedRecord] = []  # feedback whose trace may come yet; the writer's own
 
         self._database.open()
@@ -162,8 +187,11 @@ class TraceWriter:
 
     def _run(self) -> None:
         try:
-            while batch := self._take():
-                self._store(batch)
+            while (batch := self._take()) is not None:
+                if batch:
+                    self._store(batch)
+                if self._upkeep_due():
+                    self._maintain()
         except Exception as error:
             # A fault of ours: without its thread the store can only say so, and count.
             log.exception("trace_store_writer_died")
@@ -171,11 +199,17 @@ class TraceWriter:
         finally:
             self._database.close()
 
-    def _take(self) -> list[QueuedRecord]:
-        """Wait for rows, linger for more to share their commit, and take a batch; empty when it is time to stop."""
+    def _take(self) -> list[QueuedRecord] | None:
+        """Wait for rows, linger for more to share their commit, and take a batch.
+
+        Returns:
+            None when it is time to stop; nothing when there is no row yet and upkeep is due.
+        """
         with self._condition:
             while not self._queue and not self._due():
                 if self._stopping() and not self._parked:
+                    return None
+                if self._upkeep_due():
                     return []
                 self._condition.wait(self._idle_s())
             flush_at = time.monotonic() + self._limits.flush_interval_s
@@ -199,12 +233,29 @@ class TraceWriter:
             return _IDLE_CHECK_S
         return max(min(item.retry_at for item in self._parked) - time.monotonic(), 0.001)
 
+    def _upkeep_due(self) -> bool:
+        return time.monotonic() >= self._upkeep_at and not self._stopping()
+
+    def _maintain(self) -> None:
+        """One step of upkeep; what goes wrong with it is logged once and hinders nobody."""
+        try:
+            pause_s = self._database.maintain()
+        except StoreError as error:
+            if not self._upkeep_failing:
+                log.warning("trace_store_upkeep_failed", error=str(error))
+            pause_s, self._upkeep_failing = _UPKEEP_RETRY_S, True
+        else:
+            self._upkeep_failing = False
+        self._upkeep_at = time.monotonic() + pause_s
+
     def _stopping(self) -> bool:
         return self._closed or not threading.main_thread().is_alive()
 
     def _store(self, batch: list[QueuedRecord]) -> None:
         """Write a batch, again and again until it is stored or, on closing, given up."""
-        _encode(batch)
+        for item in batch:
+            if item.rows is None and item.verdict is None:
+                self._encode(item)
         backoff_s = _FIRST_BACKOFF_S
         while batch:
             try:
@@ -218,6 +269,27 @@ class TraceWriter:
             self._pause(backoff_s)
             backoff_s = min(2 * backoff_s, _MAX_BACKOFF_S)
         return None
+
+    def _encode(self, item: QueuedRecord) -> None:
+        """Fill the item's rows, or its verdict."""
+        record = item.record
+        if self._prepare is not None and not (isinstance(record, Trace) and record.store is StoreMode.NONE):
+            try:
+                record = self._prepare(record)
+            except Exception as error:  # noqa: BLE001 code of the operator's own may raise anything
+                # Its message may quote the very text that was to be taken out.
+                log.error("record_not_redacted", trace_id=record.trace_id, error=type(error).__name__)
+                if isinstance(record, Feedback):
+                    item.verdict = StoreError(
+                        f"This feedback was not stored, since it could not be redacted ({type(error).__name__}): "
+                        "the gateway's log says more."
+                    )
+                    return
+                record = replace(record, payload=None)
+        try:
+            item.rows = rows_of(record)
+        except ENCODING_ERRORS as error:
+            item.verdict = not_storable(record, error)
 
     def _settle(self, batch: Iterable[QueuedRecord]) -> None:
         """Answer for a batch that was committed, and put aside feedback whose trace is not there yet."""
@@ -301,15 +373,6 @@ class TraceWriter:
             return
         with self._condition:
             self._condition.wait_for(lambda: self._closed, seconds)
-
-
-def _encode(batch: Iterable[QueuedRecord]) -> None:
-    for item in batch:
-        if item.rows is None:
-            try:
-                item.rows = rows_of(item.record)
-            except ENCODING_ERRORS as error:
-                item.verdict = not_storable(item.record, error)
 
 
 def _estimated_bytes(record: Record) -> int:

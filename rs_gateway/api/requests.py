@@ -7,12 +7,14 @@ import msgspec
 from rs_gateway.domain.chat import ChatRequest, JsonObject, Message
 from rs_gateway.domain.errors import InvalidRequestError
 
+MAX_DEPTH = 128
+"""Levels of lists and objects inside each other; JSON schemas of tools need a few dozen at most."""
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
 
 def parse_chat_request(body: bytes) -> ChatRequest:
     """Raises InvalidRequestError, naming the field and what it should be."""
-    fields = _decode(body)
+    fields = decode_object(body)
     model = fields.pop("model", None)
     if not isinstance(model, str) or not model:
         raise InvalidRequestError("`model` is missing: name a template or a model.", param="model")
@@ -40,7 +42,8 @@ def parse_chat_request(body: bytes) -> ChatRequest:
     )
 
 
-def _decode(body: bytes) -> JsonObject:
+def decode_object(body: bytes) -> JsonObject:
+    """The JSON object that a body holds. Raises InvalidRequestError."""
     try:
         decoded = msgspec.json.decode(body)
     except RecursionError:
@@ -49,7 +52,24 @@ def _decode(body: bytes) -> JsonObject:
         raise InvalidRequestError(f"The body is not valid JSON: {error}.") from None
     if not isinstance(decoded, dict):
         raise InvalidRequestError(f"The body is a JSON object, not {_kind(decoded)}.")
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_deeper(decoded, MAX_DEPTH):
+        raise InvalidRequestError(f"The body is nested more than {MAX_DEPTH} levels deep.")
     return decoded
+
+
+def _is_deeper(value: Any, limit: int) -> bool:
+    """Whether lists and objects stand more than `limit` levels inside each other."""
+    level: list[Any] = [value]
+    for _ in range(limit):
+        level = [
+            item
+            for container in level
+            for item in (container.values() if isinstance(container, dict) else container)
+            if isinstance(item, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _messages(value: Any) -> tuple[Message, ...]:

@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from typing import ClassVar
 
+_SHOWN_CHARACTERS = 100
+_SHOWN_NAMES = 30
+
 
 class RouteSwitchError(Exception):
     """Base of every error we raise on purpose. `code` is stable; the message is for a person."""
@@ -65,6 +68,12 @@ class BudgetExceededError(RouteSwitchError):
     code = "insufficient_quota"
 
 
+class ClientStalledError(RouteSwitchError):
+    """The client stopped reading its stream; nobody is left to be told."""
+
+    code = "client_stalled"
+
+
 class MissingVariablesError(InvalidRequestError):
     """A template was rendered without all of its variables."""
 
@@ -86,8 +95,8 @@ class ModelNotFoundError(RouteSwitchError):
     def __init__(self, name: str, *, kind: str = "model", available: Iterable[str]) -> None:
         self.name, self.available = name, tuple(sorted(available))
         self.param = "model" if kind == "model" else f"metadata.{kind}_id"
-        known = ", ".join(self.available) or "nothing: no template has a live version and a combination yet"
-        super().__init__(f"The {kind} {name!r} does not exist here. You can ask for: {known}.")
+        known = _listed(self.available) or "nothing: no template has a live version and a combination yet"
+        super().__init__(f"The {kind} {_shortened(name)!r} does not exist here. You can ask for: {known}.")
 
 
 class AmbiguousModelError(InvalidRequestError):
@@ -98,7 +107,7 @@ class AmbiguousModelError(InvalidRequestError):
     def __init__(self, model: str, template_ids: Iterable[str]) -> None:
         self.template_ids = tuple(sorted(template_ids))
         super().__init__(
-            f"Several templates run on {model!r}: {', '.join(self.template_ids)}. "
+            f"Several templates run on {_shortened(model)!r}: {_listed(self.template_ids)}. "
             "Name one in `metadata.template_id` or as `model`, or mark one `default: true`.",
             param="model",
         )
@@ -124,6 +133,20 @@ class RegistryError(RouteSwitchError):
     """The prompt registry refused a change or cannot be read."""
 
     code = "registry_error"
+
+
+class TemplateNotFoundError(RegistryError):
+    """There is no such template, or it has no such version."""
+
+    code = "template_not_found"
+    param = "template_id"
+
+
+class TemplateExistsError(RegistryError):
+    """The template id is taken."""
+
+    code = "template_exists"
+    param = "id"
 
 
 class VersionConflictError(RegistryError):
@@ -152,7 +175,8 @@ class TraceNotFoundError(RouteSwitchError):
 
     def __init__(self, trace_id: str) -> None:
         super().__init__(
-            f"There is no trace {trace_id!r}: use the `x-route-switch-trace-id` header of the answer you mean."
+            f"There is no trace {_shortened(trace_id)!r}: use the `x-route-switch-trace-id` header of the answer you "
+            "mean."
         )
 
 
@@ -236,3 +260,13 @@ class ProviderRefusedError(ProviderError):
     ) -> None:
         super().__init__(message, provider=provider, status=status)
         self.upstream_code, self.upstream_type, self.param = upstream_code, upstream_type, upstream_param
+
+
+def _shortened(text: str) -> str:
+    """A client's own words in a message to it: enough to recognise them."""
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    more = len(names) - _SHOWN_NAMES
+    return ", ".join(names[:_SHOWN_NAMES]) + (f" and {more} more (see /v1/models)" if more > 0 else "")

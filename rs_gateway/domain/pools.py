@@ -1,7 +1,7 @@
 """Who may answer a request: the pools of combinations, and how a request finds its own."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from rs_gateway.domain.chat import ChatRequest
 from rs_gateway.domain.combinations import Combination
@@ -22,6 +22,7 @@ class Pool:
         template: None for pass-through, where nothing is rendered.
         reserve: other combinations of the template; only a `fallbacks` entry that names them reaches them.
         versions: combination id -> version, the reserve's too; empty for pass-through.
+        members: combination id -> combination, the reserve's too.
     """
 
     key: str
@@ -29,6 +30,11 @@ class Pool:
     combinations: tuple[Combination, ...]
     versions: Mapping[str, PromptVersion]
     reserve: tuple[Combination, ...] = ()
+    members: Mapping[str, Combination] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        members = {c.combination_id: c for c in (*self.combinations, *self.reserve)}
+        object.__setattr__(self, "members", members)
 
     def only(self, combinations: Iterable[Combination], *, key: str) -> "Pool":
         """The same pool with fewer to choose from; the others become its reserve."""
@@ -44,11 +50,39 @@ class Catalog:
         pools: template id -> its pool; only templates that can answer.
         unavailable: template id -> why it cannot answer.
         passthrough: model name -> the combination that reaches it without a template.
+        by_combination: combination id -> the pool of that one alone.
+        by_model: model name -> the pool of those that run it; of the default template, where there are several.
+        ambiguous: model name -> the templates that run it, none of them the default.
     """
 
     pools: Mapping[str, Pool]
     unavailable: Mapping[str, str]
     passthrough: Mapping[str, Combination]
+    by_combination: Mapping[str, Pool] = field(init=False, compare=False, repr=False)
+    by_model: Mapping[str, Pool] = field(init=False, compare=False, repr=False)
+    ambiguous: Mapping[str, tuple[str, ...]] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        by_combination = {
+            c.combination_id: pool.only([c], key=f"{pool.key}#{c.combination_id}")
+            for pool in self.pools.values()
+            for c in pool.combinations
+        }
+        by_model = {model: Pool(f"@{model}", None, (c,), {}) for model, c in self.passthrough.items()}
+        ambiguous: dict[str, tuple[str, ...]] = {}
+        for model in {c.model for pool in self.pools.values() for c in pool.combinations}:
+            running = [pool for pool in self.pools.values() if any(c.model == model for c in pool.combinations)]
+            defaults = [pool for pool in running if pool.template is not None and pool.template.default]
+            chosen = running if len(running) == 1 else defaults
+            if len(chosen) != 1:
+                ambiguous[model] = tuple(pool.key for pool in running)
+                continue
+            by_model[model] = chosen[0].only(
+                (c for c in chosen[0].combinations if c.model == model), key=f"{chosen[0].key}@{model}"
+            )
+        object.__setattr__(self, "by_combination", by_combination)
+        object.__setattr__(self, "by_model", by_model)
+        object.__setattr__(self, "ambiguous", ambiguous)
 
     def names(self) -> list[str]:
         """Everything that a client may put into `model`, sorted."""
@@ -114,11 +148,10 @@ def resolve(catalog: Catalog, request: ChatRequest) -> Pool:
 
 
 def _pool_of_combination(catalog: Catalog, combination_id: str, template_id: str | None) -> Pool:
+    pool = catalog.by_combination.get(combination_id)
+    if pool is not None and template_id in (None, pool.template.template_id if pool.template is not None else None):
+        return pool
     pools = [p for t, p in catalog.pools.items() if template_id is None or t == template_id]
-    for pool in pools:
-        for combination in pool.combinations:
-            if combination.combination_id == combination_id:
-                return pool.only([combination], key=f"{pool.key}#{combination_id}")
     available = [c.combination_id for pool in pools for c in pool.combinations]
     raise ModelNotFoundError(combination_id, kind="combination", available=available)
 
@@ -132,14 +165,9 @@ def _pool_of_template(catalog: Catalog, template_id: str, *, kind: str) -> Pool:
 
 
 def _pool_of_model(catalog: Catalog, model: str) -> Pool:
-    running = {t: p for t, p in catalog.pools.items() if any(c.model == model for c in p.combinations)}
-    defaults = [t for t, p in running.items() if p.template is not None and p.template.default]
-    if len(running) > 1 and len(defaults) != 1:
-        raise AmbiguousModelError(model, running)
-    if running:
-        template_id = next(iter(running)) if len(running) == 1 else defaults[0]
-        pool = running[template_id]
-        return pool.only((c for c in pool.combinations if c.model == model), key=f"{template_id}@{model}")
-    if model in catalog.passthrough:
-        return Pool(f"@{model}", None, (catalog.passthrough[model],), {})
+    if model in catalog.ambiguous:
+        raise AmbiguousModelError(model, catalog.ambiguous[model])
+    pool = catalog.by_model.get(model)
+    if pool is not None:
+        return pool
     raise ModelNotFoundError(model, available=catalog.names())

@@ -145,3 +145,7 @@ class PromptRegistry(Protocol):
             VersionConflictError: another version than `change.previous` is live by now.
         """
         ...
+
+    def set_weight(self, template_id: str, change: Change) -> RegisteredTemplate:
+        """Give `change.combination_id` the weight `change.weight`, over the configuration's. Raises RegistryError."""
+        ...

@@ -2,14 +2,22 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from rs_gateway.domain.chat import JsonObject, Message
-from rs_gateway.domain.errors import MissingVariablesError, RegistryError, TemplateInvalidError, VersionConflictError
+from rs_gateway.domain.errors import (
+    MissingVariablesError,
+    RegistryError,
+    TemplateInvalidError,
+    TemplateNotFoundError,
+    VersionConflictError,
+)
 from rs_gateway.domain.publication import Change
+from rs_gateway.domain.traces import StoreMode
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _TEMPLATE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
@@ -95,6 +103,7 @@ class PromptTemplate:
         evaluator: how answers are scored, as in `template.yaml`: `{"name": ..., options}`.
         default: whether a bare model name resolves to this template when several run on that model.
         reference: `captured:<combination>` when that combination's answers may serve as labels; None otherwise.
+        store: how much of its requests may be kept at most; None says nothing.
     """
 
     template_id: str
@@ -103,6 +112,7 @@ class PromptTemplate:
     evaluator: JsonObject
     default: bool = False
     reference: str | None = None
+    store: StoreMode | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +179,7 @@ def make_live(registered: RegisteredTemplate, change: Change) -> RegisteredTempl
     """
     template_id, model = registered.template.template_id, change.model if change.model is not None else ANY_MODEL
     if change.version is None or change.version not in registered.versions:
-        raise RegistryError(
+        raise TemplateNotFoundError(
             f"Template {template_id!r} has no version {change.version}: "
             f"name one of {', '.join(map(str, registered.versions))}."
         )
@@ -186,6 +196,22 @@ def make_live(registered: RegisteredTemplate, change: Change) -> RegisteredTempl
         serving={**registered.serving, model: change.version},
         history=(*registered.history, change),
     )
+
+
+def set_weight(registered: RegisteredTemplate, change: Change) -> RegisteredTemplate:
+    """`registered` with `change.weight` for `change.combination_id`, recorded.
+
+    Raises RegistryError: it names no combination, or the weight is no number from 0 up.
+    """
+    combination_id, weight = change.combination_id, change.weight
+    if combination_id is None:
+        raise RegistryError("A change of weight names a combination.")
+    if weight is not None and not 0 <= weight < math.inf:
+        raise RegistryError(f"A weight is a number from 0 up, not {weight!r}.")
+    weights = {c: w for c, w in registered.weights.items() if c != combination_id}
+    if weight is not None:
+        weights[combination_id] = float(weight)
+    return replace(registered, weights=weights, history=(*registered.history, change))
 
 
 @lru_cache(maxsize=4096)
@@ -254,17 +280,18 @@ def render_messages(
 
     An empty instruction sends no system message. Raises MissingVariablesError, naming what both texts lack.
     """
-    missing = [name for name in text.placeholders if name not in variables] if text.user or text.instruction else []
-    if missing:
-        raise MissingVariablesError(template_id, missing)
     rendered: list[Message] = []
-    instruction = render(text.instruction, variables, template_id=template_id)
+    try:
+        instruction = render(text.instruction, variables, template_id=template_id)
+        user = render(text.user, variables, template_id=template_id) if text.user is not None else None
+    except MissingVariablesError:
+        raise MissingVariablesError(template_id, text.placeholders - variables.keys()) from None
     if instruction:
         rendered.append({"role": "system", "content": instruction})
     for demo in text.demos:
         rendered.append({"role": "user", "content": demo.user})
         rendered.append({"role": "assistant", "content": demo.assistant})
-    if text.user is not None:
-        rendered.append({"role": "user", "content": render(text.user, variables, template_id=template_id)})
+    if user is not None:
+        rendered.append({"role": "user", "content": user})
     rendered.extend(messages)
     return tuple(rendered)

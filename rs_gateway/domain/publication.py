@@ -24,6 +24,7 @@ class Change:
         by: `gate` when the proof decided, otherwise the person.
         at: UTC, ISO 8601.
         comparison_id: the stored comparison that proved the gain; None when a person decided.
+        combination_id, weight: what a change of weight set; a weight of None goes back to the configuration's.
     """
 
     action: Action
@@ -34,3 +35,5 @@ class Change:
     reason: str
     previous: int | None = None
     comparison_id: str | None = None
+    combination_id: str | None = None
+    weight: float | None = None

@@ -1,10 +1,22 @@
-"""Which combination answers. A strategy sees only its own pool and draws nothing, so a decision can be replayed."""
+"""What routing is told and what it answers: the rules of the configuration, and the decision kept on the trace."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
-from rs_gateway.domain.combinations import Combination
+StrategyName = Literal["least_connections", "performance_based", "random", "round_robin", "weighted_round_robin"]
+
+STRATEGIES: Mapping[str, StrategyName] = {
+    "least_connections": "least_connections",
+    "performance_based": "performance_based",
+    "random": "random",
+    "round_robin": "round_robin",
+    "weighted_round_robin": "weighted_round_robin",
+    "weighted": "weighted_round_robin",
+}
+"""Every spelling that `gateway.strategy` accepts, and the strategy that it means."""
+
+_NOTHING: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +25,9 @@ class Decision:
 
     Attributes:
         fallbacks: what is tried next, in order, should the chosen one fail.
-        probabilities: eligible combination id -> probability of being picked at this draw; they sum to 1.
+        probabilities: eligible combination id -> probability of being picked at this draw; they sum to 1. Round robin
+            and weighted round robin draw no lots: theirs are the shares over a whole round.
+        excluded: every other combination of the pool -> why it was not eligible.
     """
 
     chosen: str
@@ -21,76 +35,68 @@ class Decision:
     strategy: str
     probabilities: Mapping[str, float]
     reason: str
+    excluded: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
 
 
-class Strategy(Protocol):
-    """Picks from one pool. Keeps at most a few numbers a combination; is called by one thread."""
+@dataclass(frozen=True, slots=True)
+class CircuitRules:
+    """When a circuit opens and for how long.
 
-    def choose(self, pool: Sequence[Combination], *, draw: float) -> Decision:
-        """Choose from `pool` (not empty; every member enabled).
-
-        Args:
-            draw: uniform in [0, 1), supplied by the caller.
-        """
-        ...
-
-
-class RoundRobin:
-    """Each in turn, in the order of the configuration, whatever its weight."""
-
-    def __init__(self) -> None:
-        self._turn = 0
-
-    def choose(self, pool: Sequence[Combination], *, draw: float) -> Decision:
-        index = self._turn % len(pool)
-        self._turn = index + 1
-        chosen = pool[index].combination_id
-        return Decision(
-            chosen=chosen,
-            fallbacks=_fallbacks(pool[index], pool),
-            strategy="round_robin",
-            probabilities={c.combination_id: float(c.combination_id == chosen) for c in pool},
-            reason=f"turn {index + 1} of {len(pool)}",
-        )
-
-
-class SmoothWeighted:
-    """In proportion to the weights, evenly spread: weights 5, 1, 1 give a a b a c a a, never five in a row.
-
-    Source: the smooth weighted round-robin of nginx (ngx_http_upstream_round_robin): every member gains its weight,
-    the largest total is picked and pays back the sum of all weights.
+    Attributes:
+        failures_in_a_row: opens after so many, whatever came before.
+        failure_rate: opens at this share of failures, once `min_results` recent results (faded) are there.
+        half_life_s: a result of so many seconds ago counts half in that share.
+        open_s: how long it stays open the first time; doubled by every probe that fails, up to `max_open_s`.
     """
 
-    def __init__(self) -> None:
-        self._credit: dict[str, float] = {}
+    failures_in_a_row: int = 5
+    failure_rate: float = 0.5
+    min_results: float = 20.0
+    half_life_s: float = 10.0
+    open_s: float = 5.0
+    max_open_s: float = 120.0
 
-    def choose(self, pool: Sequence[Combination], *, draw: float) -> Decision:
-        total = sum(c.weight for c in pool)
-        # All weights 0 means that the owner took every one out of the draw; they still have to answer somebody.
-        weights = {c.combination_id: c.weight if total > 0 else 1.0 for c in pool}
-        total = total if total > 0 else float(len(pool))
-        credit = {c: self._credit.get(c, 0.0) + weight for c, weight in weights.items()}
-        chosen = max(pool, key=lambda c: (weights[c.combination_id] > 0, credit[c.combination_id]))
-        credit[chosen.combination_id] -= total
-        self._credit = credit
-        return Decision(
-            chosen=chosen.combination_id,
-            fallbacks=_fallbacks(chosen, pool),
-            strategy="weighted_round_robin",
-            probabilities={c: weight / total for c, weight in weights.items()},
-            reason=f"weight {weights[chosen.combination_id]:g} of {total:g}",
-        )
-
-
-def _fallbacks(chosen: Combination, pool: Sequence[Combination]) -> tuple[str, ...]:
-    if chosen.fallbacks:
-        return chosen.fallbacks
-    return tuple(c.combination_id for c in pool if c is not chosen)
+    def __post_init__(self) -> None:
+        """Refuse rules under which a circuit would never open or never close. Raises ValueError."""
+        if self.failures_in_a_row < 1 or self.min_results < 1:
+            raise ValueError(
+                f"failures_in_a_row is {self.failures_in_a_row} and min_results {self.min_results:g}: both must be "
+                "1 or more."
+            )
+        if not 0 < self.failure_rate <= 1:
+            raise ValueError(f"failure_rate is {self.failure_rate:g}: it must be above 0 and at most 1.")
+        if not (self.half_life_s > 0 and 0 < self.open_s <= self.max_open_s):
+            raise ValueError(
+                f"half_life_s is {self.half_life_s:g}, open_s {self.open_s:g}, max_open_s {self.max_open_s:g}: "
+                "all must be above 0, and max_open_s not below open_s."
+            )
 
 
-STRATEGIES: Mapping[str, Callable[[], Strategy]] = {
-    "round_robin": RoundRobin,
-    "weighted_round_robin": SmoothWeighted,
-    "weighted": SmoothWeighted,
-}
-"""Every spelling that `gateway.strategy` accepts."""
+@dataclass(frozen=True, slots=True)
+class RouterRules:
+    """How every pool is routed.
+
+    Attributes:
+        strategy: one of the spellings in `STRATEGIES`.
+        fallback_threshold: a combination whose success rate is proven to be below it is demoted; None: never.
+        half_life_s: a result of so many seconds ago counts half, in success rates and latencies.
+        quality_half_life_s: the same for quality scores, which come late and seldom.
+    """
+
+    strategy: str
+    fallback_threshold: float | None = None
+    circuit: CircuitRules = field(default_factory=CircuitRules)
+    half_life_s: float = 300.0
+    quality_half_life_s: float = 6 * 3600.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be routed by. Raises ValueError."""
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"{self.strategy!r} is no strategy; there are: {', '.join(sorted(STRATEGIES))}.")
+        if self.fallback_threshold is not None and not 0 <= self.fallback_threshold <= 1:
+            raise ValueError(f"fallback_threshold is {self.fallback_threshold:g}: it must be from 0 to 1.")
+        if not (self.half_life_s > 0 and self.quality_half_life_s > 0):
+            raise ValueError(
+                f"half_life_s is {self.half_life_s:g} and quality_half_life_s {self.quality_half_life_s:g}: both must "
+                "be above 0."
+            )

@@ -38,6 +38,18 @@ class StoreMode(StrEnum):
     """Neither; such a trace id can get no feedback."""
 
 
+_STRICTNESS = (StoreMode.FULL, StoreMode.METRICS, StoreMode.NONE)
+
+
+def least(*modes: StoreMode | None) -> StoreMode:
+    """The mode that keeps the least; those that say nothing (None) do not count."""
+    strictest = StoreMode.FULL
+    for mode in modes:
+        if mode is not None and mode is not strictest and _STRICTNESS.index(mode) > _STRICTNESS.index(strictest):
+            strictest = mode
+    return strictest
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Token counts; None is unknown, which is not 0.
@@ -109,6 +121,7 @@ class Trace:
         key_id: the client key that asked; None when none was needed.
         endpoint: `chat.completions`, `embeddings`, `responses` or `messages`.
         store: how much of it is kept.
+        traceparent: the client's W3C trace context header, for spans; not stored.
     """
 
     trace_id: str
@@ -135,3 +148,4 @@ class Trace:
     key_id: str | None = None
     endpoint: str = "chat.completions"
     store: StoreMode = StoreMode.FULL
+    traceparent: str | None = None

@@ -1,5 +1,6 @@
 """What every prompt registry promises, wherever it keeps its templates."""
 
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -140,6 +141,27 @@ def test_a_rollback_is_a_change_like_any_other(registry: PromptRegistry) -> None
     registered = registry.make_live("order-number", back)
     assert registered.serving == {ANY_MODEL: 1}
     assert [change.action for change in registered.history] == [Action.REGISTER, Action.PUBLISH, Action.ROLLBACK]
+
+
+def test_a_weight_set_at_run_time_is_kept_recorded_and_can_be_taken_back(registry: PromptRegistry) -> None:
+    registry.register(TEMPLATE, TEXT, origin=ORIGIN)
+    at = "2026-03-04T12:00:00+00:00"
+    less = Change(Action.WEIGHT, None, None, "ann", at, "canary", combination_id="small", weight=0.25)
+    assert registry.set_weight("order-number", less).weights == {"small": 0.25}
+    back = Change(Action.WEIGHT, None, None, "ann", at, "done", combination_id="small")
+    registered = registry.set_weight("order-number", back)
+    assert registered.weights == {}
+    assert registered.history[1:] == registry.get("order-number").history[1:] == (less, back)
+    assert registered.serving == {ANY_MODEL: 1}, "a weight changes nothing else"
+
+
+@pytest.mark.parametrize("weight", [-1.0, math.inf, math.nan])
+def test_a_weight_that_is_none_is_refused(registry: PromptRegistry, weight: float) -> None:
+    registry.register(TEMPLATE, TEXT, origin=ORIGIN)
+    wrong = Change(Action.WEIGHT, None, None, "ann", "2026-03-04", "why not", combination_id="small", weight=weight)
+    with pytest.raises(RegistryError):
+        registry.set_weight("order-number", wrong)
+    assert len(registry.get("order-number").history) == 1
 
 
 def test_a_publication_that_expects_another_live_version_is_refused_and_told_which_is_live(

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +40,14 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
     both.reader.close()
 
 
+def a_decision() -> Decision:
+    return Decision("intent@small", ("intent@big",), "weighted", {"intent@small": 1.0}, "weight 1 of 1")
+
+
+def an_attempt() -> Attempt:
+    return Attempt("intent@small", "local", "small", 4, None, 200, 0.5)
+
+
 def a_trace(trace_id: str = "01A", *, payload: TracePayload | None = None) -> Trace:
     return Trace(
         trace_id=trace_id,
@@ -48,7 +56,7 @@ def a_trace(trace_id: str = "01A", *, payload: TracePayload | None = None) -> Tr
         outcome=Outcome.COMPLETE,
         stream=True,
         latency_s=0.5,
-        usage=Usage(12, 3, UsageSource.PROVIDER),
+        usage=Usage(12, 3, UsageSource.PROVIDER, cached_input_tokens=8, reasoning_tokens=2, cache_write_tokens=4),
         template_id="intent",
         version=4,
         combination_id="intent@small",
@@ -59,9 +67,11 @@ def a_trace(trace_id: str = "01A", *, payload: TracePayload | None = None) -> Tr
         time_to_first_token_s=0.125,
         cost_usd=0.0,
         end_user="user-7",
-        decision=Decision("intent@small", ("intent@big",), "weighted", {"intent@small": 1.0}, "weight 1 of 1"),
-        attempts=(Attempt("intent@small", "local", "small", 4, None, 200, 0.5),),
+        decision=a_decision(),
+        attempts=(an_attempt(),),
         payload=payload,
+        key_id="key-3",
+        endpoint="responses",
     )
 
 
@@ -119,27 +129,15 @@ def test_a_committed_trace_reads_back_as_it_was(pair: Pair) -> None:
         "usage_source": "provider",
         "cost_usd": 0.0,
         "end_user": "user-7",
-        "key_id": None,
+        "key_id": "key-3",
+        "endpoint": "responses",
+        "cached_input_tokens": 8,
+        "reasoning_tokens": 2,
+        "cache_write_tokens": 4,
     }
     assert unpacked == {
-        "decision": {
-            "chosen": "intent@small",
-            "fallbacks": ["intent@big"],
-            "strategy": "weighted",
-            "probabilities": {"intent@small": 1.0},
-            "reason": "weight 1 of 1",
-        },
-        "attempts": [
-            {
-                "combination_id": "intent@small",
-                "provider": "local",
-                "model": "small",
-                "version": 4,
-                "error_code": None,
-                "status": 200,
-                "latency_s": 0.5,
-            }
-        ],
+        "decision": json.loads(json.dumps(asdict(a_decision()))),
+        "attempts": json.loads(json.dumps([asdict(an_attempt())])),
         "request_messages": [{"role": "user", "content": "hello"}],
         "variables": {"name": "hello"},
         "parameters": {"temperature": 0.5, "stop": ["\n"], "seed": None},
@@ -155,7 +153,7 @@ def test_what_is_unknown_stays_unknown(pair: Pair) -> None:
     known = {name for name, value in row.items() if value is not None}
     assert known == {
         *("seq", "trace_id", "started_at", "request_model", "outcome", "error_code", "stream", "latency_s"),
-        *("usage_source", "attempts"),
+        *("usage_source", "attempts", "endpoint"),
     }
 
 

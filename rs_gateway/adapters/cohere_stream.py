@@ -1,0 +1,102 @@
+"""Cohere's v2 chat stream -> `chat.completion.chunk` objects."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+
+from rs_gateway.domain.chat import JsonObject
+from rs_gateway.domain.errors import ProviderError, ProviderOverloadedError
+
+_FINISH_REASONS = {
+    "COMPLETE": "stop",
+    "STOP_SEQUENCE": "stop",
+    "MAX_TOKENS": "length",
+    "TOOL_CALL": "tool_calls",
+    "ERROR_TOXIC": "content_filter",
+}
+
+
+async def cohere_chunks(
+    lines: AsyncIterator[str], *, name: str, model: str, created: int, include_usage: bool = True
+) -> AsyncIterator[bytes]:
+    """Chunks in OpenAI's shape, in the order of Cohere's events.
+
+    Args:
+        lines: `data:` lines, as VendorLines passes them on.
+        name: the provider's, for messages.
+
+    Raises:
+        ProviderError: the stream reports an error.
+    """
+    head: JsonObject = {"id": "chatcmpl-cohere", "object": "chat.completion.chunk", "created": created, "model": model}
+    begun = False
+    async for line in lines:
+        event: JsonObject = msgspec.json.decode(line[5:])
+        kind = event["type"]
+        if kind == "message-start":
+            head["id"] = str(event.get("id") or head["id"])
+            continue
+        if kind == "message-end":
+            for chunk in _ending(event, head, name, include_usage):
+                yield chunk
+            continue
+        delta = _delta(event)
+        if delta is None:
+            continue
+        if not begun:
+            begun, delta = True, {"role": "assistant", **delta}
+        yield _chunk(head, delta, None)
+
+
+def _delta(event: JsonObject) -> JsonObject | None:
+    """What an event adds to the answer; None for the frame around it."""
+    kind = event["type"]
+    message = _object(_object(event.get("delta")).get("message"))
+    if kind == "content-delta":
+        content = _object(message.get("content"))
+        if "thinking" in content:
+            return {"reasoning_content": content["thinking"]}
+        return {"content": content.get("text") or ""}
+    if kind == "tool-plan-delta":
+        return {"reasoning_content": message.get("tool_plan") or ""}
+    call = _object(message.get("tool_calls"))
+    if kind == "tool-call-start":
+        begun = {"index": event.get("index", 0), "id": call.get("id"), "type": "function"}
+        return {"tool_calls": [{**begun, "function": {"arguments": "", **_object(call.get("function"))}}]}
+    if kind == "tool-call-delta":
+        return {"tool_calls": [{"index": event.get("index", 0), "function": _object(call.get("function"))}]}
+    return None
+
+
+def _ending(event: JsonObject, head: JsonObject, name: str, include_usage: bool) -> list[bytes]:
+    delta = _object(event.get("delta"))
+    reason = str(delta.get("finish_reason") or "")
+    if reason in ("ERROR", "TIMEOUT"):
+        raise _failed(name)
+    chunks = [_chunk(head, {}, _FINISH_REASONS.get(reason, "stop"))]
+    tokens = _object(_object(delta.get("usage")).get("tokens"))
+    n_input, n_output = tokens.get("input_tokens"), tokens.get("output_tokens")
+    if include_usage and isinstance(n_input, int | float) and isinstance(n_output, int | float):
+        counted = {
+            "prompt_tokens": int(n_input),
+            "completion_tokens": int(n_output),
+            "total_tokens": int(n_input + n_output),
+        }
+        cached = _object(delta.get("usage")).get("cached_tokens")
+        if isinstance(cached, int | float):
+            counted["prompt_tokens_details"] = {"cached_tokens": int(cached)}  # pyright: ignore[reportArgumentType]
+        chunks.append(msgspec.json.encode({**head, "choices": [], "usage": counted}))
+    return chunks
+
+
+def _chunk(head: JsonObject, delta: JsonObject, finish_reason: str | None) -> bytes:
+    return msgspec.json.encode({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]})
+
+
+def _failed(name: str) -> ProviderError:
+    return ProviderOverloadedError(f"{name} reported an error in its stream.", provider=name)
+
+
+def _object(value: Any) -> JsonObject:
+    return value if isinstance(value, dict) else {}

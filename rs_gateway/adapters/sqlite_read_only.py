@@ -1,0 +1,92 @@
+"""A trace store's file, opened for reading only: what every reader of it shares."""
+
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from rs_gateway.adapters.sqlite_trace_schema import MIGRATIONS, schema_version
+from rs_gateway.adapters.trace_rows import Row
+from rs_gateway.domain.errors import StoreError
+
+
+class ReadOnlyStore:
+    """One short transaction a query; a file that is not there is empty. May be used from any thread, by one at a time.
+
+    When the file is replaced, the next query reads the new one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._inode: int | None = None
+
+    def rows(self, query: str, parameters: Sequence[object]) -> list[Row]:
+        """All rows of a query. Raises SchemaTooNewError, StoreError."""
+        with self._lock:
+            try:
+                connection = self._connected()
+                if connection is None:
+                    return []
+                # Fetched whole: an open cursor would be an open transaction, and that keeps the WAL from shrinking.
+                return connection.execute(query, parameters).fetchall()
+            except (sqlite3.Error, OSError) as error:
+                raise unreadable(self._path, error) from error
+
+    def close(self) -> None:
+        """Release the connection; a later query opens it again."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _connected(self) -> sqlite3.Connection | None:
+        try:
+            inode = self._path.stat().st_ino
+        except (FileNotFoundError, NotADirectoryError):
+            self._close()
+            return None
+        if self._connection is not None and inode == self._inode:
+            return self._connection
+        self._close()
+        # A reader may be handed from thread to thread, as Dagster does.
+        uri = f"{self._path.absolute().as_uri()}?mode=ro"
+        connection = sqlite3.connect(uri, uri=True, timeout=5.0, isolation_level=None, check_same_thread=False)
+        try:
+            version = schema_version(connection, self._path)
+        except BaseException:
+            connection.close()
+            raise
+        if version == 0:  # its writer is about to create the tables
+            connection.close()
+            return None
+        if version < len(MIGRATIONS):
+            connection.close()
+            raise StoreError(
+                f"The trace store {self._path} has schema {version} and this program reads {len(MIGRATIONS)}: "
+                "start the gateway once, it migrates the file."
+            )
+        self._connection, self._inode = connection, inode
+        return connection
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    """SQLite's result code, without its details."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def unreadable(path: Path, error: Exception) -> StoreError:
+    """Why the file cannot be used, and what to do."""
+    if isinstance(error, sqlite3.Error) and primary_code(error) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return StoreError(
+            f"The trace store {path} is damaged or no SQLite database ({error}): restore a backup, or move it and its "
+            "-wal and -shm files aside, and the gateway starts a new one."
+        )
+    return StoreError(
+        f"The trace store {path} cannot be opened ({error}): check that the path is a file in a directory that this "
+        "user may write to, that the disk is not full, and that no other program holds the file locked."
+    )

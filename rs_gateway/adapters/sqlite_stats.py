@@ -1,0 +1,97 @@
+"""Live figures in the trace store's file: added to in the transaction of the traces that they count, and read back."""
+
+import sqlite3
+from pathlib import Path
+
+import msgspec
+
+from rs_gateway.adapters.sqlite_read_only import ReadOnlyStore
+from rs_gateway.adapters.trace_rows import Row
+from rs_gateway.domain.errors import StoreError
+from rs_gateway.domain.stats import ALL_TIME, HOUR_S, MINUTE_S, Figures, StatsKey, StatsRow, Tally, hour_after
+
+_KEY_COLUMNS = ("period_s", "start_s", "template_id", "version", "combination_id", "provider", "model", "endpoint")
+_MATCH = " AND ".join(f"{name} = ?" for name in _KEY_COLUMNS)
+_READ_ONE = f"SELECT figures FROM stats WHERE {_MATCH}"  # noqa: S608 our names
+_WRITE_ONE = (
+    f"INSERT INTO stats ({', '.join(_KEY_COLUMNS)}, figures) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "  # noqa: S608 our names
+    "ON CONFLICT DO UPDATE SET figures = excluded.figures"
+)
+_READ_PERIOD = (
+    f"SELECT {', '.join(_KEY_COLUMNS)}, figures FROM stats "  # noqa: S608 our names
+    "WHERE period_s = ? AND start_s >= ? AND start_s < ? AND (? IS NULL OR template_id = ?)"
+)
+_READ_TWO_PERIODS = f"{_READ_PERIOD} UNION ALL {_READ_PERIOD}"
+_FOR_EVER = 2**62
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Figures)
+
+
+def add_to_stats(connection: sqlite3.Connection, tally: Tally) -> None:
+    """Add a batch to the stored figures, in the transaction that is open. Raises sqlite3.Error."""
+    for row in tally.rows():
+        place = (row.period_s, row.start_s, *_stored_key(row.key))
+        known = connection.execute(_READ_ONE, place).fetchone()
+        figures = row.figures
+        if known is not None:
+            figures = _decoder.decode(known[0])
+            figures.merge(row.figures)
+        connection.execute(_WRITE_ONE, (*place, _encoder.encode(figures)))
+
+
+class SqliteStatsReader:
+    """StatsReader over the trace store's file, with a connection of its own. A file that is not there is empty."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._store = ReadOnlyStore(path)
+
+    def stats(self, *, since_s: int | None, template_id: str | None = None) -> list[StatsRow]:
+        """See StatsReader. Raises SchemaTooNewError, StoreError."""
+        if since_s is None:
+            rows = self._store.rows(_READ_PERIOD, (ALL_TIME, 0, _FOR_EVER, template_id, template_id))
+        else:
+            hour = hour_after(since_s)
+            minutes = (MINUTE_S, since_s, hour, template_id, template_id)
+            hours = (HOUR_S, hour, _FOR_EVER, template_id, template_id)
+            rows = self._store.rows(_READ_TWO_PERIODS, (*minutes, *hours))
+        try:
+            return [_stats_row(row) for row in rows]
+        except msgspec.MsgspecError as error:
+            raise StoreError(
+                f"The trace store {self._path} holds figures that cannot be read ({error}): restore a backup, or "
+                "delete the rows of its table `stats`, and counting begins anew."
+            ) from error
+
+    def close(self) -> None:
+        """See StatsReader."""
+        self._store.close()
+
+
+def _stored_key(key: StatsKey) -> Row:
+    return (
+        *(key.template_id or "", key.version or 0, key.combination_id or "", key.provider or "", key.model or ""),
+        key.endpoint,
+    )
+
+
+def _stats_row(row: Row) -> StatsRow:
+    period_s, start_s, template_id, version, combination_id, provider, model, endpoint, figures = row
+    assert isinstance(period_s, int)
+    assert isinstance(start_s, int)
+    assert isinstance(version, int)
+    assert isinstance(figures, bytes)
+    key = StatsKey(
+        template_id=_or_none(template_id),
+        version=version or None,
+        combination_id=_or_none(combination_id),
+        provider=_or_none(provider),
+        model=_or_none(model),
+        endpoint=str(endpoint),
+    )
+    return StatsRow(period_s, start_s, key, _decoder.decode(figures))
+
+
+def _or_none(text: object) -> str | None:
+    return str(text) if text else None

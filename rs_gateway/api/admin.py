@@ -1,0 +1,213 @@
+"""`/admin`: what an operator does to a running gateway. Every route needs a client key with the admin scope."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import anyio.to_thread
+from fastapi import APIRouter, Body, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from rs_gateway.api.schemas import ErrorBody
+from rs_gateway.domain.errors import InvalidRequestError, TemplateNotFoundError
+from rs_gateway.domain.ports import PromptRegistry
+from rs_gateway.domain.prompts import ANY_MODEL, Origin, RegisteredTemplate
+from rs_gateway.domain.publication import Action, Change
+from rs_gateway.serving import Serving
+from rs_gateway.template_form import TemplateForm, TextForm
+
+router = APIRouter(
+    prefix="/admin",
+    tags=["admin"],
+    responses={status: {"model": ErrorBody} for status in (400, 401, 403, 404, 409, 429, 503)},
+)
+
+
+class VersionForm(TextForm):
+    """A new version. It is a draft until it is made live."""
+
+    model: str | None = Field(default=None, description="The model that it is meant for; null for any.")
+    note: str | None = None
+
+
+class LiveForm(BaseModel):
+    """Making a version live by hand: on record with the key's name and the reason."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    version: int = Field(ge=1)
+    model: str | None = Field(default=None, description="Null: for every model without a version of its own.")
+    reason: str = Field(min_length=1, max_length=2000)
+    previous: int | None = Field(default=None, description="Refuse with 409 unless this version is live now.")
+
+
+class RollbackForm(BaseModel):
+    """Back to the version that served before the live one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    model: str | None = None
+    reason: str = Field(min_length=1, max_length=2000)
+
+
+class WeightsForm(BaseModel):
+    """Weights set at run time, over the configuration's; null takes one back."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)] | None] = Field(min_length=1)
+    reason: str = Field(min_length=1, max_length=2000)
+
+
+@router.get("/templates", summary="Every template and what is live")
+async def list_templates(request: Request) -> list[dict[str, Any]]:
+    """Templates that cannot be read are listed with their problem."""
+    state = await anyio.to_thread.run_sync(_registry(request).load)
+    known = [_facts(t, state.problems.get(i)) for i, t in sorted(state.templates.items())]
+    broken = sorted(state.problems.keys() - state.templates.keys())
+    return known + [{"template_id": i, "problem": state.problems[i]} for i in broken]
+
+
+@router.get("/templates/{template_id}", summary="One template: versions, what is live, who made it so")
+async def show_template(template_id: str, request: Request) -> dict[str, Any]:
+    """With the text of every version."""
+    return _shown(await anyio.to_thread.run_sync(_registry(request).get, template_id))
+
+
+@router.post("/templates", status_code=201, summary="Register a template; its first version is live at once")
+async def register_template(form: TemplateForm, request: Request) -> dict[str, Any]:
+    """The same keys as the file of `route-switch template register`."""
+    template, text = form.to_template()
+    origin = Origin(kind="registered", by=_who(request), at=_now())
+    registered = await anyio.to_thread.run_sync(lambda: _registry(request).register(template, text, origin=origin))
+    return await _served(request, registered)
+
+
+@router.post("/templates/{template_id}/versions", status_code=201, summary="Add a version, as a draft")
+async def add_version(template_id: str, form: VersionForm, request: Request) -> dict[str, Any]:
+    """Nothing is served until it is made live."""
+    origin = Origin(kind="registered", by=_who(request), at=_now(), note=form.note)
+    version = await anyio.to_thread.run_sync(
+        lambda: _registry(request).add_version(template_id, form.to_text(), model=form.model, origin=origin)
+    )
+    return {"template_id": template_id, "version": version.number, "content_hash": version.text.content_hash}
+
+
+@router.post("/templates/{template_id}/live", summary="Make a version live by hand")
+async def make_live(template_id: str, form: LiveForm, request: Request) -> dict[str, Any]:
+    """Without the gate's proof, and recorded as such."""
+
+    def change() -> RegisteredTemplate:
+        previous = form.previous if form.previous is not None else _live_number(request, template_id, form.model)
+        return _registry(request).make_live(
+            template_id,
+            Change(Action.PUBLISH, form.version, form.model, _who(request), _now(), form.reason, previous),
+        )
+
+    return await _served(request, await anyio.to_thread.run_sync(change))
+
+
+@router.post("/templates/{template_id}/rollback", summary="Serve again what was served before")
+async def roll_back(template_id: str, form: RollbackForm, request: Request) -> dict[str, Any]:
+    """400 when there is nothing to go back to."""
+
+    def change() -> RegisteredTemplate:
+        registered = _registry(request).get(template_id)
+        live = _live_number(request, template_id, form.model)
+        before = _served_before(registered, live, form.model)
+        return _registry(request).make_live(
+            template_id, Change(Action.ROLLBACK, before, form.model, _who(request), _now(), form.reason, live)
+        )
+
+    return await _served(request, await anyio.to_thread.run_sync(change))
+
+
+@router.put("/templates/{template_id}/weights", summary="Shift traffic between a template's combinations")
+async def set_weights(template_id: str, form: WeightsForm, request: Request) -> dict[str, Any]:
+    """Shown on `/status` as overridden."""
+    serving: Serving = request.app.state.serving
+    own = {c.combination_id for c in serving.served.combinations.values() if c.template_id == template_id}
+    unknown = sorted(form.weights.keys() - own)
+
+    def change() -> RegisteredTemplate:
+        registered = _registry(request).get(template_id)
+        if unknown:
+            raise InvalidRequestError(
+                f"Template {template_id!r} has no combination {', '.join(unknown)[:200]}; "
+                f"it has {', '.join(sorted(own)) or 'none'}.",
+                param="weights",
+            )
+        for combination_id, weight in form.weights.items():
+            registered = _registry(request).set_weight(
+                template_id,
+                Change(
+                    *(Action.WEIGHT, None, None, _who(request), _now(), form.reason),
+                    combination_id=combination_id,
+                    weight=weight,
+                ),
+            )
+        return registered
+
+    return await _served(request, await anyio.to_thread.run_sync(change))
+
+
+@router.post("/reload", summary="Look at registry and configuration now")
+async def reload(request: Request, _: Annotated[dict[str, Any] | None, Body()] = None) -> dict[str, Any]:
+    """In this process; other workers do it within `gateway.refresh_seconds`."""
+    serving: Serving = request.app.state.serving
+    await serving.refresh()
+    return asdict(serving.freshness)
+
+
+async def _served(request: Request, registered: RegisteredTemplate) -> dict[str, Any]:
+    serving: Serving = request.app.state.serving
+    await serving.refresh()
+    return _shown(registered)
+
+
+def _registry(request: Request) -> PromptRegistry:
+    return request.app.state.registry
+
+
+def _who(request: Request) -> str:
+    return f"key {request.state.admin.name} ({request.state.admin.key_id})"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _live_number(request: Request, template_id: str, model: str | None) -> int | None:
+    live = _registry(request).get(template_id).live(model if model is not None else ANY_MODEL)
+    return live.number if live is not None else None
+
+
+def _served_before(registered: RegisteredTemplate, live: int | None, model: str | None) -> int:
+    """The version that served before `live` came, by the history. Raises TemplateNotFoundError."""
+    for change in reversed(registered.history):
+        if change.model == model and change.version == live and change.previous is not None:
+            if change.action is Action.ROLLBACK:
+                continue  # what was rolled back from is not what to go back to
+            return change.previous
+    name = registered.template.template_id
+    raise TemplateNotFoundError(f"Template {name!r} has no earlier version to go back to for {model or 'every model'}.")
+
+
+def _facts(registered: RegisteredTemplate, problem: str | None) -> dict[str, Any]:
+    return {
+        "template_id": registered.template.template_id,
+        "name": registered.template.name,
+        "versions": len(registered.versions),
+        "serving": dict(registered.serving),
+        "weights": dict(registered.weights),
+        "problem": problem,
+    }
+
+
+def _shown(registered: RegisteredTemplate) -> dict[str, Any]:
+    return {
+        "template": asdict(registered.template),
+        "serving": dict(registered.serving),
+        "weights": dict(registered.weights),
+        "versions": [
+            {**asdict(v), "content_hash": v.text.content_hash} for _, v in sorted(registered.versions.items())
+        ],
+        "history": [asdict(change) for change in registered.history],
+    }

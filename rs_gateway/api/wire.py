@@ -1,0 +1,85 @@
+"""What every route of our own does with ASGI: read a body within its limits, notice that the client has left."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any, TypeAlias
+
+from rs_gateway.domain.errors import InvalidRequestError, RequestTooLargeError
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
+
+_WATCH_AFTER_S = 0.05
+"""A client that leaves sooner than this is noticed this late; most refusals need no watch at all."""
+
+
+class ClientLeftError(Exception):
+    """The client hung up; nobody is there to be answered."""
+
+
+async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
+    """The whole request body.
+
+    Raises:
+        RequestTooLargeError: as soon as it is known to exceed `limit` bytes.
+        InvalidRequestError: it is compressed.
+        ClientLeftError: it will never be complete.
+    """
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > limit:
+            raise RequestTooLargeError(f"The body has {int(value):,} bytes; at most {limit:,} are accepted.")
+        if name == b"content-encoding" and value.strip().lower() not in (b"identity", b""):
+            raise InvalidRequestError(
+                f"The body comes with content-encoding {value[:50].decode('latin-1')!r}: send it uncompressed.",
+                param="content-encoding",
+            )
+    message = await receive()
+    if not message.get("more_body") and message["type"] == "http.request" and len(message["body"]) <= limit:
+        return message["body"]
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise ClientLeftError
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise RequestTooLargeError(f"The body exceeds {limit:,} bytes, the most that is accepted.")
+        if not message.get("more_body"):
+            return b"".join(parts)
+        message = await receive()
+
+
+class cancelled_when_client_leaves:  # noqa: N801  # reads as the statement that it is
+    """Cancels the block when the client hangs up, which cancels its upstream call; raises ClientLeftError instead."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._left = False
+        self._watch: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        # The watch is a task of its own; a request that is answered at once does without.
+        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._begin)
+
+    def _begin(self) -> None:
+        self._watch = asyncio.ensure_future(self._wait())
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._left = True
+        self._task.cancel()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._timer.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._left and isinstance(error, asyncio.CancelledError):
+            self._task.uncancel()
+            raise ClientLeftError from error

@@ -1,0 +1,183 @@
+"""Getting an answer: the chosen combination and its retries, then each fallback with its own prompt version."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from rs_gateway.domain.chat import ProviderCall
+from rs_gateway.domain.combinations import Combination
+from rs_gateway.domain.errors import (
+    InvalidRequestError,
+    MissingVariablesError,
+    ProviderError,
+    ProviderRefusedError,
+    RateLimitedError,
+    RouteSwitchError,
+)
+from rs_gateway.domain.health import Result
+from rs_gateway.domain.pools import Pool
+from rs_gateway.domain.ports import ChatProvider
+from rs_gateway.domain.prompts import render_messages
+from rs_gateway.domain.router import Router
+from rs_gateway.domain.traces import Attempt
+from rs_gateway.journey import Journey
+from rs_gateway.retries import Backoff
+from rs_gateway.serving import Served
+
+_SHORT_WAIT_S = 1.0
+"""A provider's own rate limit is waited for this long; then the next combination is asked."""
+_ELSEWHERE = frozenset({401, 402, 403, 404})
+"""Refusals that speak of our account or of the model, not of the request: another combination may well accept it."""
+_T = TypeVar("_T")
+
+
+class Attempts:
+    """Asks providers on behalf of journeys.
+
+    Args:
+        random_draw, sleep: replaced in tests, so that nothing is left to chance and nobody waits.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        *,
+        random_draw: Callable[[], float] = random.random,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._router = router
+        self._backoff = Backoff(draw=random_draw)
+        self._sleep = sleep
+
+    async def first_answer(
+        self, served: Served, journey: Journey, ask: Callable[[ChatProvider, ProviderCall, str], Awaitable[_T]]
+    ) -> _T:
+        """The first usable answer. The answering combination is `started` at the router: the caller ends it.
+
+        Raises:
+            RouteSwitchError: the last failure, when nobody answered; or a refusal that nobody else could mend.
+        """
+        pool, decision = journey.pool, journey.decision
+        assert pool is not None and decision is not None
+        order = [pool.members[c] for c in (decision.chosen, *decision.fallbacks) if c in pool.members]
+        failure: RouteSwitchError | None = None
+        for position, combination in enumerate(order):
+            last_resort = position == len(order) - 1
+            if position and not last_resort and not self._may_try(combination):
+                continue
+            try:
+                call = _render(served, journey, pool, combination)
+            except MissingVariablesError:
+                if failure is None:
+                    raise
+                continue  # a fallback whose version needs more than the client gave cannot help
+            for attempt in range(served.max_retries + 1):
+                try:
+                    if served.rate_limits:
+                        await self._wait_for_turn(served, journey, combination)
+                    return await self._ask(served, journey, call, ask)
+                except RateLimitedError as error:
+                    failure = failure or error
+                    break
+                except ProviderError as error:
+                    failure = error
+                    if isinstance(error, ProviderRefusedError) and error.status in _ELSEWHERE:
+                        break
+                    if not error.retryable:
+                        raise
+                    pause_s = self._backoff.pause_s(attempt, retry_after_s=error.retry_after_s)
+                    out_of_time = journey.elapsed_s + pause_s >= served.timeout_s
+                    told_to_wait = self._backoff.is_told_to_wait(error.retry_after_s) and not last_resort
+                    if attempt == served.max_retries or out_of_time or told_to_wait:
+                        break
+                    await self._sleep(pause_s)
+                    journey.waited_s += pause_s
+        assert failure is not None
+        raise failure
+
+    def _may_try(self, combination: Combination) -> bool:
+        return self._router.may_try(combination.combination_id, now_s=time.monotonic())
+
+    async def _wait_for_turn(self, served: Served, journey: Journey, combination: Combination) -> None:
+        """Keep the provider's `rate_limit`. Raises RateLimitedError when its turn is too far off."""
+        bucket = served.rate_limits.get(combination.provider)
+        if bucket is None:
+            return
+        wait_s = bucket.wait_s(time.monotonic())
+        if wait_s > _SHORT_WAIT_S or journey.elapsed_s + wait_s >= served.timeout_s:
+            raise RateLimitedError(
+                f"model_providers.{combination.provider}.rate_limit is used up for now.", retry_after_s=wait_s
+            )
+        bucket.take(1, time.monotonic())
+        if wait_s > 0:
+            await self._sleep(wait_s)
+            journey.waited_s += wait_s
+
+    async def _ask(
+        self,
+        served: Served,
+        journey: Journey,
+        call: ProviderCall,
+        ask: Callable[[ChatProvider, ProviderCall, str], Awaitable[_T]],
+    ) -> _T:
+        combination = journey.combination
+        assert combination is not None
+        journey.mark = self._router.started(combination.combination_id)
+        began = time.perf_counter()
+        code, status = "internal", None
+        succeeded: bool | None = None
+        try:
+            answer = await ask(served.providers[combination.provider], call, combination.provider)
+            code = None
+            return answer
+        except ProviderError as error:
+            code, status = error.code, error.status
+            blameless = isinstance(error, ProviderRefusedError) and error.status not in _ELSEWHERE
+            succeeded = None if blameless else False
+            raise
+        except asyncio.CancelledError:
+            # Either the client left, or the request's deadline passed while this provider was thinking.
+            late = journey.elapsed_s >= served.timeout_s
+            code, succeeded = ("provider_timeout", False) if late else ("client_cancelled", None)
+            raise
+        finally:
+            took_s = time.perf_counter() - began
+            journey.waited_s += took_s
+            if code is not None:
+                self._router.ended(
+                    combination.combination_id,
+                    Result(succeeded, latency_s=took_s),
+                    now_s=time.monotonic(),
+                    mark=journey.mark,
+                )
+            journey.attempts.append(
+                Attempt(
+                    combination.combination_id,
+                    combination.provider,
+                    combination.model,
+                    journey.version,
+                    code,
+                    status if code else 200,
+                    took_s,
+                )
+            )
+
+
+def _render(served: Served, journey: Journey, pool: Pool, combination: Combination) -> ProviderCall:
+    request = journey.request
+    version = pool.versions.get(combination.combination_id)
+    messages = request.messages
+    if version is not None and pool.template is not None:
+        messages = render_messages(
+            version.text, request.variables, request.messages, template_id=pool.template.template_id
+        )
+    if not request.messages and (version is None or version.text.user is None):
+        raise InvalidRequestError("`messages` is empty and the prompt has no user text of its own.", param="messages")
+    journey.combination, journey.rendered = combination, messages
+    journey.version = version.number if version is not None else None
+    parameters = {**combination.parameters, **request.parameters}
+    if "max_completion_tokens" in request.parameters and "max_tokens" not in request.parameters:
+        parameters.pop("max_tokens", None)  # our default must not contradict the client's own limit
+    return ProviderCall(combination.model, messages, parameters, max(0.001, served.timeout_s - journey.elapsed_s))

@@ -1,0 +1,226 @@
+"""The sections of route-switch.yaml: what each key is, and what it may be."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    model_validator,
+)
+
+from rs_gateway.domain.routing import STRATEGIES
+from rs_gateway.domain.traces import StoreMode
+
+
+class Section(BaseModel):
+    """Frozen; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _known_strategy(name: str) -> str:
+    if name not in STRATEGIES:
+        raise ValueError(f"{name!r} is no strategy; there are: {', '.join(sorted(STRATEGIES))}")
+    return name
+
+
+class PriceSettings(Section):
+    """What a model costs, in US dollars for a million tokens. 0 is a price; a model without an entry has none."""
+
+    input_usd_per_million_tokens: float = Field(ge=0, allow_inf_nan=False)
+    output_usd_per_million_tokens: float = Field(ge=0, allow_inf_nan=False)
+    cached_input_usd_per_million_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    cache_write_usd_per_million_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    reasoning_usd_per_million_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+
+
+class ProviderSettings(Section):
+    """One entry of `model_providers`."""
+
+    kind: Literal["openai_compatible", "litellm"] | None = None
+    """How it is spoken to; by default `openai_compatible` with a `base_url` or a known name, `litellm` otherwise."""
+    api_key: SecretStr | None = None
+    base_url: str | None = None
+    models: tuple[str, ...] = ()
+    """Models that clients may ask for by name without a template (pass-through)."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Default request parameters, under the combination's and the request's own."""
+    rate_limit: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Requests a minute that the provider allows us. Over it: a short wait, the next combination, then 429."""
+    endpoints: tuple[Literal["chat", "embeddings", "responses", "messages"], ...] | None = None
+    """What it speaks itself, beside what litellm translates; None goes by its name (see `wiring.spoken_by`)."""
+    prices: dict[str, PriceSettings] = Field(default_factory=dict)
+    """Model name -> its price, over the shipped table."""
+
+
+class CombinationSettings(Section):
+    """One entry of `gateway.combinations`."""
+
+    id: str = Field(pattern=r"^[!-~]{1,200}$")
+    name: str = ""
+    template_id: str
+    model: str = Field(min_length=1)
+    provider: str
+    weight: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Share of the draw; by default 1, or 0 beside a combination of the template that is marked primary."""
+    is_primary: bool = False
+    fallbacks: tuple[str, ...] = ()
+    enabled: bool = True
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    """The owner's own notes; shown on `/status`, never sent anywhere."""
+
+
+class GatewaySettings(Section):
+    """Section `gateway`."""
+
+    addr: str = "127.0.0.1:8080"
+    strategy: Annotated[str, AfterValidator(_known_strategy)] = "weighted_round_robin"
+    refresh_seconds: PositiveFloat = 2.0
+    fallback_threshold: float | None = Field(default=None, gt=0, lt=1)
+    """A combination whose recent success rate is proven to be below this is asked last until it recovers."""
+    max_body_bytes: PositiveInt = 20 * 1024 * 1024
+    passthrough: bool = True
+    """Whether models listed by a provider can be asked for without a template."""
+    combinations: tuple[CombinationSettings, ...] = ()
+
+    @property
+    def host_and_port(self) -> tuple[str, int]:
+        """`addr`, split. Checked when the settings are read."""
+        host, _, port = self.addr.rpartition(":")
+        return host.strip("[]") or "127.0.0.1", int(port)
+
+    @model_validator(mode="after")
+    def _check(self) -> "GatewaySettings":
+        if not re.fullmatch(r"[^:]*:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", self.addr) or self.host_and_port[1] > 65535:
+            raise ValueError(f"addr {self.addr!r} is not host:port, such as 127.0.0.1:8080")
+        by_id: dict[str, CombinationSettings] = {}
+        for combination in self.combinations:
+            if combination.id in by_id:
+                raise ValueError(f"combination id {combination.id!r} is used twice")
+            by_id[combination.id] = combination
+        for combination in self.combinations:
+            for fallback in combination.fallbacks:
+                if fallback not in by_id:
+                    raise ValueError(f"combination {combination.id!r} falls back to {fallback!r}, which does not exist")
+                if by_id[fallback].template_id != combination.template_id:
+                    raise ValueError(
+                        f"combination {combination.id!r} falls back to {fallback!r}, which belongs to another template"
+                    )
+        return self
+
+
+class ApiSettings(Section):
+    """Section `api`: how providers are called. All in seconds."""
+
+    timeout_seconds: PositiveFloat = 120.0
+    """Budget of one request, retries and fallbacks included."""
+    connect_timeout_seconds: PositiveFloat = 5.0
+    first_byte_timeout_seconds: PositiveFloat = 60.0
+    """Until the first event of a stream."""
+    idle_timeout_seconds: PositiveFloat = 30.0
+    """Between two pieces of a stream."""
+    max_retries: int = Field(default=2, ge=0, le=10)
+    """Further tries of the same combination before the next one is asked."""
+    client_stall_seconds: PositiveFloat = 30.0
+    """How long a client may read nothing of its stream before it counts as gone."""
+
+
+class StoreSettings(Section):
+    """Section `stores`. Paths are relative to the configuration file; by default all lie in `data_dir`."""
+
+    traces: str | None = None
+    """By default `sqlite:///DATA_DIR/traces.db`."""
+    prompts: str | None = None
+    """By default `file:DATA_DIR/prompts`."""
+    access: str | None = None
+    """Client keys and their accounts; by default `sqlite:///DATA_DIR/access.db`."""
+    durability: Literal["batched", "sync"] = "batched"
+    flush_interval_seconds: PositiveFloat = 0.05
+
+
+class AccessSettings(Section):
+    """Section `access`: client keys. Made with `route-switch keys create`; the first one switches them on."""
+
+    sync_interval_seconds: PositiveFloat = 0.25
+    """How soon a new or revoked key counts, and how far apart the counts of several workers may be."""
+
+
+class RetentionSettings(Section):
+    """How many days the parts of the trace store are kept; None is for ever."""
+
+    trace_days: PositiveFloat | None = None
+    payload_days: PositiveFloat | None = None
+    feedback_days: PositiveFloat | None = None
+
+
+class PrivacySettings(Section):
+    """Section `privacy`: what is kept of a request, and in which words."""
+
+    store: StoreMode = StoreMode.FULL
+    """How much is kept where neither template, key nor request asks for less."""
+    redact: tuple[Literal["emails", "card_numbers", "api_keys"], ...] = ()
+    """Built-in rules, applied before a payload or a feedback value is stored."""
+    hook: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")
+    """`module:function`, text -> text, applied after the rules."""
+    retention: RetentionSettings = RetentionSettings()
+
+
+class TelemetrySettings(Section):
+    """Section `telemetry`."""
+
+    request_log: bool = True
+    """One JSON line a request on stderr, without prompt text."""
+    otlp_endpoint: str | None = None
+    """Base URL of an OTLP/HTTP collector, such as http://127.0.0.1:4318; None sends no spans."""
+    otlp_headers: dict[str, SecretStr] = Field(default_factory=dict)
+    service_name: str = "route-switch"
+    sample_ratio: float = Field(default=1.0, ge=0, le=1)
+
+
+class MiproSettings(Section):
+    """Section `mipro_v2`: how prompts are searched. Numbers that are left out come from `mode`."""
+
+    mode: Literal["light", "medium", "heavy"] = "light"
+    num_candidates: PositiveInt | None = None
+    num_instruction_candidates: PositiveInt | None = None
+    max_bootstrapped_demos: int | None = Field(default=None, ge=0)
+    max_labeled_demos: int | None = Field(default=None, ge=0)
+    num_trials: PositiveInt | None = None
+    minibatch_size: PositiveInt | None = None
+    minibatch_full_eval_steps: PositiveInt | None = None
+    seed: int = 0
+    max_calls: PositiveInt | None = None
+    """Hard limit on model calls of one optimisation, the comparison included; None is no limit."""
+    concurrency: PositiveInt = 8
+    """Calls in flight at once."""
+    evaluation_strategy: str | None = None
+    """Evaluator of templates that name none; over `evaluation.default_strategy`."""
+    prompt_model: str | None = None
+    """`provider/model` that proposes instructions; None is the model that is being optimised for."""
+
+
+class EvaluationSettings(Section):
+    """Section `evaluation`: how answers are scored and when a gain counts."""
+
+    default_strategy: str = "ExactMatch"
+    """Evaluator of templates that name none."""
+    min_gain: float = Field(default=0.0, ge=0, lt=1)
+    min_test_rows: PositiveInt = 30
+    max_prompt_tokens: PositiveInt | None = None
+
+
+class DatasetSettings(Section):
+    """Section `dataset`: imported examples."""
+
+    base_path: Path | None = None
+    """By default `DATA_DIR/datasets`."""
+    max_records: PositiveInt = 2_000
+    """Examples drawn for one optimisation, at most."""

@@ -1,0 +1,83 @@
+"""What a person sends to register a template or a version: the same keys in a file and over the admin API."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rs_gateway.domain.errors import TemplateInvalidError
+from rs_gateway.domain.prompts import Demo, PromptTemplate, PromptText, check_template_id
+from rs_gateway.domain.traces import StoreMode
+
+
+class DemoForm(BaseModel):
+    """One few-shot pair."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    user: str
+    assistant: str
+
+
+class TextForm(BaseModel):
+    """What a version says."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    instruction: str = Field(description="The system text, with {name} placeholders.")
+    user: str | None = Field(default=None, description="The user text, before the client's own messages.")
+    demos: tuple[DemoForm, ...] = ()
+
+    def to_text(self) -> PromptText:
+        """The text, not yet checked against a template."""
+        return PromptText(self.instruction, self.user, tuple(Demo(d.user, d.assistant) for d in self.demos))
+
+
+class TemplateForm(TextForm):
+    """A template and its first version."""
+
+    id: str
+    name: str = ""
+    variables: tuple[str, ...] | None = Field(default=None, description="By default those that the texts use.")
+    evaluator: dict[str, Any] | str | None = None
+    default: bool = False
+    reference: str | None = Field(default=None, description="captured:COMBINATION_ID")
+    store: StoreMode | None = None
+
+    @classmethod
+    def read(cls, content: object) -> "TemplateForm":
+        """Raises TemplateInvalidError listing every key that is wrong."""
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            known = ", ".join(sorted(cls.model_fields))
+            lines = "; ".join(
+                f"{'.'.join(map(str, e['loc'])) or 'file'}: "
+                + (f"unknown key; there are {known}" if e["type"] == "extra_forbidden" else e["msg"])
+                for e in error.errors()
+            )
+            raise TemplateInvalidError(lines) from None
+
+    def to_template(self) -> tuple[PromptTemplate, PromptText]:
+        """Raises TemplateInvalidError."""
+        text = self.to_text()
+        # Without one of its own, `evaluation.default_strategy` of the configuration scores the template's answers.
+        evaluator = {"name": self.evaluator} if isinstance(self.evaluator, str) else dict(self.evaluator or {})
+        template = PromptTemplate(
+            template_id=check_template_id(self.id),
+            name=self.name or self.id,
+            variables=self.variables if self.variables is not None else tuple(sorted(text.placeholders)),
+            evaluator=evaluator,
+            default=self.default,
+            reference=_checked_reference(self.reference),
+            store=self.store,
+        )
+        return template, text
+
+
+def _checked_reference(reference: str | None) -> str | None:
+    if reference is not None and not reference.removeprefix("captured:").strip(" "):
+        raise TemplateInvalidError(f"reference {reference!r} names no combination.")
+    if reference is not None and not reference.startswith("captured:"):
+        raise TemplateInvalidError(
+            f"reference {reference!r} is not understood: write captured:COMBINATION_ID, the combination whose served "
+            "answers may be labels for other models."
+        )
+    return reference

@@ -1,0 +1,74 @@
+"""What comes before a request is one: its head, and the time it takes to come."""
+
+import json
+import socket
+from collections.abc import Generator
+from urllib.parse import urlsplit
+
+import pytest
+
+from rs_gateway import http_protocol
+from tests.running import RunningGateway, running_gateway
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Generator[RunningGateway]:
+    with running_gateway(tmp_path_factory.mktemp("protocol"), {}) as running:
+        yield running
+
+
+def talk(gateway: RunningGateway, *pieces: bytes) -> bytes:
+    """Send the pieces, and read until the gateway closes the connection."""
+    address = urlsplit(gateway.url)
+    with socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=10) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+        answer = b""
+        while received := connection.recv(65536):
+            answer += received
+    return answer
+
+
+def error_of(answer: bytes) -> tuple[int, dict[str, object]]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)["error"]
+
+
+def test_headers_without_end_are_refused_before_they_fill_the_memory(gateway: RunningGateway) -> None:
+    status, error = error_of(talk(gateway, b"GET /health HTTP/1.1\r\nx: ", b"a" * (http_protocol.MAX_HEAD_BYTES + 1)))
+    assert status == 431
+    assert error["code"] == "headers_too_large"
+
+
+def test_what_is_no_http_is_refused_in_openais_shape(gateway: RunningGateway) -> None:
+    status, error = error_of(talk(gateway, b"\x16\x03\x01 hello\r\n\r\n"))
+    assert status == 400
+    assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        b"GET /health HTTP/1.1\r\nhost: x\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{",
+    ],
+    ids=["head", "body"],
+)
+def test_a_request_that_stops_coming_is_ended(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch, beginning: bytes
+) -> None:
+    monkeypatch.setattr(http_protocol, "PATIENCE_S", 0.1)
+    status, error = error_of(talk(gateway, beginning))
+    assert status == 408
+    assert error["code"] == "request_timeout"
+
+
+def test_a_connection_that_says_nothing_is_closed(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "PATIENCE_S", 0.1)
+    assert talk(gateway) == b""
+
+
+def test_a_request_in_small_pieces_is_answered(gateway: RunningGateway) -> None:
+    request = b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    answer = talk(gateway, *(request[i : i + 1] for i in range(len(request))))
+    assert answer.startswith(b"HTTP/1.1 200")
