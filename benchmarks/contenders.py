@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.installs import ROOT, install_litellm, install_portkey
 from benchmarks.load import Kind, write_bodies
-from benchmarks.processes import BenchmarkError
+from benchmarks.processes import BenchmarkError, own_environment
 
 _UPSTREAM_KEY = "sk-bench-upstream"
 _COMBINATIONS = {"first": 5, "second": 3, "third": 2}
@@ -166,13 +166,6 @@ def _route_switch(config: Path, *arguments: str) -> str:
 
 
 def _run_route_switch(config: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    environment = {**_environment(), "RS_CONFIG": str(config), "OPENAI_API_KEY": _UPSTREAM_KEY}
+    environment = {**own_environment(), "RS_CONFIG": str(config), "OPENAI_API_KEY": _UPSTREAM_KEY}
     command = [sys.executable, "-m", "rs_gateway", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
-
-
-def _environment() -> dict[str, str]:
-    """This process's, without a user's own settings for the gateway."""
-    import os
-
-    return {name: value for name, value in os.environ.items() if not name.startswith("RS_")}

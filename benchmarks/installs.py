@@ -1,5 +1,6 @@
 """What a run needs beside this repository: pinned peers in the cache folder, a compiled mock, and system programs."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ ROOT = HERE.parent
 CACHE = Path(os.environ.get("BENCH_CACHE", ROOT / ".cache" / "benchmarks"))
 LITELLM_VERSION = "1.106.2"
 PORTKEY_VERSION = "1.15.2"
+PORTKEY_HTTP_SERVER_VERSION = "1.13.8"
+"""Of @hono/node-server. With the newer ones that npm would choose, all its streams end in 500 (its issue 1389)."""
 
 
 def need_system() -> None:
@@ -59,9 +62,14 @@ def install_portkey() -> Path:
     if not (home / ".ready").exists():
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)
-        package = f"@portkey-ai/gateway@{PORTKEY_VERSION}"
-        command = ["npm", "install", "--no-audit", "--no-fund", "--silent", "--prefix", home, package]
-        _run(command, doing=f"Installing {package} (a minute, once)")
+        wanted = {
+            "private": True,
+            "dependencies": {"@portkey-ai/gateway": PORTKEY_VERSION},
+            "overrides": {"@hono/node-server": PORTKEY_HTTP_SERVER_VERSION},
+        }
+        (home / "package.json").write_text(json.dumps(wanted))
+        command = ["npm", "install", "--no-audit", "--no-fund", "--silent", "--prefix", home]
+        _run(command, doing=f"Installing @portkey-ai/gateway {PORTKEY_VERSION} (a minute, once)")
         (home / ".ready").touch()
     return home / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"
 
@@ -70,6 +78,5 @@ def _run(command: Sequence[str | Path], *, doing: str) -> None:
     print(f"{doing} ...", file=sys.stderr, flush=True)
     finished = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     if finished.returncode != 0:
-        raise BenchmarkError(
-            f"{doing} failed. By hand: {' '.join(map(str, command))}\n{finished.stdout[-2000:]}{finished.stderr[-2000:]}"
-        )
+        said = finished.stdout[-2000:] + finished.stderr[-2000:]
+        raise BenchmarkError(f"{doing} failed. By hand: {' '.join(map(str, command))}\n{said}")

@@ -3,7 +3,7 @@
 import http.client
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,8 @@ Kind = Literal["plain", "stream"]
 REQUEST_BYTES = 500
 _SCRIPT = Path(__file__).with_name("wrk_post.lua")
 _MARK = "bench-answer"
-_N_SAMPLES = 32
+N_SAMPLES = 32
+"""Answers of each kind that one check looks at."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,11 @@ def run_clean(name: str, target: Target, kind: Kind, *, connections: int, durati
 
 def check_answers(name: str, target: Target) -> None:
     """Raises BenchmarkError unless samples of both kinds, asked for at once, are the upstream's own answers."""
-    for kind, is_right in (("plain", is_right_answer), ("stream", is_right_stream)):
+    checks: Mapping[Kind, Callable[[bytes], bool]] = {"plain": is_right_answer, "stream": is_right_stream}
+    for kind, is_right in checks.items():
         body = target.bodies[kind].read_bytes()
-        with ThreadPoolExecutor(_N_SAMPLES) as pool:
-            answers = list(pool.map(lambda _, body=body: _post(target, body), range(_N_SAMPLES)))
+        with ThreadPoolExecutor(N_SAMPLES) as pool:
+            answers = [f.result() for f in [pool.submit(_post, target, body) for _ in range(N_SAMPLES)]]
         for status, answer in answers:
             if status != 200 or not is_right(answer):
                 raise BenchmarkError(f"{name} does not answer as it should ({kind}): {status} {answer[:1000]!r}")

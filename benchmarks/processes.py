@@ -1,5 +1,6 @@
 """Child processes of a benchmark: pinned to a core, logged to a file, measured, and gone when it ends."""
 
+import http.client
 import os
 import shutil
 import signal
@@ -7,12 +8,11 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Self
-
-import http.client
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _STOP_TIMEOUT_S = 10.0
@@ -86,9 +86,15 @@ class Children:
             self.stop(self._running[-1])
 
     def start(
-        self, name: str, command: Sequence[str | Path], *, core: int, environment: Mapping[str, str] | None = None
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        core: int,
+        directory: Path,
+        environment: Mapping[str, str] | None = None,
     ) -> Child:
-        """Start a process on a core, with what it prints in `NAME.log`."""
+        """Start a process on a core and in a directory, with what it prints in `NAME.log`."""
         log = self._log_dir / f"{name}.log"
         with log.open("wb") as output:
             popen = subprocess.Popen(
@@ -96,7 +102,8 @@ class Children:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **(environment or {})},
+                cwd=directory,
+                env={**own_environment(), **(environment or {})},
                 start_new_session=True,
             )
         child = Child(name, popen, log, time.monotonic())
@@ -107,10 +114,8 @@ class Children:
         """End a process and its group: first kindly, then not."""
         try:
             _signal_group(child, signal.SIGTERM)
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 child.popen.wait(_STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                pass
         finally:
             _signal_group(child, signal.SIGKILL)  # descendants that outlived it, too
             child.popen.wait()
@@ -121,7 +126,9 @@ def wait_until_up(child: Child, port: int, path: str, *, timeout_s: float = 120.
     """Seconds from the child's start to its first 200 on `path`. Raises BenchmarkError with the end of its log."""
     while time.monotonic() - child.started_at < timeout_s:
         if child.popen.poll() is not None:
-            raise BenchmarkError(f"{child.name} ended with {child.popen.returncode}; {child.log}:\n{child.last_words()}")
+            raise BenchmarkError(
+                f"{child.name} ended with {child.popen.returncode}; {child.log}:\n{child.last_words()}"
+            )
         if _answers(port, path):
             return time.monotonic() - child.started_at
         time.sleep(_POLL_S)
@@ -135,6 +142,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def own_environment() -> dict[str, str]:
+    """This process's environment, without what a user has set for a gateway of their own."""
+    return {name: value for name, value in os.environ.items() if not name.upper().startswith(("RS_", "LITELLM_"))}
 
 
 def need_program(name: str, how: str) -> None:
@@ -162,10 +174,8 @@ def _read(path: Path) -> str:
 
 
 def _signal_group(child: Child, number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(child.popen.pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def _interrupt(_: int, __: FrameType | None) -> None:

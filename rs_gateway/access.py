@@ -8,7 +8,6 @@ was made, changed or revoked elsewhere counts as such after one interval.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from uuid import uuid4
 
@@ -17,6 +16,7 @@ import anyio.to_thread
 import structlog
 
 from rs_gateway.domain.access import (
+    BUDGET_PERIODS,
     OPEN,
     Admission,
     BudgetPeriod,
@@ -28,19 +28,14 @@ from rs_gateway.domain.access_store import (
     IN_FLIGHT_LEASE_S,
     AccessPicture,
     AccessStore,
-    KeyRecord,
-    KeyUsage,
     UsageBatch,
-    UsageDelta,
 )
 from rs_gateway.domain.errors import (
-    BudgetExceededError,
     ForbiddenError,
-    RateLimitedError,
     StoreError,
     UnauthorizedError,
 )
-from rs_gateway.domain.rates import TokenBucket
+from rs_gateway.domain.key_account import KeyAccount
 
 log = structlog.get_logger()
 
@@ -48,8 +43,6 @@ _BEARER = b"authorization"
 _KEY_HEADERS = frozenset({_BEARER, b"x-api-key", b"api-key"})
 """Where OpenAI's, Anthropic's and Azure's clients put their key."""
 _MAX_SECRET_BYTES = 200
-_BUSY_RETRY_S = 1.0
-"""When a key without a free place may try again: nobody knows when a request ends."""
 _HEARTBEAT_S = IN_FLIGHT_LEASE_S / 4
 
 
@@ -85,13 +78,13 @@ class Access:
         self._store, self._sync_interval_s, self._is_priced, self._clock = store, sync_interval_s, is_priced, clock
         self._worker_id = uuid4().hex
         self._closed = False  # to those without a key; once True it stays so, whatever becomes of the store
-        self._accounts: dict[bytes, _Account] = {}
-        self._used: list[_Account] = []
+        self._accounts: dict[bytes, KeyAccount] = {}
+        self._used: list[KeyAccount] = []
         self._syncing = anyio.Lock()
         self._pending: UsageBatch | None = None
         self._n_batches = 0
         self._mark: tuple[int, int] | None = None
-        self._in_flight: Mapping[str, int] = {}
+        self._in_flight: Mapping[str, int] | None = {}  # what the others were told; None when that is not sure
         self._elsewhere: Mapping[str, int] = {}
         self._told_at_s = -math.inf
         self._take_in(
@@ -160,7 +153,7 @@ class Access:
             param="model",
         )
 
-    def will_report(self, account: "_Account") -> None:
+    def will_report(self, account: KeyAccount) -> None:
         """For admissions: this account has something to tell the store."""
         if not account.in_use:
             account.in_use = True
@@ -191,6 +184,8 @@ class Access:
                 now_s=at_s,
                 since=self._mark,
             )
+            if in_flight is not None:
+                self._in_flight = None
             # A batch stays pending until it is known to be stored. Sent twice, its number keeps it from counting twice.
             try:
                 picture = await anyio.to_thread.run_sync(exchange)
@@ -215,7 +210,7 @@ class Access:
             log.error("access_usage_lost", keys=len(self._pending.deltas), error=self.error)
         await anyio.to_thread.run_sync(self._store.close)
 
-    def _account_of(self, headers: Sequence[tuple[bytes, bytes]]) -> "_Account":
+    def _account_of(self, headers: Sequence[tuple[bytes, bytes]]) -> KeyAccount:
         account = self._accounts.get(hash_secret(_secret_of(headers)))
         if account is None:
             raise UnauthorizedError("This client key is not known here. `route-switch keys list` shows those that are.")
@@ -242,14 +237,15 @@ class Access:
 
     def _take_in(self, picture: AccessPicture, *, at_s: float) -> None:
         before, elsewhere = self._accounts, picture.in_flight_elsewhere
+        ends_at_s: dict[BudgetPeriod, float] = {period: period_end_s(period, at_s) for period in BUDGET_PERIODS}
         if picture.whole:
             self._accounts = {}
         for record in picture.records:
             account = before.get(record.secret_hash)
             if account is None:
-                account = _Account(record.key)
+                account = KeyAccount(record.key)
                 account.in_flight_elsewhere = elsewhere.get(record.key.key_id, 0)
-            account.take_in(record, at_s=at_s)
+            account.take_in(record, at_s=at_s, period_ends_at_s=ends_at_s)
             self._accounts[record.secret_hash] = account
             self._closed = True
         if elsewhere != self._elsewhere:
@@ -263,7 +259,7 @@ class KeyAdmission:
 
     __slots__ = ("_access", "_account", "_settled", "key_id", "store")
 
-    def __init__(self, access: Access, account: "_Account") -> None:
+    def __init__(self, access: Access, account: KeyAccount) -> None:
         key = account.key
         self._access, self._account, self._settled = access, account, False
         self.key_id, self.store = key.key_id, key.store
@@ -283,126 +279,6 @@ class KeyAdmission:
         self._settled = True
         self._account.leave(self._access.now_s(), tokens=tokens, cost_usd=cost_usd)
         self._access.will_report(self._account)
-
-
-class _Account:
-    """One key and what it has used, as far as this worker knows.
-
-    Attributes:
-        spent_usd: in the period that ends at `period_ends_at_s`.
-        in_use: it stands in the list of accounts to report.
-    """
-
-    __slots__ = (
-        *("key", "in_flight", "in_flight_elsewhere", "in_use", "spent_usd", "period_ends_at_s"),
-        *("_requests", "_tokens", "_n_requests", "_n_tokens", "_cost_usd", "_n_unpriced"),
-    )
-
-    def __init__(self, key: ClientKey) -> None:
-        self.key = key
-        self.in_flight, self.in_flight_elsewhere, self.in_use = 0, 0, False
-        self.spent_usd, self.period_ends_at_s = 0.0, math.inf
-        self._requests, self._tokens = _bucket(key.limits.requests_per_minute), _bucket(key.limits.tokens_per_minute)
-        self._n_requests, self._n_tokens, self._cost_usd, self._n_unpriced = 0, 0, 0.0, 0
-
-    def check_active(self, now_s: float) -> None:
-        """Raises UnauthorizedError."""
-        key = self.key
-        if key.revoked_at is not None:
-            raise UnauthorizedError(f"The client key {key.key_id} was revoked: ask for a new one.")
-        if key.expires_at is not None and now_s >= key.expires_at:
-            raise UnauthorizedError(
-                f"The client key {key.key_id} expired on {_date(key.expires_at)}: ask for a new one."
-            )
-
-    def enter(self, now_s: float) -> None:
-        """Count one request in. Raises UnauthorizedError, BudgetExceededError, RateLimitedError, and counts nothing."""
-        key = self.key
-        if key.revoked_at is not None or key.expires_at is not None:
-            self.check_active(now_s)
-        limits = key.limits
-        if limits.budget_usd is not None:
-            self._check_budget(limits.budget_usd, limits.budget_period, now_s)
-        if limits.concurrency is not None and self.in_flight + self.in_flight_elsewhere >= limits.concurrency:
-            raise RateLimitedError(
-                f"The client key {key.key_id} has {limits.concurrency} requests in flight, as many as it may: "
-                "wait until one has ended.",
-                retry_after_s=_BUSY_RETRY_S,
-            )
-        requests, tokens = self._requests, self._tokens
-        if requests is not None and (wait_s := requests.wait_s(now_s)):
-            raise RateLimitedError(
-                f"The client key {key.key_id} may make {limits.requests_per_minute} requests a minute.",
-                retry_after_s=wait_s,
-            )
-        if tokens is not None and (wait_s := tokens.wait_s(now_s)):
-            raise RateLimitedError(
-                f"The client key {key.key_id} may use {limits.tokens_per_minute} tokens a minute, and has used more.",
-                retry_after_s=wait_s,
-            )
-        if requests is not None:
-            requests.take(1.0, now_s)
-        self.in_flight += 1
-        self._n_requests += 1
-
-    def leave(self, now_s: float, *, tokens: int, cost_usd: float | None) -> None:
-        """Count what a request used, and free its place."""
-        self.in_flight -= 1
-        if tokens > 0:
-            self._n_tokens += tokens
-            if self._tokens is not None:
-                self._tokens.take(tokens, now_s)
-            if cost_usd is None:
-                self._n_unpriced += 1
-        if cost_usd is not None and cost_usd > 0:
-            self._cost_usd += cost_usd
-            self.spent_usd += cost_usd
-
-    def taken(self) -> UsageDelta:
-        """What was counted since the last time."""
-        self.in_use = False
-        delta = UsageDelta(
-            KeyUsage(self._n_requests, self._n_tokens, self._cost_usd, self._n_unpriced),
-            requests_debt_s=self._n_requests / self._requests.rate_per_s if self._requests is not None else 0.0,
-            tokens_debt_s=self._n_tokens / self._tokens.rate_per_s if self._tokens is not None else 0.0,
-        )
-        self._n_requests, self._n_tokens, self._cost_usd, self._n_unpriced = 0, 0, 0.0, 0
-        return delta
-
-    def take_in(self, record: KeyRecord, *, at_s: float) -> None:
-        """Go by what the store knew at `at_s`, all workers included, and what was counted here since."""
-        if record.key.limits != self.key.limits:
-            limits = record.key.limits
-            self._requests, self._tokens = _bucket(limits.requests_per_minute), _bucket(limits.tokens_per_minute)
-        self.key = record.key
-        period = record.key.limits.budget_period
-        self.spent_usd = record.usage.get(period, KeyUsage()).cost_usd + self._cost_usd
-        self.period_ends_at_s = period_end_s(period, at_s)
-        if self._requests is not None:
-            self._requests.full_at_s = record.requests_full_at_s
-            self._requests.take(self._n_requests, at_s)
-        if self._tokens is not None:
-            self._tokens.full_at_s = record.tokens_full_at_s
-            self._tokens.take(self._n_tokens, at_s)
-
-    def _check_budget(self, budget_usd: float, period: BudgetPeriod, now_s: float) -> None:
-        if now_s >= self.period_ends_at_s:
-            self.spent_usd, self.period_ends_at_s = self._cost_usd, period_end_s(period, now_s)
-        if self.spent_usd < budget_usd:
-            return
-        anew = "" if period == "total" else f" It starts anew on {_date(self.period_ends_at_s)}."
-        raise BudgetExceededError(
-            f"The client key {self.key.key_id} has spent {self.spent_usd:.4f} of {budget_usd:g} USD"
-            f"{'' if period == 'total' else f' this {period}'}.{anew}"
-        )
-
-
-def _bucket(per_minute: int | None) -> TokenBucket | None:
-    return None if per_minute is None else TokenBucket(per_minute / 60, per_minute)
-
-
-def _date(at_s: float) -> str:
-    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _secret_of(headers: Sequence[tuple[bytes, bytes]]) -> bytes:

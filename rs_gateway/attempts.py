@@ -92,6 +92,8 @@ class Attempts:
                     told_to_wait = self._backoff.is_told_to_wait(error.retry_after_s) and not last_resort
                     if attempt == served.max_retries or out_of_time or told_to_wait:
                         break
+                    if not last_resort and not self._may_try(combination):
+                        break
                     await self._sleep(pause_s)
                     journey.waited_s += pause_s
         assert failure is not None

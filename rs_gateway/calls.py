@@ -1,7 +1,7 @@
 """One call to one provider, looked at closely enough to tell an answer from anything else."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 import msgspec
@@ -9,23 +9,25 @@ import msgspec
 from rs_gateway.domain.answers import StreamedAnswer, WireChunk, WireCompletion, decode_chunk, decode_completion
 from rs_gateway.domain.chat import ProviderCall
 from rs_gateway.domain.errors import ProviderCutError, ProviderError, ProviderGarbageError, ProviderOverloadedError
-from rs_gateway.domain.ports import ChatProvider
+from rs_gateway.domain.ports import DONE, ChatProvider
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What arrived together: the good chunks, and what was wrong with the one after them."""
+    """What arrived together: the good chunks, what was wrong with the one after them, and whether that was all."""
 
     chunks: list[tuple[bytes, WireChunk]]
     error: ProviderError | None
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedStream:
-    """A stream that has begun to answer: `first` holds at least one good chunk."""
+    """A stream that has begun to answer: `first` holds at least one good chunk. Leave `context` when done with it."""
 
     first: Batch
     rest: AsyncIterator[Sequence[bytes]]
+    context: AbstractAsyncContextManager[AsyncIterator[Sequence[bytes]]]
 
 
 async def complete_once(provider: ChatProvider, call: ProviderCall, *, name: str) -> tuple[bytes, WireCompletion]:
@@ -43,29 +45,27 @@ async def complete_once(provider: ChatProvider, call: ProviderCall, *, name: str
         ) from error
 
 
-async def open_once(stack: AsyncExitStack, provider: ChatProvider, call: ProviderCall, *, name: str) -> OpenedStream:
-    """Open a stream and wait for its first chunk; closed by `stack`, or at once if it does not begin to answer."""
-    attempt = AsyncExitStack()
+async def open_once(provider: ChatProvider, call: ProviderCall, *, name: str) -> OpenedStream:
+    """Open a stream and wait for its first chunk; closed at once if none comes. Raises ProviderError."""
+    context = provider.stream(call)
+    rest = await context.__aenter__()
     try:
-        rest = await attempt.enter_async_context(provider.stream(call))
-        async for payloads in rest:
-            first = decode_batch(payloads, name)
-            if not first.chunks and first.error is not None:
-                raise first.error
-            break
-        else:
-            raise ProviderGarbageError(f"{name} answered with an empty stream.", provider=name, status=200)
-    except BaseException:
-        await attempt.aclose()
+        first = decode_batch(await anext(rest, ()), name)
+        if not first.chunks:
+            empty = ProviderGarbageError(f"{name} answered with an empty stream.", provider=name, status=200)
+            raise first.error or empty
+    except BaseException as error:
+        await context.__aexit__(type(error), error, error.__traceback__)
         raise
-    stack.push_async_exit(attempt)
-    return OpenedStream(first, rest)
+    return OpenedStream(first, rest, context)
 
 
 def decode_batch(payloads: Sequence[bytes], provider: str) -> Batch:
     """What the payloads say, up to the first one that is no chunk or reports an error."""
     decoded: list[tuple[bytes, WireChunk]] = []
     for payload in payloads:
+        if payload is DONE:
+            return Batch(decoded, None, ended=True)
         try:
             chunk = decode_chunk(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

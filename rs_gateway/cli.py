@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rs_gateway.cli_keys import keys_app
 from rs_gateway.domain.errors import RouteSwitchError, TemplateInvalidError
 from rs_gateway.domain.prompts import Origin, PromptTemplate, PromptText
 from rs_gateway.template_form import TemplateForm
@@ -36,6 +37,7 @@ template_app = typer.Typer(no_args_is_help=True, help="Register and look at prom
 model_app = typer.Typer(no_args_is_help=True, help="A small local model that needs no key.")
 app.add_typer(template_app, name="template")
 app.add_typer(model_app, name="model")
+app.add_typer(keys_app, name="keys")
 
 # Without markup: what is printed holds names and texts of other people, and "[/red]" is one of them.
 words = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)

@@ -49,7 +49,7 @@ ModelOption = Annotated[
 ]
 NoCallsOption = Annotated[bool, typer.Option("--no-calls", help="It may use no template and no model.")]
 StoreOption = Annotated[
-    StoreMode | None, typer.Option(help="How much is kept of its requests at most.  [default: as configured]")
+    StoreMode | None, typer.Option(help="How much is kept of its requests at most; by default as configured.")
 ]
 ExpiresOption = Annotated[str | None, typer.Option("--expires-in", help="Such as 30d, 12h, 45m or 2w.")]
 PeriodOption = Annotated[str | None, typer.Option("--budget-period", help="day, month or total; days are UTC.")]
@@ -136,7 +136,10 @@ def list_keys(
         print(json.dumps([record_facts(record, now_s=now_s) for record in records]))  # noqa: T201
         return
     shown = [record for record in records if show_all or record.key.is_active(now_s)]
-    table = Table("key", "name", "state", "may use", "limits", "requests today", "tokens today", "spent", "unpriced")
+    table = Table()
+    table.add_column("key", no_wrap=True)
+    for heading in ("name", "may use", "limits", "today", "spent"):
+        table.add_column(heading, overflow="fold")
     for record in shown:
         table.add_row(*_cells(record, now_s=now_s))
     if shown:
@@ -255,12 +258,10 @@ def revoke_key(key_id: str, config: ConfigOption = None, as_json: JsonOption = F
 
 @contextmanager
 def _opened(config: Path | None) -> "Generator[AccessStore]":
-    from rs_gateway.adapters.sqlite_access import SqliteAccessStore
-    from rs_gateway.adapters.sqlite_traces import sqlite_path
     from rs_gateway.settings import load_settings
+    from rs_gateway.wiring import open_access_store
 
-    settings = load_settings(config)
-    access = SqliteAccessStore(settings.path(sqlite_path(settings.access_url)))
+    access = open_access_store(load_settings(config))
     try:
         yield access
     finally:
@@ -338,26 +339,23 @@ def _cells(record: "KeyRecord", *, now_s: float) -> tuple[str, ...]:
     from rs_gateway.domain.access_store import KeyUsage
 
     key, limits, usage = record.key, record.key.limits, record.usage
-    state = "revoked" if key.revoked_at is not None else "active" if key.is_active(now_s) else "expired"
+    state = " (revoked)" if key.revoked_at is not None else "" if key.is_active(now_s) else " (expired)"
     names = ["all templates"] if key.templates is None else sorted(key.templates)
     names += ["all models"] if key.models is None else sorted(key.models)
     names += ["admin"] if key.admin else []
     counts = (
-        (limits.requests_per_minute, "req/min"),
-        (limits.tokens_per_minute, "tok/min"),
+        *((limits.requests_per_minute, "requests/min"), (limits.tokens_per_minute, "tokens/min")),
         (limits.concurrency, "at once"),
     )
     bounds = [f"{count} {unit}" for count, unit in counts if count is not None]
-    today, total = usage.get("day", KeyUsage()), usage.get("total", KeyUsage())
+    today, unpriced = usage.get("day", KeyUsage()), usage.get("total", KeyUsage()).unpriced_requests
     spent = f"{usage.get(limits.budget_period, KeyUsage()).cost_usd:.4f}"
     if limits.budget_usd is not None:
-        spent += f" of {limits.budget_usd:g} USD" + (
-            "" if limits.budget_period == "total" else f"/{limits.budget_period}"
-        )
-    else:
-        spent += " USD"
-    may_use, bounds_text = ", ".join(names) or "nothing", ", ".join(bounds) or "none"
+        spent += f" of {limits.budget_usd:g}"
+    spent += " USD" if limits.budget_period == "total" else f" USD/{limits.budget_period}"
+    if unpriced:
+        spent += f", and {unpriced} unpriced requests"
     return (
-        *(key.key_id, key.name, state, may_use, bounds_text),
-        *(str(today.requests), str(today.tokens), spent, str(total.unpriced_requests)),
+        *(key.key_id, key.name + state, ", ".join(names) or "nothing", ", ".join(bounds) or "none"),
+        *(f"{today.requests} requests, {today.tokens} tokens", spent),
     )

@@ -4,11 +4,10 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
 from typing import Protocol
 
 from rs_gateway.attempts import Attempts
-from rs_gateway.calls import Batch, OpenedStream, complete_once, decode_batch, frame, open_once
+from rs_gateway.calls import OpenedStream, complete_once, decode_batch, frame, open_once
 from rs_gateway.domain.answers import StreamedAnswer, WireCompletion, outcome_of, text_of, usage_of
 from rs_gateway.domain.chat import ChatRequest, Message, ProviderCall
 from rs_gateway.domain.errors import (
@@ -41,6 +40,10 @@ class Reader(Protocol):
 
     async def write(self, block: bytes) -> None:
         """Send SSE bytes; returns when there is room for more."""
+        ...
+
+    async def end(self, block: bytes) -> None:
+        """Send the last bytes of the answer."""
         ...
 
 
@@ -80,8 +83,8 @@ class Gateway:
         ending = Ending()
         try:
             self._choose(served, journey)
-            async with asyncio.timeout(served.timeout_s):
-                body, answer = await self._attempts.first_answer(served, journey, _complete)
+            # Each call has what is left of the deadline, and pauses stop short of it.
+            body, answer = await self._attempts.first_answer(served, journey, _complete)
             choice = answer.choices[0]
             ending.response, ending.finish_reason = choice.message, choice.finish_reason
             ending.response_model, ending.outcome = answer.model, outcome_of(choice.finish_reason)
@@ -105,23 +108,18 @@ class Gateway:
         A break after that becomes an error event without `[DONE]`, and no exception. Raises RouteSwitchError before.
         """
         served = self._source.served
-        answer = StreamedAnswer()
-        ending = Ending()
+        answer, ending = StreamedAnswer(), Ending()
         try:
-            async with AsyncExitStack() as stack:
-                self._choose(served, journey)
-
-                async def open_on_stack(provider: ChatProvider, call: ProviderCall, name: str) -> OpenedStream:
-                    return await open_once(stack, provider, call, name=name)
-
-                async with asyncio.timeout(served.timeout_s):
-                    opened = await self._attempts.first_answer(served, journey, open_on_stack)
-                ending.first_token_s = journey.elapsed_s
-                ending.outcome = Outcome.CLIENT_CANCELLED  # until we know better: nothing but the client can end it now
-                try:
-                    await self._carry(opened, answer, ending, journey, reader, served)
-                finally:
-                    self._close_attempt(journey, ending)
+            self._choose(served, journey)
+            async with asyncio.timeout(served.timeout_s):
+                opened = await self._attempts.first_answer(served, journey, _open)
+            ending.first_token_s = journey.elapsed_s
+            ending.outcome = Outcome.CLIENT_CANCELLED  # until we know better: nothing but the client can end it now
+            patience = Patience(budget_s=served.timeout_s - ending.first_token_s, client_s=served.client_stall_s)
+            try:
+                await self._carry(opened, answer, ending, journey, reader, patience)
+            finally:
+                self._close_attempt(journey, ending, after_s=patience.provider_s)
         except BaseException as error:
             error = _deadline(error, journey)
             if ending.first_token_s is None or not isinstance(error, asyncio.CancelledError):
@@ -147,26 +145,32 @@ class Gateway:
         ending: Ending,
         journey: Journey,
         reader: Reader,
-        served: Served,
+        patience: Patience,
     ) -> None:
         """SSE bytes for the client: chunks as they came, then `[DONE]`, or an error event if the answer broke off."""
         assert journey.combination is not None
         provider, wants_usage = journey.combination.provider, journey.request.include_usage
+        block = b""
         try:
-            with Patience(provider_s=served.timeout_s - journey.elapsed_s, client_s=served.client_stall_s) as patience:
+            with patience:
                 patience.on_client()
                 await reader.begin(journey)
-                batch: Batch | None = opened.first
-                while batch is not None:
+                batch = opened.first
+                while True:
                     block = frame(batch.chunks, answer, wants_usage)
+                    if batch.error is not None:
+                        raise batch.error
+                    if batch.ended:
+                        break
                     if block:
                         patience.on_client()
                         await reader.write(block)
-                        patience.on_provider()
-                    if batch.error is not None:
-                        raise batch.error
+                        block = b""
+                    patience.on_provider()
                     payloads = await anext(opened.rest, None)
-                    batch = None if payloads is None else decode_batch(payloads, provider)
+                    if payloads is None:
+                        break
+                    batch = decode_batch(payloads, provider)
             if not answer.whole:
                 raise ProviderCutError(f"{provider} ended a stream without a finish_reason.", provider=provider)
         except TimeoutError:
@@ -175,13 +179,20 @@ class Gateway:
             error = raised
         except ClientStalledError as stalled:
             ending.outcome, ending.error_code = Outcome.CLIENT_CANCELLED, stalled.code
+            await opened.context.__aexit__(type(stalled), stalled, stalled.__traceback__)
+            raise
+        except BaseException as other:
+            await opened.context.__aexit__(type(other), other, other.__traceback__)
             raise
         else:
             ending.outcome = outcome_of(answer.finish_reason)
-            await reader.write(b"data: [DONE]\n\n")
+            # What came with the end goes out with the end: one write less.
+            await reader.end(block + b"data: [DONE]\n\n")
+            await opened.context.__aexit__(None, None, None)
             return
         ending.outcome, ending.error_code = Outcome.PROVIDER_CUT, error.code
-        await reader.write(b"data: " + self._encode_error(error) + b"\n\n")
+        await opened.context.__aexit__(type(error), error, error.__traceback__)
+        await reader.end(block + b"data: " + self._encode_error(error) + b"\n\n")
 
     async def refuse(self, error: RouteSwitchError, caller: Caller, *, started: float) -> str:
         """Account for a request that never became a journey. Nothing of it is kept but its count. Returns an id."""
@@ -205,18 +216,16 @@ class Gateway:
         request, admission = journey.request, journey.caller.admission
         pool = resolve(served.catalog, request)
         journey.pool = pool
-        admission.check(
-            template_id=pool.template.template_id if pool.template is not None else None, model=request.model
-        )
+        template_id = pool.template.template_id if pool.template is not None else None
+        for combination in pool.combinations:
+            admission.check(template_id=template_id, model=combination.model)
         journey.decision = self._router.choose(pool.key, pool.combinations, draw=self._draw(), now_s=time.monotonic())
 
-    def _close_attempt(self, journey: Journey, ending: Ending) -> None:
-        """Tell the router how the attempt that answered went in the end."""
+    def _close_attempt(self, journey: Journey, ending: Ending, *, after_s: float = 0.0) -> None:
+        """Tell the router how the attempt that answered went in the end, `after_s` of the provider's time later."""
         assert journey.combination is not None
         succeeded = None if ending.outcome is Outcome.CLIENT_CANCELLED else ending.outcome in _SUCCESSES
-        latency_s = journey.attempts[-1].latency_s
-        if ending.first_token_s is not None:
-            latency_s += journey.elapsed_s - ending.first_token_s
+        latency_s = journey.attempts[-1].latency_s + after_s
         self._router.ended(
             journey.combination.combination_id,
             Result(succeeded, latency_s=latency_s),
@@ -228,6 +237,10 @@ class Gateway:
         cost_usd = self._recorder.cost_usd(journey.combination, ending.usage)
         trace = journey.trace(ending, cost_usd=cost_usd, default_store=served.store)
         await self._recorder.record(trace, journey.caller.admission)
+
+
+async def _open(provider: ChatProvider, call: ProviderCall, name: str) -> OpenedStream:
+    return await open_once(provider, call, name=name)
 
 
 async def _complete(provider: ChatProvider, call: ProviderCall, name: str) -> tuple[bytes, WireCompletion]:

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import msgspec
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD_BYTES = 64 * 1024
 PATIENCE_S = 30.0
@@ -34,11 +34,10 @@ class LimitedHttpTools(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._stop_timer()
-        in_head = self._in_head
         super().data_received(data)
-        if in_head:
-            self._head_bytes += len(data)
-        if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
+        # What came with the end of one head or body is not counted towards the next head: at most one read of it.
+        self._head_bytes = self._head_bytes + len(data) if self._in_head else 0
+        if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(431, f"The request line and headers exceed {MAX_HEAD_BYTES:,} bytes.")
         elif self._incomplete and not self.transport.is_closing():
             self._timer = self.loop.call_later(PATIENCE_S, self._is_late)
@@ -46,15 +45,13 @@ class LimitedHttpTools(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = self._incomplete = True
-        self._head_bytes = 0
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._incomplete = False
-        self._in_head = True
+        self._incomplete = self._in_head = False
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -78,7 +75,8 @@ class LimitedHttpTools(HttpToolsProtocol):
         self._stop_timer()
         if self.transport.is_closing():
             return
-        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and cycle.response_started and not cycle.response_complete:
             self.transport.close()  # an answer is on its way: nothing can be said between its bytes
             return
         error: dict[str, Any] = {

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
 from rs_gateway.domain.access import (
@@ -38,7 +38,7 @@ class IssuedKey:
     """A new key. `secret` is the only copy: what clients send, and what is stored nowhere."""
 
     key: ClientKey
-    secret: str
+    secret: str = field(repr=False)
 
 
 def issue_key(store: AccessStore, grant: Grant, *, by: str, now_s: float) -> IssuedKey:

@@ -48,7 +48,7 @@ def configure_logs() -> None:
     handler.set_name(_HANDLER)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name],
+            foreign_pre_chain=[structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, _trim],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *shared, renderer],
         )
     )
@@ -64,6 +64,11 @@ def without_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any])
     for name, value in event.items():
         if isinstance(value, str):
             event[name] = _clean(value)
+    return event
+
+
+def _trim(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event["event"] = event["event"].strip()  # uvicorn ends its messages with a line break
     return event
 
 

@@ -13,13 +13,13 @@ class Patience:
     because time was up raises TimeoutError (the provider's) or ClientStalledError.
 
     Args:
-        provider_s: what the provider may take in all, from now on.
+        budget_s: what the provider may take in all, from now on.
         client_s: how long one write to the client may wait.
     """
 
-    def __init__(self, *, provider_s: float, client_s: float) -> None:
+    def __init__(self, *, budget_s: float, client_s: float) -> None:
         self._loop = asyncio.get_running_loop()
-        self._left_s, self._client_s = provider_s, client_s
+        self._budget_s, self._left_s, self._client_s = budget_s, budget_s, client_s
         self._waits_for_client = False
         self._expired = False
 
@@ -32,10 +32,16 @@ class Patience:
         self._timer = self._loop.call_later(min(self._left_s, self._client_s), self._look)
         return self
 
+    @property
+    def provider_s(self) -> float:
+        """What the provider has taken so far."""
+        return self._budget_s - self._left_s
+
     def on_client(self) -> None:
         """From now on the client is waited for."""
         now = self._loop.time()
-        self._left_s -= now - self._since
+        if not self._waits_for_client:
+            self._left_s -= now - self._since
         self._since, self._waits_for_client = now, True
 
     def on_provider(self) -> None:

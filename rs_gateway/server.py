@@ -4,16 +4,25 @@ import contextlib
 import os
 import socket
 import sys
+import time
+from contextlib import closing
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
+from rs_gateway.access import public_address_allowed
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.http_protocol import LimitedHttpTools
 from rs_gateway.logs import configure_logs
 from rs_gateway.settings import CONFIG_VARIABLE, Settings, is_loopback
-from rs_gateway.wiring import build_providers, open_registry, open_trace_store
+from rs_gateway.wiring import (
+    build_providers,
+    open_access_store,
+    open_observers,
+    open_registry,
+    open_trace_store,
+)
 
 
 def serve(settings: Settings, *, workers: int) -> None:
@@ -41,6 +50,7 @@ def _run(settings: Settings, bound: socket.socket, *, workers: int) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         date_header=False,
         workers=workers,
         timeout_graceful_shutdown=20,
@@ -63,14 +73,22 @@ def _try_stores(settings: Settings) -> None:
     build_providers(settings)
     open_registry(settings).load()
     open_trace_store(settings).close()
+    open_access_store(settings).close()
+    for observer in open_observers(settings):
+        observer.close()
+
+
+def _has_keys(settings: Settings) -> bool:
+    with closing(open_access_store(settings)) as store:
+        return public_address_allowed(store, now_s=time.time())
 
 
 def _bind(settings: Settings) -> socket.socket:
     host, port = settings.gateway.host_and_port
-    if not is_loopback(host):
+    if not is_loopback(host) and not _has_keys(settings):
         raise ConfigurationError(
-            f"gateway.addr {settings.gateway.addr!r} is reachable from other machines, and this version has no client "
-            "keys yet: bind 127.0.0.1 and put a proxy that checks keys in front."
+            f"gateway.addr {settings.gateway.addr!r} is reachable from other machines, and no client key is active: "
+            "make one with `route-switch keys create NAME`, or bind 127.0.0.1."
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)

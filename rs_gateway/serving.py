@@ -11,14 +11,23 @@ import anyio.to_thread
 import structlog
 
 from rs_gateway.domain.combinations import Combination
+from rs_gateway.domain.endpoints import Endpoint, EndpointProvider
 from rs_gateway.domain.errors import RegistryError, RouteSwitchError
 from rs_gateway.domain.pools import Catalog, build_catalog
 from rs_gateway.domain.ports import ChatProvider, PromptRegistry, RegistryState
+from rs_gateway.domain.pricing import PriceBook
 from rs_gateway.domain.rates import TokenBucket
 from rs_gateway.domain.router import Router
 from rs_gateway.domain.traces import StoreMode
 from rs_gateway.settings import Settings
-from rs_gateway.wiring import build_providers, combinations_of, passthrough_of, rate_limits_of, router_rules_of
+from rs_gateway.wiring import (
+    build_providers,
+    combinations_of,
+    open_prices,
+    passthrough_of,
+    rate_limits_of,
+    router_rules_of,
+)
 
 log = structlog.get_logger()
 
@@ -29,12 +38,17 @@ class Served:
 
     catalog: Catalog
     providers: Mapping[str, ChatProvider]
+    prices: PriceBook
     combinations: Mapping[str, Combination]
     timeout_s: float
     max_retries: int
     client_stall_s: float = 30.0
     rate_limits: Mapping[str, TokenBucket] = field(default_factory=dict[str, TokenBucket])
     """Provider -> its own limit, shared by everything that calls it."""
+    endpoints: Mapping[tuple[str, Endpoint], EndpointProvider] = field(
+        default_factory=dict[tuple[str, Endpoint], EndpointProvider]
+    )
+    """(Provider, endpoint) -> who answers there."""
     store: StoreMode = StoreMode.FULL
     """How much is kept of a request where nobody asks for less."""
 
@@ -79,6 +93,7 @@ class Serving:
         self._retired: list[tuple[float, ChatProvider]] = []
         self._providers: dict[str, ChatProvider] = build_providers(settings)
         self._rate_limits = rate_limits_of(settings)
+        self._prices = open_prices(settings)
         self._state = registry.load()
         self.served = self._picture()
         self.freshness = Freshness(_now(), self._state.fingerprint, self._state.problems)
@@ -155,6 +170,7 @@ class Serving:
         try:
             settings = await anyio.to_thread.run_sync(self._read_settings)
             providers = build_providers(settings)
+            prices = await anyio.to_thread.run_sync(open_prices, settings)
         except RouteSwitchError as error:
             log.error("configuration_refused", error=str(error))
             self.freshness = replace(self.freshness, configuration_error=str(error))
@@ -164,7 +180,8 @@ class Serving:
         self._retired.extend((until, provider) for provider in self._providers.values())
         if _limits(settings) != _limits(self._settings):
             self._rate_limits = rate_limits_of(settings)
-        self._settings, self._providers = settings, providers
+        self._prices = open_prices(settings)
+        self._settings, self._providers, self._prices = settings, providers, prices
         self.served = self._picture()
         changed = tuple(k for k, value in settings.fixed_at_start.items() if value != self._started_with[k])
         self.freshness = replace(self.freshness, configuration_error=None, restart_needed=changed)
@@ -181,6 +198,7 @@ class Serving:
                 self._state.templates, combinations, passthrough=passthrough, problems=self._state.problems
             ),
             providers=self._providers,
+            prices=self._prices,
             combinations=known,
             timeout_s=self._settings.api.timeout_seconds,
             max_retries=self._settings.api.max_retries,

@@ -2,16 +2,27 @@
 
 import os
 from collections.abc import Mapping
+from typing import Protocol
 
 from rs_gateway.adapters.litellm_chat import LiteLLMChat
 from rs_gateway.adapters.openai_http import OpenAIHttp
+from rs_gateway.adapters.price_table import load_prices
 from rs_gateway.adapters.prompt_files import PromptFiles
+from rs_gateway.adapters.redaction_hooks import prepare_for, redactor_for
+from rs_gateway.adapters.request_log import RequestLog, write_to_stderr
+from rs_gateway.adapters.sqlite_access import SqliteAccessStore
+from rs_gateway.adapters.sqlite_stats import SqliteStatsReader
 from rs_gateway.adapters.sqlite_traces import SqliteTraceReader, SqliteTraceStore, sqlite_path
+from rs_gateway.adapters.trace_retention import Retention
+from rs_gateway.domain.access_store import AccessStore
 from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.errors import ConfigurationError
-from rs_gateway.domain.ports import ChatProvider, PromptRegistry, TraceReader, TraceStore
+from rs_gateway.domain.ports import ChatProvider, PromptRegistry, ScoreReader, TraceReader, TraceStore
+from rs_gateway.domain.pricing import PriceBook
 from rs_gateway.domain.rates import TokenBucket
+from rs_gateway.domain.redaction import Redactor
 from rs_gateway.domain.routing import RouterRules
+from rs_gateway.domain.traces import Trace
 from rs_gateway.settings import DIRECT_BASE_URLS, ProviderSettings, Settings, provider_key
 
 
@@ -55,6 +66,7 @@ def combinations_of(settings: Settings) -> tuple[Combination, ...]:
             fallbacks=c.fallbacks,
             parameters={**settings.model_providers[c.provider].options, **c.parameters},
             enabled=c.enabled,
+            metadata=c.metadata,
         )
         for c in settings.gateway.combinations
     )
@@ -87,16 +99,78 @@ def passthrough_of(settings: Settings) -> Mapping[str, Combination]:
 
 
 def open_trace_store(settings: Settings) -> TraceStore:
-    """The store that the gateway writes to. Raises StoreError, SchemaTooNewError."""
+    """The store that the gateway writes to. Raises StoreError, SchemaTooNewError, ConfigurationError."""
+    kept, redactor = settings.privacy.retention, open_redactor(settings)
     return SqliteTraceStore(
         settings.path(sqlite_path(settings.traces_url)),
         flush_interval_s=settings.stores.flush_interval_seconds,
+        retention=Retention(
+            payload_days=kept.payload_days, trace_days=kept.trace_days, feedback_days=kept.feedback_days
+        ),
+        prepare=prepare_for(redactor) if redactor is not None else None,
     )
+
+
+def open_stats_reader(settings: Settings) -> SqliteStatsReader:
+    """Live figures out of the same store."""
+    return SqliteStatsReader(settings.path(sqlite_path(settings.traces_url)))
+
+
+def open_score_reader(settings: Settings) -> ScoreReader:
+    """Scores out of the same store, for the router."""
+    return SqliteTraceReader(settings.path(sqlite_path(settings.traces_url)))
+
+
+def open_access_store(settings: Settings) -> AccessStore:
+    """Client keys and their accounts. Raises StoreError, SchemaTooNewError."""
+    return SqliteAccessStore(settings.path(sqlite_path(settings.access_url)))
+
+
+def open_prices(settings: Settings) -> PriceBook:
+    """The shipped price table under the configuration's own prices."""
+    return load_prices({name: provider.prices for name, provider in settings.model_providers.items()})
 
 
 def open_trace_reader(settings: Settings) -> TraceReader:
     """The same store, read-only."""
     return SqliteTraceReader(settings.path(sqlite_path(settings.traces_url)))
+
+
+def open_redactor(settings: Settings) -> Redactor | None:
+    """What runs over texts before they are stored; None changes nothing. Raises ConfigurationError."""
+    return redactor_for(settings.privacy.redact, hook=settings.privacy.hook)
+
+
+class TraceObserver(Protocol):
+    """Told of every finished request. Quick, and raises nothing."""
+
+    def __call__(self, trace: Trace) -> None:
+        """Take in one trace."""
+        ...
+
+    def close(self) -> None:
+        """Pass on what is left; blocks for seconds at most."""
+        ...
+
+
+def open_observers(settings: Settings) -> tuple[TraceObserver, ...]:
+    """Request log and telemetry, as far as they are configured. Raises ConfigurationError."""
+    section, observers = settings.telemetry, list[TraceObserver]()
+    if section.request_log:
+        observers.append(RequestLog(write_to_stderr))
+    if section.otlp_endpoint is not None:
+        from rs_gateway.adapters.telemetry import Telemetry
+
+        headers = {name: value.get_secret_value() for name, value in section.otlp_headers.items()}
+        observers.append(
+            Telemetry(
+                section.otlp_endpoint,
+                headers=headers,
+                service_name=section.service_name,
+                sample_ratio=section.sample_ratio,
+            )
+        )
+    return tuple(observers)
 
 
 def open_registry(settings: Settings) -> PromptRegistry:

@@ -1,12 +1,30 @@
-"""A fake access store and a clock; `tests/contracts` runs the same suite on the fake as on SQLite."""
+"""A fake access store, on which `tests/contracts` runs the same suite as on SQLite; and workers with a clock."""
 
+import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from rs_gateway.domain.access import BUDGET_PERIODS, ClientKey, KeyNotFoundError, period_name
-from rs_gateway.domain.access_store import IN_FLIGHT_LEASE_S, AccessPicture, KeyRecord, KeyUsage, UsageBatch
-from rs_gateway.domain.errors import InvalidRequestError, StoreError
+from rs_gateway.access import Access
+from rs_gateway.domain.access import (
+    BUDGET_PERIODS,
+    Admission,
+    BudgetPeriod,
+    ClientKey,
+    KeyLimits,
+    KeyNotFoundError,
+    period_name,
+)
+from rs_gateway.domain.access_store import (
+    IN_FLIGHT_LEASE_S,
+    AccessPicture,
+    AccessStore,
+    KeyRecord,
+    KeyUsage,
+    UsageBatch,
+)
+from rs_gateway.domain.errors import InvalidRequestError, RateLimitedError, StoreError
+from rs_gateway.keys import Grant, IssuedKey, issue_key
 
 NOON = 1_700_049_600.0
 """2023-11-15 12:00 UTC, in the middle of a day and of a month."""
@@ -119,7 +137,7 @@ class MemoryAccessStore:
             raise StoreError(self.failing)
 
     def _changed(self, *, after: int, now_s: float) -> list[KeyRecord]:
-        names = {period: period_name(period, now_s) for period in BUDGET_PERIODS}
+        names: dict[BudgetPeriod, str] = {period: period_name(period, now_s) for period in BUDGET_PERIODS}
         return [
             KeyRecord(
                 stored.key,
@@ -151,3 +169,49 @@ class MemoryAccessStore:
                 stored.requests_full_at_s = max(stored.requests_full_at_s, batch.at_s) + delta.requests_debt_s
             if delta.tokens_debt_s > 0:
                 stored.tokens_full_at_s = max(stored.tokens_full_at_s, batch.at_s) + delta.tokens_debt_s
+
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class World:
+    """A store, a clock, and any number of workers."""
+
+    def __init__(self, store: AccessStore | None = None) -> None:
+        self.store = store or MemoryAccessStore()
+        self.clock = Clock()
+
+    def issue(self, name: str = "shop", *, limits: KeyLimits | None = None, **grant: object) -> IssuedKey:
+        wanted = replace(Grant(name, limits=limits or KeyLimits()), **grant)  # pyright: ignore[reportArgumentType]
+        return issue_key(self.store, wanted, by="ann", now_s=self.clock())
+
+    def worker(self, *, is_priced: Callable[[str], bool] = lambda model: True) -> Access:
+        return Access(self.store, clock=self.clock, is_priced=is_priced)
+
+
+def bearer(key: IssuedKey | str) -> Headers:
+    secret = key if isinstance(key, str) else key.secret
+    return [(b"host", b"gateway"), (b"authorization", f"Bearer {secret}".encode()), (b"accept", b"*/*")]
+
+
+def sync(*workers: Access) -> None:
+    async def all_of_them() -> None:
+        for worker in workers:
+            await worker.sync()
+
+    asyncio.run(all_of_them())
+
+
+def spend(worker: Access, key: IssuedKey | str, *, tokens: int = 0, cost_usd: float | None = 0.0) -> None:
+    worker.admit(bearer(key)).settle(tokens=tokens, cost_usd=cost_usd)
+
+
+def admitted(worker: Access, key: IssuedKey, n: int) -> list[Admission]:
+    """What gets in of `n` requests that never end."""
+    inside: list[Admission] = []
+    for _ in range(n):
+        try:
+            inside.append(worker.admit(bearer(key)))
+        except RateLimitedError:
+            break
+    return inside

@@ -1,10 +1,11 @@
-"""Cohere's v2 chat stream -> `chat.completion.chunk` objects."""
+"""Cohere's v2 chat stream -> `chat.completion.chunk` objects, and these -> a `chat.completion`."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
 
+from rs_gateway.domain.answers import StreamedAnswer, decode_chunk
 from rs_gateway.domain.chat import JsonObject
 from rs_gateway.domain.errors import ProviderError, ProviderOverloadedError
 
@@ -15,6 +16,22 @@ _FINISH_REASONS = {
     "TOOL_CALL": "tool_calls",
     "ERROR_TOXIC": "content_filter",
 }
+
+
+async def whole_answer(chunks: AsyncIterator[Sequence[bytes]]) -> bytes:
+    """The `chat.completion` that a stream adds up to. Raises what the stream raises."""
+    answer = StreamedAnswer()
+    head: JsonObject = {}
+    usage: JsonObject | None = None
+    async for batch in chunks:
+        for payload in batch:
+            value: JsonObject = msgspec.json.decode(payload)
+            head = {"id": value["id"], "created": value["created"], "model": value["model"]}
+            usage = value.get("usage") or usage
+            answer.add(decode_chunk(payload))
+    choice = {"index": 0, "message": answer.message(), "finish_reason": answer.finish_reason}
+    counted = {"usage": usage} if usage is not None else {}
+    return msgspec.json.encode({**head, "object": "chat.completion", "choices": [choice], **counted})
 
 
 async def cohere_chunks(
@@ -38,7 +55,7 @@ async def cohere_chunks(
             head["id"] = str(event.get("id") or head["id"])
             continue
         if kind == "message-end":
-            for chunk in _ending(event, head, name, include_usage):
+            for chunk in _ending(event, head, name):
                 yield chunk
             continue
         delta = _delta(event)
@@ -69,29 +86,28 @@ def _delta(event: JsonObject) -> JsonObject | None:
     return None
 
 
-def _ending(event: JsonObject, head: JsonObject, name: str, include_usage: bool) -> list[bytes]:
+def _ending(event: JsonObject, head: JsonObject, name: str) -> list[bytes]:
     delta = _object(event.get("delta"))
     reason = str(delta.get("finish_reason") or "")
     if reason in ("ERROR", "TIMEOUT"):
         raise _failed(name)
     chunks = [_chunk(head, {}, _FINISH_REASONS.get(reason, "stop"))]
-    tokens = _object(_object(delta.get("usage")).get("tokens"))
-    n_input, n_output = tokens.get("input_tokens"), tokens.get("output_tokens")
-    if include_usage and isinstance(n_input, int | float) and isinstance(n_output, int | float):
-        counted = {
-            "prompt_tokens": int(n_input),
-            "completion_tokens": int(n_output),
-            "total_tokens": int(n_input + n_output),
-        }
-        cached = _object(delta.get("usage")).get("cached_tokens")
-        if isinstance(cached, int | float):
-            counted["prompt_tokens_details"] = {"cached_tokens": int(cached)}  # pyright: ignore[reportArgumentType]
-        chunks.append(msgspec.json.encode({**head, "choices": [], "usage": counted}))
+    usage = _object(delta.get("usage"))
+    # What is billed is less than what the model read: Cohere does not charge for its own preamble.
+    counted = _object(usage.get("billed_units") or usage.get("tokens"))
+    n_input, n_output = counted.get("input_tokens"), counted.get("output_tokens")
+    if isinstance(n_input, int | float) and isinstance(n_output, int | float):
+        total = {"prompt_tokens": int(n_input), "completion_tokens": int(n_output)}
+        chunks.append(_usage_chunk(head, {**total, "total_tokens": sum(total.values())}))
     return chunks
 
 
 def _chunk(head: JsonObject, delta: JsonObject, finish_reason: str | None) -> bytes:
     return msgspec.json.encode({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]})
+
+
+def _usage_chunk(head: JsonObject, usage: JsonObject) -> bytes:
+    return msgspec.json.encode({**head, "choices": [], "usage": usage})
 
 
 def _failed(name: str) -> ProviderError:

@@ -7,7 +7,7 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,40 +15,14 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from rs_gateway.adapters.cohere_stream import cohere_chunks
-from rs_gateway.adapters.litellm_errors import translate, unsupported_parameter
+from rs_gateway.adapters.cohere_stream import cohere_chunks, whole_answer
+from rs_gateway.adapters.litellm_errors import translate
+from rs_gateway.adapters.litellm_parameters import forwardable, forwarded
 from rs_gateway.adapters.vendor_lines import ENDINGS, VendorLines
-from rs_gateway.domain.chat import JsonObject, JsonValue, ProviderCall
+from rs_gateway.domain.chat import JsonObject, ProviderCall
 from rs_gateway.domain.errors import ProviderCutError, ProviderError, ProviderTimeoutError
 
 _LITELLM_NAMES = {"google": "gemini", "cohere": "cohere_chat"}
-_OPENAI_PARAMETERS = frozenset(
-    (
-        "audio frequency_penalty function_call functions logit_bias logprobs max_completion_tokens max_tokens metadata"
-        " modalities n parallel_tool_calls prediction presence_penalty prompt_cache_key reasoning_effort response_format"
-        " safety_identifier seed service_tier stop store temperature thinking tool_choice tools top_logprobs top_p user"
-        " verbosity web_search_options"
-    ).split()
-)
-"""What may be handed to litellm at all. Its call takes addresses, keys and headers in the same breath, and a client
-must be able to choose none of these."""
-_OWN_PARAMETERS: Mapping[str, frozenset[str]] = {
-    "anthropic": frozenset({"top_k", "context_management", "cache_control"}),
-    "gemini": frozenset({"top_k", "safety_settings"}),
-    "cohere_chat": frozenset({"k", "p", "safety_mode", "documents", "citation_options"}),
-}
-"""Further ones of a vendor's own that reach it through litellm."""
-_OURS = frozenset({"stream", "stream_options"})
-_ASKS_FOR_NOTHING: Mapping[str, tuple[JsonValue, ...]] = {
-    "n": (1,),
-    "logprobs": (False,),
-    "store": (False,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
-    "metadata": ({},),
-}
-"""Values that say what happens anyway: leaving them out drops nothing."""
 _MORE_THAN_ANY_STREAM = 1_000_000_000
 
 
@@ -63,7 +37,7 @@ def _litellm() -> Any:
     litellm.suppress_debug_info = True
     litellm.drop_params = False
     # It would end an answer that says the same thing a hundred times, such as a table.
-    litellm.REPEATED_STREAMING_CHUNK_LIMIT = _MORE_THAN_ANY_STREAM  # pyright: ignore[reportAttributeAccessIssue]
+    litellm.REPEATED_STREAMING_CHUNK_LIMIT = _MORE_THAN_ANY_STREAM  # pyright: ignore[reportPrivateImportUsage]
     return litellm
 
 
@@ -91,13 +65,17 @@ class LiteLLMChat:
         self._api_key = api_key
         self._first_byte_timeout_s = first_byte_timeout_s
         self._idle_timeout_s = idle_timeout_s
-        self._supported: dict[str, frozenset[str]] = {}
+        self._known: dict[str, frozenset[str]] = {}
 
     async def complete(self, call: ProviderCall) -> bytes:
         litellm = await anyio.to_thread.run_sync(_litellm)
         arguments = self._arguments(litellm, call)
         try:
             async with asyncio.timeout(call.timeout_s):
+                if arguments["model"].startswith("cohere_chat/"):
+                    # Asked for a whole answer, litellm says "stop" whatever Cohere said: a cut one would pass as whole.
+                    async with self.stream(call) as chunks:
+                        return await whole_answer(chunks)
                 answer = await litellm.acompletion(**arguments, stream=False)
         except Exception as error:
             raise self._translate(error) from error
@@ -108,18 +86,21 @@ class LiteLLMChat:
         litellm = await anyio.to_thread.run_sync(_litellm)
         arguments = self._arguments(litellm, call)
         first_byte_by = asyncio.get_running_loop().time() + min(self._first_byte_timeout_s, call.timeout_s)
-        answer: Any = None
-        source: Any = None
+        opened: list[Any] = []
         try:
             try:
                 async with asyncio.timeout_at(first_byte_by):
-                    answer = await litellm.acompletion(**arguments, stream=True, stream_options={"include_usage": True})
+                    answer: Any = await litellm.acompletion(
+                        **arguments, stream=True, stream_options={"include_usage": True}
+                    )
+                    opened.append(answer)
                     if answer.completion_stream is None:
                         await answer.fetch_stream()
             except Exception as error:
                 raise self._translate(error) from error
-            vendor = str(answer.custom_llm_provider)
+            vendor = arguments["model"].partition("/")[0]
             source = getattr(answer.completion_stream, "streaming_response", None)
+            opened.append(source)
             if vendor not in ENDINGS or source is None:
                 yield self._unwatched(answer, first_byte_by)
                 return
@@ -133,13 +114,14 @@ class LiteLLMChat:
             if vendor == "cohere_chat":
                 yield self._cohere(lines, call.model)
             else:
-                answer.completion_stream.streaming_response = lines
+                stream: Any = answer.completion_stream
+                stream.streaming_response = lines
                 yield self._watched(answer, lines, vendor)
         finally:
             with anyio.CancelScope(shield=True):
-                for opened in (answer, source):
-                    if hasattr(opened, "aclose"):
-                        await opened.aclose()
+                for each in opened:
+                    if hasattr(each, "aclose"):
+                        await each.aclose()
 
     async def aclose(self) -> None:
         """Close the clients that litellm keeps; they are shared by all of its providers, which end together."""
@@ -192,17 +174,12 @@ class LiteLLMChat:
     def _arguments(self, litellm: Any, call: ProviderCall) -> JsonObject:
         """Raises ProviderRefusedError for a parameter that would not reach the provider."""
         model = self._model(litellm, call.model)
-        supported = self._supported.get(model)
-        if supported is None:
-            supported = self._supported[model] = _supported(litellm, model)
-        parameters: JsonObject = {}
-        for name, value in call.parameters.items():
-            if name in _OURS or value is None:
-                continue
-            if name in supported:
-                parameters[name] = [value] if name == "stop" and isinstance(value, str) else value
-            elif value not in _ASKS_FOR_NOTHING.get(name, ()):
-                raise unsupported_parameter(name, name=self._name)
+        known = self._known.get(model)
+        if known is None:
+            vendor, _, bare = model.partition("/")
+            names = litellm.get_supported_openai_params(model=bare, custom_llm_provider=vendor)
+            known = self._known[model] = forwardable(vendor, names)
+        parameters = forwarded(call.parameters, known=known, name=self._name)
         arguments: JsonObject = {
             **parameters,
             "model": model,
@@ -232,13 +209,6 @@ class LiteLLMChat:
         return ProviderCutError(f"{self._name} broke off in the middle of an answer{why}.", provider=self._name)
 
 
-def _supported(litellm: Any, model: str) -> frozenset[str]:
-    vendor, _, bare = model.partition("/")
-    known = litellm.get_supported_openai_params(model=bare, custom_llm_provider=vendor)
-    allowed = _OPENAI_PARAMETERS if known is None else _OPENAI_PARAMETERS.intersection(known)
-    return allowed | _OWN_PARAMETERS.get(vendor, frozenset())
-
-
 def _address(base_url: str, vendor: str) -> str:
     """litellm wants Cohere's whole path, and the root of everybody else."""
     root = base_url.rstrip("/")
@@ -263,6 +233,8 @@ def _completion(value: JsonObject, vendor: str) -> JsonObject:
         value["usage"] = counted
     for choice in value["choices"]:
         choice["message"].setdefault("content", None)
+        for tool_call in choice["message"].get("tool_calls") or ():
+            tool_call.pop("index", None)  # belongs to streams, and counts text blocks too
     return value
 
 

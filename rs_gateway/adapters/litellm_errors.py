@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from rs_gateway.adapters.openai_http import parse_retry_after
+from rs_gateway.adapters.http_refusals import parse_retry_after
 from rs_gateway.domain.chat import JsonObject
 from rs_gateway.domain.errors import (
     ProviderError,
@@ -20,6 +20,7 @@ from rs_gateway.domain.errors import (
 )
 
 _RETRYABLE_STATUS = frozenset({408, 409, 429})
+_TRANSPORTS = frozenset({"httpx", "httpcore", "aiohttp"})
 _ADDRESS = re.compile(r"\b(?:https?|wss?)://\S+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b")
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?)s")
 _UNSUPPORTED = re.compile(r"does not support param(?:eter)?s?:? *[\[{]?'(\w+)'")
@@ -53,8 +54,12 @@ def translate(error: BaseException, *, name: str, secret: str | None) -> Provide
         if unsupported is not None:
             return unsupported_parameter(unsupported[1], name=name)
         return ProviderRefusedError(f"{name}: {words}", provider=name, status=status)
-    # litellm's own words may hold the address; the types say enough.
-    return ProviderUnreachableError(f"{name} cannot be reached ({type(chain[-1]).__name__}).", provider=name)
+    if any(isinstance(e, OSError) or type(e).__module__.split(".")[0] in _TRANSPORTS for e in chain):
+        # litellm's own words may hold the address; the type says enough.
+        return ProviderUnreachableError(f"{name} cannot be reached ({type(chain[-1]).__name__}).", provider=name)
+    return ProviderGarbageError(
+        f"{name}'s answer could not be understood ({type(chain[-1]).__name__}).", provider=name, status=200
+    )
 
 
 def unsupported_parameter(parameter: str, *, name: str) -> ProviderRefusedError:

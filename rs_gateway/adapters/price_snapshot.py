@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 SOURCE = "litellm"
 _LIST = "litellm/model_prices_and_context_window_backup.json"
@@ -60,11 +60,8 @@ def to_json(version: str, rows: Mapping[str, Mapping[str, list[Any]]], *, taken_
 
 
 def _row(facts: Mapping[str, Any]) -> list[Any] | None:
-    tiers = sorted(_tiers(facts))
-    if tiers and tiers[0][0] == 0:
-        base = tiers.pop(0)[1]
-    else:
-        base = _prices(facts)
+    tiers = sorted(_tiers(facts), key=lambda tier: tier[0])
+    base = tiers.pop(0)[1] if tiers and tiers[0][0] == 0 else _prices(facts)
     # 0 stands for free trials, for models on somebody's own machine and for prices that nobody knew: not for a price.
     if base is None or not any(base):
         return None
@@ -95,14 +92,14 @@ def _prices(facts: Mapping[str, Any]) -> _Prices | None:
         stated[1] = 0.0
     if not _is_price(stated[0]) or not _is_price(stated[1]):
         return None
-    prices: _Prices = [round(float(v) * 1e6, 9) if _is_price(v) else None for v in stated]
+    prices: _Prices = [round(v * 1e6, 9) if _is_price(v) else None for v in stated]
     if prices[0]:
         # Writing to a cache is input too: 0 there means that no extra is charged, not that the tokens are free.
         prices[3] = prices[3] or None
     return prices
 
 
-def _is_price(value: object) -> bool:
+def _is_price(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
 
 

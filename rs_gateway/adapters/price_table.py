@@ -1,6 +1,6 @@
 """The shipped price table. `prices.json` is made by `price_snapshot.py` and read once, without litellm."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -11,7 +11,7 @@ import msgspec
 from rs_gateway.domain.pricing import Price, PriceBook
 
 SNAPSHOT = "prices.json"
-Row = list[float | None | list[list[float | None]]]
+Row = list[float | list[list[float | None]] | None]
 """Input, output, cached input, cache write, reasoning, tiers: US dollars for a million tokens; absent at the end is
 null. A tier is the number of input tokens above which it holds, then the same five prices."""
 
@@ -108,7 +108,7 @@ def _price(row: Row) -> Price:
     return _flat(plain, tuple((int(tier[0] or 0), _flat(tier[1:], ())) for tier in tiers))
 
 
-def _flat(values: list[float | None], tiers: tuple[tuple[int, Price], ...]) -> Price:
+def _flat(values: Sequence[float | None], tiers: tuple[tuple[int, Price], ...]) -> Price:
     usd_in, usd_out, cached, written, reasoning = [*values, *[None] * (5 - len(values))]
     assert usd_in is not None and usd_out is not None
     return Price(usd_in, usd_out, cached, written, reasoning, tiers)

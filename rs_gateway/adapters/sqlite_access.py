@@ -231,12 +231,16 @@ def _store_batch(connection: sqlite3.Connection, worker_id: str, batch: UsageBat
     connection.execute("UPDATE workers SET batch = ? WHERE worker_id = ?", (batch.number, worker_id))
     revision = _next_revision(connection)
     periods = [period_name(period, batch.at_s) for period in BUDGET_PERIODS]
-    for key_id, delta in batch.deltas.items():
-        used = delta.usage
-        amounts = (used.requests, used.tokens, used.cost_usd, used.unpriced_requests)
-        connection.executemany(_ADD_USAGE, [(key_id, period, *amounts) for period in periods])
-        debt = {"requests": delta.requests_debt_s, "tokens": delta.tokens_debt_s}
-        connection.execute(_ADD_DEBT, {**debt, "at": batch.at_s, "revision": revision, "key_id": key_id})
+    amounts = [
+        (key_id, (delta.usage.requests, delta.usage.tokens, delta.usage.cost_usd, delta.usage.unpriced_requests))
+        for key_id, delta in batch.deltas.items()
+    ]
+    connection.executemany(_ADD_USAGE, [(key_id, period, *used) for key_id, used in amounts for period in periods])
+    debts = [
+        {"key_id": key_id, "requests": delta.requests_debt_s, "tokens": delta.tokens_debt_s}
+        for key_id, delta in batch.deltas.items()
+    ]
+    connection.executemany(_ADD_DEBT, [{**debt, "at": batch.at_s, "revision": revision} for debt in debts])
 
 
 def _store_in_flight(connection: sqlite3.Connection, worker_id: str, in_flight: Mapping[str, int]) -> None:

@@ -28,16 +28,39 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Figures)
 
 
-def add_to_stats(connection: sqlite3.Connection, tally: Tally) -> None:
-    """Add a batch to the stored figures, in the transaction that is open. Raises sqlite3.Error."""
-    for row in tally.rows():
-        place = (row.period_s, row.start_s, *_stored_key(row.key))
-        known = connection.execute(_READ_ONE, place).fetchone()
-        figures = row.figures
-        if known is not None:
-            figures = _decoder.decode(known[0])
-            figures.merge(row.figures)
-        connection.execute(_WRITE_ONE, (*place, _encoder.encode(figures)))
+class SqliteStatsWriter:
+    """Adds to the stored figures; remembers what it wrote last, so that one process alone need not read it back."""
+
+    def __init__(self) -> None:
+        self._known: dict[Row, Figures] = {}
+        self._data_version: object = None
+
+    def add(self, connection: sqlite3.Connection, tally: Tally) -> None:
+        """Add a batch to the stored figures, in the transaction that is open. Raises sqlite3.Error.
+
+        Whenever that transaction is not committed, or the connection is another one, call `forget` before the next.
+        """
+        # It changes when another connection has committed, and only then.
+        (data_version,) = connection.execute("PRAGMA data_version").fetchone()
+        known = self._known if data_version == self._data_version else {}
+        self.forget()
+        written: dict[Row, Figures] = {}
+        for row in tally.rows():
+            place = (row.period_s, row.start_s, *_stored_key(row.key))
+            figures = known.get(place) or _stored(connection, place)
+            if figures is None:
+                figures = row.figures
+            else:
+                figures.merge(row.figures)
+            connection.execute(_WRITE_ONE, (*place, _encoder.encode(figures)))
+            written[place] = figures
+        # Only what this batch touched, so that it cannot grow.
+        self._known, self._data_version = written, data_version
+
+    def forget(self) -> None:
+        """Read everything anew at the next batch."""
+        self._known = {}
+        self._data_version = None
 
 
 class SqliteStatsReader:
@@ -67,6 +90,11 @@ class SqliteStatsReader:
     def close(self) -> None:
         """See StatsReader."""
         self._store.close()
+
+
+def _stored(connection: sqlite3.Connection, place: Row) -> Figures | None:
+    found = connection.execute(_READ_ONE, place).fetchone()
+    return None if found is None else _decoder.decode(found[0])
 
 
 def _stored_key(key: StatsKey) -> Row:

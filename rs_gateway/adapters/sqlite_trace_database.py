@@ -10,7 +10,7 @@ from typing import TypeAlias
 import structlog
 
 from rs_gateway.adapters.sqlite_read_only import primary_code, unreadable
-from rs_gateway.adapters.sqlite_stats import add_to_stats
+from rs_gateway.adapters.sqlite_stats import SqliteStatsWriter
 from rs_gateway.adapters.sqlite_trace_schema import migrate
 from rs_gateway.adapters.sqlite_upkeep import SqliteUpkeep
 from rs_gateway.adapters.trace_retention import Retention
@@ -60,6 +60,7 @@ class SqliteTraceDatabase:
     ) -> None:
         self._path, self._busy_timeout_s, self._connect = path, busy_timeout_s, connect
         self._retention, self._upkeep = retention, upkeep
+        self._stats = SqliteStatsWriter()
         self._connection: sqlite3.Connection | None = None
         self._inode: int | None = None
 
@@ -79,6 +80,7 @@ class SqliteTraceDatabase:
         connection = self._connection
         if connection is None:  # the next write opens it
             return _CLOSED_PAUSE_S
+        self._stats.forget()  # some of it may be deleted
         try:
             return self._upkeep.step(connection, busy_timeout_s=self._busy_timeout_s)
         except sqlite3.Error as error:
@@ -88,6 +90,7 @@ class SqliteTraceDatabase:
     def close(self) -> None:
         """See TraceDatabase."""
         connection, self._connection = self._connection, None
+        self._stats.forget()
         if connection is None:
             return
         with suppress(sqlite3.Error):  # another process still reads: then the last one to close does it
@@ -135,12 +138,13 @@ class SqliteTraceDatabase:
 
     def _count(self, connection: sqlite3.Connection, tally: Tally) -> None:
         try:
-            add_to_stats(connection, tally)
+            self._stats.add(connection, tally)
         except _ROW_ERRORS as error:
             # Traces are worth more than the figures about them.
             log.error("figures_not_storable", error=str(error))
 
     def _roll_back(self, connection: sqlite3.Connection, error: BaseException) -> None:
+        self._stats.forget()
         try:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

@@ -29,6 +29,7 @@ _SELECT_SCORES = (
     "FROM feedback JOIN traces USING (trace_id) "
     "WHERE kind = 'score' AND combination_id IS NOT NULL AND feedback.seq > ? ORDER BY feedback.seq LIMIT ?"
 )
+_SELECT_NEWEST_SCORE = "SELECT seq FROM feedback WHERE kind = 'score' ORDER BY seq DESC LIMIT 1 OFFSET ?"
 SCORE_COLUMNS = ("seq", "template_id", "combination_id", "value")
 
 
@@ -148,6 +149,11 @@ class SqliteTraceReader:
         """
         rows = self._store.rows(_SELECT_TRACE, (trace_id,))
         return dict(zip(TRACE_COLUMNS, rows[0], strict=True)) if rows else None
+
+    def newest_score(self, *, keep: int) -> int:
+        """See ScoreReader. Raises SchemaTooNewError, StoreError."""
+        rows = self._store.rows(_SELECT_NEWEST_SCORE, (keep,))
+        return _sequence(rows[0]) if rows else 0
 
     def scores(self, *, after: int, limit: int) -> StoredRows:
         """Scores given as feedback, with whom they are about: `SCORE_COLUMNS`, in commit order of the feedback.

@@ -11,8 +11,9 @@ from typing import TypeAlias
 
 from ulid import ULID
 
+from rs_gateway.adapters.sqlite_read_only import primary_code
 from rs_gateway.adapters.trace_retention import Retention
-from rs_gateway.domain.stats import ALL_TIME, KEPT_S
+from rs_gateway.domain.stats import HOUR_S, KEPT_S, MINUTE_S
 
 _STEP_S = 0.003
 _FEWEST_ROWS, _MOST_ROWS = 1, 1_000
@@ -33,8 +34,7 @@ _DELETE_FEEDBACK = (
     "AND seq < (SELECT max(seq) FROM feedback) ORDER BY created_at LIMIT ?)"
 )
 _DELETE_STATS = (
-    "DELETE FROM stats WHERE rowid IN (SELECT rowid FROM stats "  # noqa: S608 our number
-    f"WHERE period_s != {ALL_TIME} AND start_s + period_s < ? LIMIT ?)"
+    "DELETE FROM stats WHERE rowid IN (SELECT rowid FROM stats WHERE period_s = {period_s} AND start_s < ? LIMIT ?)"
 )
 
 Task: TypeAlias = tuple[str, object]
@@ -69,7 +69,7 @@ class SqliteUpkeep:
         except sqlite3.OperationalError as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+            if primary_code(error) == sqlite3.SQLITE_BUSY:
                 return _BUSY_PAUSE_S
             raise
         finally:
@@ -84,7 +84,9 @@ class SqliteUpkeep:
 
     def _due(self, now_s: float) -> list[Task]:
         """The tasks of one round, the last one first."""
-        tasks: list[Task] = [(_DELETE_STATS, now_s - KEPT_S)]
+        tasks: list[Task] = [
+            (_DELETE_STATS.format(period_s=period_s), now_s - KEPT_S - period_s) for period_s in (MINUTE_S, HOUR_S)
+        ]
         feedback, traces = self._retention.feedback_before(now_s), self._retention.traces_before(now_s)
         payloads = self._retention.payloads_before(now_s)
         if feedback is not None:

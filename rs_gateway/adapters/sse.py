@@ -2,8 +2,9 @@
 
 import codecs
 
+from rs_gateway.domain.ports import DONE
+
 _MAX_EVENT_BYTES = 32 * 1024 * 1024
-DONE = b"[DONE]"
 
 
 class SseDecoder:
@@ -26,7 +27,7 @@ class SseDecoder:
         self.malformed = False
 
     def feed(self, received: bytes) -> list[bytes]:
-        """Payloads completed by `received`, in order; none after `done` or `malformed`."""
+        """Payloads completed by `received`, in order; the last of all is DONE, and none comes after `malformed`."""
         payloads: list[bytes] = []
         if not self._begun:
             self._begun, received = True, received.removeprefix(codecs.BOM_UTF8)
@@ -52,5 +53,6 @@ class SseDecoder:
         self._data.clear()
         if payload.strip() == DONE:
             self.done = True
+            payloads.append(DONE)
         elif payload.strip():
             payloads.append(payload)

@@ -51,9 +51,7 @@ class ChatRoute:
             journey = self._gateway.begin(parse_chat_request(body), caller)
             async with cancelled_when_client_leaves(receive):
                 if journey.request.stream:
-                    client = _Client(send)
-                    await self._gateway.stream(journey, client)
-                    await client.end()
+                    await self._gateway.stream(journey, _Client(send))
                 else:
                     answer = await self._gateway.complete(journey)
                     await _respond(send, 200, answer, journey, journey.trace_id)
@@ -104,8 +102,8 @@ class _Client:
     async def write(self, block: bytes) -> None:
         await self._send({"type": "http.response.body", "body": block, "more_body": True})
 
-    async def end(self) -> None:
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+    async def end(self, block: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": block, "more_body": False})
 
 
 def _headers(journey: Journey | None, request_id: str, content_type: bytes) -> list[tuple[bytes, bytes]]:

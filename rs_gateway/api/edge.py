@@ -1,11 +1,13 @@
 """In front of FastAPI: hot routes go straight to their handlers; the rest gets a key check, a limit, a request id."""
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Protocol
 
+import structlog
+from fastapi import FastAPI
 from ulid import ULID
 
-from rs_gateway.api.errors import body_of, headers_of, status_of
+from rs_gateway.api.errors import body_of, error_body, headers_of, status_of
 from rs_gateway.api.wire import ClientLeftError, Headers, Receive, Scope, Send, read_body
 from rs_gateway.domain.access import Admission, ClientKey
 from rs_gateway.domain.errors import RouteSwitchError
@@ -16,11 +18,15 @@ _OPERATIONS = ("/status", "/metrics", "/v1/system/", "/v1/prompts/")
 """Tell of everybody's traffic: an admin's, as soon as there are client keys."""
 
 
+log = structlog.get_logger()
+_INTERNAL = error_body("Something went wrong here; it is logged.", kind="server_error", param=None, code="internal")
+
+
 class Doorkeeper(Protocol):
     """What the edge needs of `rs_gateway.access.Access`."""
 
     @property
-    def is_on(self) -> bool:
+    def required(self) -> bool:
         """Whether a client key is needed."""
         ...
 
@@ -34,25 +40,29 @@ class Doorkeeper(Protocol):
 
 
 class Edge:
-    """Pure ASGI middleware.
+    """The outermost ASGI application, so that a hot route goes through nothing else.
 
-    `app.state.routes` (POST path -> handler) and `app.state.access` are set by the lifespan. Who was let in as an admin
-    is `request.state.admin`.
+    `app.state.routes` (POST path -> handler) and `app.state.access` are set by the lifespan of `app`. Who was let in as
+    an admin is `request.state.admin`.
     """
 
-    def __init__(self, app: Any, *, max_body_bytes: int) -> None:
-        self._app = app
+    def __init__(self, app: FastAPI, *, max_body_bytes: int) -> None:
+        self.app = app
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
-        route = scope["app"].state.routes.get(scope["path"]) if scope["method"] == "POST" else None
-        if route is not None:
-            await route(scope, receive, send)
-        else:
-            await self._guarded(scope, receive, send)
+        route = self.app.state.routes.get(scope["path"]) if scope["method"] == "POST" else None
+        try:
+            await (route or self._guarded)(scope, receive, send)
+        except Exception as error:  # the outermost loop of a request: nothing is above it but the server
+            log.exception("internal_error", path=scope["path"][:200])
+            try:
+                await _send_error(send, 500, _INTERNAL, {})
+            except RuntimeError:  # the answer had begun: the server cuts it off, so that nobody takes it for whole
+                raise error from None
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def identified(message: MutableMapping[str, Any]) -> None:
@@ -61,16 +71,12 @@ class Edge:
             await send(message)
 
         try:
-            _let_in(scope)
+            _let_in(self.app.state.access, scope)
             body = await read_body(scope, receive, limit=self._max_body_bytes)
         except ClientLeftError:
             return
         except RouteSwitchError as error:
-            body = body_of(error)
-            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-            headers += [(name.encode(), value.encode()) for name, value in headers_of(error).items()]
-            await identified({"type": "http.response.start", "status": status_of(error), "headers": headers})
-            await send({"type": "http.response.body", "body": body})
+            await _send_error(send, status_of(error), body_of(error), headers_of(error))
             return
         whole: list[MutableMapping[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -80,16 +86,23 @@ class Edge:
         if scope["method"] == "HEAD":
             # The server leaves the body of a HEAD answer out; the routes need to know GET only.
             scope = {**scope, "method": "GET"}
-        await self._app(scope, replayed, identified)
+        await self.app(scope, replayed, identified)
 
 
-def _let_in(scope: Scope) -> None:
+async def _send_error(send: Send, status: int, body: bytes, extra: Mapping[str, str]) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    headers.append((b"x-request-id", str(ULID()).encode()))
+    headers += [(name.encode(), value.encode()) for name, value in extra.items()]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _let_in(access: Doorkeeper, scope: Scope) -> None:
     """Raises UnauthorizedError, ForbiddenError, RateLimitedError."""
-    access: Doorkeeper = scope["app"].state.access
     path, headers = scope["path"], scope["headers"]
     if path in _PUBLIC:
         return
-    if path.startswith("/admin/") or (access.is_on and path.startswith(_OPERATIONS)):
+    if path.startswith("/admin/") or (access.required and path.startswith(_OPERATIONS)):
         scope.setdefault("state", {})["admin"] = access.require_admin(headers)
     else:
         access.admit(headers).settle(tokens=0, cost_usd=None)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from rs_gateway.domain.access import KeyNotFoundError
 from rs_gateway.domain.errors import (
     AmbiguousModelError,
     BudgetExceededError,
@@ -39,6 +40,7 @@ _STATUS: Mapping[type[RouteSwitchError], int] = {
     MissingVariablesError: 400,
     AmbiguousModelError: 400,
     InvalidRequestError: 400,
+    KeyNotFoundError: 404,
     ModelNotFoundError: 404,
     TraceNotFoundError: 404,
     VersionConflictError: 409,

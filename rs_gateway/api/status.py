@@ -1,13 +1,18 @@
 """`/health`, `/health/storage`, `/status`: is it up, can it store, and what does it serve."""
 
+import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from rs_gateway.api.edge import Doorkeeper
+from rs_gateway.domain.health import CombinationState
 from rs_gateway.domain.pools import Pool
 from rs_gateway.domain.ports import TraceStore
+from rs_gateway.domain.router import Router
 from rs_gateway.serving import Serving
 
 router = APIRouter(tags=["operations"])
@@ -33,6 +38,9 @@ async def status(request: Request) -> dict[str, Any]:
     serving: Serving = request.app.state.serving
     served, settings = serving.served, serving.settings
     store: TraceStore = request.app.state.traces
+    router: Router = request.app.state.router
+    access: Doorkeeper = request.app.state.access
+    states = router.states(time.monotonic())
     problems = dict(serving.freshness.registry_problems)
     freshness = serving.freshness
     errors = (problems, served.catalog.unavailable, freshness.registry_error, freshness.configuration_error)
@@ -42,7 +50,8 @@ async def status(request: Request) -> dict[str, Any]:
         "version": request.app.version,
         "started_at": request.app.state.started_at,
         "strategy": settings.gateway.strategy,
-        "templates": {t: _pool(pool, serving) for t, pool in sorted(served.catalog.pools.items())},
+        "client_keys": "required" if access.required else "none yet: every request from this machine is let in",
+        "templates": {t: _pool(pool, serving, states) for t, pool in sorted(served.catalog.pools.items())},
         "unavailable": dict(served.catalog.unavailable),
         "passthrough_models": sorted(served.catalog.passthrough),
         "registry": asdict(serving.freshness),
@@ -50,7 +59,7 @@ async def status(request: Request) -> dict[str, Any]:
     }
 
 
-def _pool(pool: Pool, serving: Serving) -> dict[str, Any]:
+def _pool(pool: Pool, serving: Serving, states: Mapping[str, CombinationState]) -> dict[str, Any]:
     registered = serving.state.templates[pool.key]
     return {
         "problem": serving.freshness.registry_problems.get(pool.key),
@@ -63,6 +72,9 @@ def _pool(pool: Pool, serving: Serving) -> dict[str, Any]:
                 "weight": c.weight,
                 "weight_overridden": c.combination_id in registered.weights,
                 "version": pool.versions[c.combination_id].number,
+                "metadata": c.metadata,
+                # Of this process alone; None until it was a candidate.
+                "health": asdict(states[c.combination_id]) if c.combination_id in states else None,
             }
             for c in pool.combinations
         ],

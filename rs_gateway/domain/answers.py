@@ -14,6 +14,10 @@ class WireUsage(msgspec.Struct):
 
     prompt_tokens: JsonValue = None
     completion_tokens: JsonValue = None
+    prompt_tokens_details: JsonValue = None
+    completion_tokens_details: JsonValue = None
+    cache_creation_input_tokens: JsonValue = None
+    prompt_cache_hit_tokens: JsonValue = None
 
     @property
     def input_tokens(self) -> int | None:
@@ -24,6 +28,29 @@ class WireUsage(msgspec.Struct):
     def output_tokens(self) -> int | None:
         """Tokens of the answer; None unless the provider counted them."""
         return _count(self.completion_tokens)
+
+    @property
+    def cached_input_tokens(self) -> int | None:
+        """Tokens of the request that came out of the provider's cache: OpenAI's spelling, then DeepSeek's."""
+        details = self.prompt_tokens_details
+        cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
+        return cached if cached is not None else _count(self.prompt_cache_hit_tokens)
+
+    @property
+    def cache_write_tokens(self) -> int | None:
+        """Tokens of the request that went into its cache: as litellm reports Anthropic's, then OpenAI's spellings."""
+        written = _count(self.cache_creation_input_tokens)
+        details = self.prompt_tokens_details
+        if written is None and isinstance(details, dict):
+            written = _count(details.get("cache_creation_tokens"))
+            return written if written is not None else _count(details.get("cache_write_tokens"))
+        return written
+
+    @property
+    def reasoning_tokens(self) -> int | None:
+        """Tokens of the answer that the client does not see."""
+        details = self.completion_tokens_details
+        return _count(details.get("reasoning_tokens")) if isinstance(details, dict) else None
 
 
 class WireDelta(msgspec.Struct):
@@ -93,7 +120,14 @@ def outcome_of(finish_reason: str | None) -> Outcome:
 def usage_of(wire: WireUsage | None, *, input_characters: int, output_characters: int) -> Usage:
     """The provider's counts, or an estimate that says so."""
     if wire is not None and wire.input_tokens is not None and wire.output_tokens is not None:
-        return Usage(wire.input_tokens, wire.output_tokens, UsageSource.PROVIDER)
+        return Usage(
+            wire.input_tokens,
+            wire.output_tokens,
+            UsageSource.PROVIDER,
+            cached_input_tokens=wire.cached_input_tokens,
+            reasoning_tokens=wire.reasoning_tokens,
+            cache_write_tokens=wire.cache_write_tokens,
+        )
     return Usage(
         -(-input_characters // _CHARACTERS_PER_TOKEN),
         -(-output_characters // _CHARACTERS_PER_TOKEN),

@@ -12,6 +12,7 @@ class Combination:
     Attributes:
         weight: >= 0; 0 keeps it out of the draw but available as a fallback.
         fallbacks: combination ids of the same template, tried in order; empty means every other one of the pool.
+        metadata: the owner's own notes; shown, never sent.
         parameters: defaults merged under the request's own parameters (`temperature`, `max_tokens` ...).
     """
 
@@ -24,3 +25,4 @@ class Combination:
     fallbacks: tuple[str, ...] = ()
     parameters: JsonObject = field(default_factory=JsonObject)
     enabled: bool = True
+    metadata: JsonObject = field(default_factory=JsonObject)

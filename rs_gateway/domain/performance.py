@@ -92,21 +92,21 @@ def _values(eligible: tuple[Member, ...], now_s: float) -> tuple[float, ...]:
     values: list[float] = []
     for member in eligible:
         evidence, quality = member.health.evidence, member.health.quality
-        value = _optimistic(evidence.successes, evidence.weight, best_rate, under_way=member.health.in_flight)
+        value = _optimistic(evidence.successes, evidence.weight, best_rate)
         log_latency = evidence.log_latency
         if log_latency is not None and fastest < math.inf:
             slower = max(0.0, log_latency - fastest) * evidence.successes / (evidence.successes + _PRIOR)
             value *= 1 - SPEED_SHARE * (1 - math.exp(-slower))
         if best_quality > 0:
-            value *= _optimistic(quality.total, quality.weight, best_quality, under_way=0)
+            value *= _optimistic(quality.total, quality.weight, best_quality)
         values.append(value)
     return tuple(values)
 
 
-def _optimistic(total: float, weight: float, best: float, *, under_way: int) -> float:
-    """The mean drawn towards `best`, one standard error up; attempts under way narrow it, as they soon are evidence."""
+def _optimistic(total: float, weight: float, best: float) -> float:
+    """The mean, drawn towards `best` as far as evidence is missing, and one standard error up; at most 1."""
     mean = (total + _PRIOR * best) / (weight + _PRIOR)
-    spread = max(0.0, mean * (1 - mean)) / (weight + _PRIOR + under_way + 1)
+    spread = max(0.0, mean * (1 - mean)) / (weight + _PRIOR + 1)
     return min(1.0, mean + math.sqrt(spread))
 
 

@@ -11,6 +11,9 @@ from rs_gateway.domain.prompts import Origin, PromptTemplate, PromptText, Prompt
 from rs_gateway.domain.publication import Change
 from rs_gateway.domain.traces import Trace
 
+DONE = b"[DONE]"
+"""In place of a chunk, at the end of a stream's last batch."""
+
 
 class ChatProvider(Protocol):
     """One provider of chat completions. Raises ProviderError and its kinds, nothing else of its own."""
@@ -22,8 +25,9 @@ class ChatProvider(Protocol):
     def stream(self, call: ProviderCall) -> AbstractAsyncContextManager[AsyncIterator[Sequence[bytes]]]:
         """Batches of `chat.completion.chunk` objects (JSON, without SSE framing), as they arrive.
 
-        The iteration ends normally only when the provider said that the stream is done; a stream that breaks off raises
-        ProviderCutError. Leaving the context cancels the upstream call.
+        The iteration ends normally only when the provider said that the stream is done; the last batch may say so
+        itself, with DONE (that very object) as its last item. A stream that breaks off raises ProviderCutError. Leaving
+        the context cancels the upstream call.
         """
         ...
 
@@ -94,6 +98,22 @@ class TraceReader(Protocol):
 
     def feedback(self, *, after: int, limit: int) -> StoredRows:
         """Feedback whose commit sequence is above `after`."""
+        ...
+
+    def close(self) -> None:
+        """Release the connection."""
+        ...
+
+
+class ScoreReader(Protocol):
+    """Scores that were given as feedback, for the router."""
+
+    def newest_score(self, *, keep: int) -> int:
+        """The sequence number after which at most `keep` scores follow; 0 when there are fewer."""
+        ...
+
+    def scores(self, *, after: int, limit: int) -> StoredRows:
+        """Rows of (sequence number, template id, combination id, score in [0, 1])."""
         ...
 
     def close(self) -> None:

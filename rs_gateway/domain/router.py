@@ -29,7 +29,6 @@ _MAKERS: Mapping[StrategyName, Callable[[], Strategy]] = {
 _WHY = {
     "open": "its circuit is open after failures",
     "probing": "its circuit is half-open and a probe is under way",
-    "demoted": "its success rate is proven to be below fallback_threshold",
 }
 
 

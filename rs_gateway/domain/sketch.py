@@ -67,22 +67,23 @@ class Sketch:
         self.sum_s += other.sum_s
         self.max_s = max(self.max_s, other.max_s)
 
-    def quantile(self, q: float) -> float | None:
-        """The duration below which a share `q` in [0, 1] of them lies, in seconds; None when there are none.
+    def quantiles(self, shares: Sequence[float]) -> list[float | None]:
+        """The durations below which each share in [0, 1], in ascending order, of them lies; None when there are none.
 
-        Within `RELATIVE_ERROR` of the element at rank floor(q * (count - 1)) of the sorted durations.
+        Each is in seconds and within `RELATIVE_ERROR` of the element at rank floor(share * (count - 1)) of the sorted
+        durations.
         """
-        if not self.count:
-            return None
-        rank = math.floor(q * (self.count - 1))
-        seen = self.n_instant
-        if rank < seen:
-            return 0.0
-        for index in sorted(self.buckets):
-            seen += self.buckets[index]
-            if rank < seen:
-                return min(_middle(index), self.max_s)
-        return self.max_s
+        ordered = sorted(self.buckets)
+        found: list[float | None] = []
+        seen, position, duration_s = self.n_instant, 0, 0.0
+        for share in shares:
+            rank = math.floor(share * (self.count - 1))
+            while seen <= rank and position < len(ordered):
+                seen += self.buckets[ordered[position]]
+                duration_s = min(_middle(ordered[position]), self.max_s)
+                position += 1
+            found.append(duration_s if self.count else None)
+        return found
 
     def mean(self) -> float | None:
         """In seconds, exact; None when there are none."""

@@ -10,34 +10,39 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rs_gateway.adapters.sqlite_stats import SqliteStatsReader
 from rs_gateway.adapters.sqlite_traces import SqliteTraceReader, SqliteTraceStore
+from rs_gateway.domain.analytics import break_down
 from rs_gateway.domain.errors import StoreError, TraceNotFoundError
 from rs_gateway.domain.feedback import Feedback, FeedbackKind
 from rs_gateway.domain.ports import StoredRows, TraceReader, TraceStore
 from rs_gateway.domain.routing import Decision
-from rs_gateway.domain.traces import Attempt, Outcome, Trace, TracePayload, Usage, UsageSource
+from rs_gateway.domain.stats import StatsReader
+from rs_gateway.domain.traces import Attempt, Outcome, StoreMode, Trace, TracePayload, Usage, UsageSource
 from tests.fakes import MemoryTraceStore
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A store and a reader of the same rows."""
+    """A store, a reader of the same rows, and one of the figures that count them."""
 
     store: TraceStore
     reader: TraceReader
+    stats: StatsReader
 
 
 @pytest.fixture(params=["memory", "sqlite"])
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
     if request.param == "memory":
         memory = MemoryTraceStore()
-        both = Pair(memory, memory)
+        both = Pair(memory, memory, memory)
     else:
         path = tmp_path / "data" / "traces.db"
-        both = Pair(SqliteTraceStore(path), SqliteTraceReader(path))
+        both = Pair(SqliteTraceStore(path), SqliteTraceReader(path), SqliteStatsReader(path))
     yield both
     both.store.close()
     both.reader.close()
+    both.stats.close()
 
 
 def a_decision() -> Decision:
@@ -272,6 +277,60 @@ def test_concurrent_commits_are_all_stored(pair: Pair) -> None:
 
     assert asyncio.run(scenario()) == [True] * 300
     assert len(all_traces(pair.reader)) == 300
+
+
+def test_metrics_mode_keeps_the_trace_without_its_payload(pair: Pair) -> None:
+    assert asyncio.run(pair.store.committed(replace(a_trace(payload=a_payload()), store=StoreMode.METRICS)))
+    (row,) = all_traces(pair.reader)
+    assert (row["trace_id"], row["input_tokens"], row["request_messages"], row["response"]) == ("01A", 12, None, None)
+
+
+def test_none_mode_keeps_nothing_but_the_count(pair: Pair) -> None:
+    async def scenario() -> None:
+        assert await pair.store.committed(replace(a_trace(payload=a_payload()), store=StoreMode.NONE))
+        with pytest.raises(TraceNotFoundError):
+            await pair.store.add_feedback(some_feedback("01A"))
+
+    asyncio.run(scenario())
+    assert all_traces(pair.reader) == []
+    assert [row.figures.requests for row in pair.stats.stats(since_s=None)] == [1]
+
+
+def test_figures_count_each_trace_once_however_it_is_stored(pair: Pair) -> None:
+    async def scenario() -> None:
+        for mode in StoreMode:
+            assert await pair.store.committed(replace(a_trace(f"t-{mode}"), store=mode))
+        assert await pair.store.committed(a_trace("t-full"))
+
+    asyncio.run(scenario())
+    breakdown = break_down(pair.stats.stats(since_s=None))
+    whole = breakdown.overall
+    assert (whole.requests, whole.outcomes, whole.tokens.input) == (3, {"complete": 3}, 36)
+    assert whole.latency_s.max == 0.5
+    assert whole.latency_s.p50 == pytest.approx(0.5, rel=0.01)
+    assert [group for group, _ in breakdown.combinations] == [("intent@small", "intent")]
+    assert [group for group, _ in breakdown.endpoints] == [("responses",)]
+
+
+def test_figures_of_one_template_leave_the_others_out(pair: Pair) -> None:
+    pair.store.append(a_trace("01A"))
+    pair.store.append(replace(a_trace("01B"), template_id="triage"))
+    pair.store.append(replace(a_trace("01C"), template_id=None, version=None, combination_id=None, model=None))
+    pair.store.close()
+    (row,) = pair.stats.stats(since_s=None, template_id="triage")
+    assert (row.key.template_id, row.figures.requests) == ("triage", 1)
+    assert {row.key.template_id for row in pair.stats.stats(since_s=None)} == {"intent", "triage", None}
+    assert pair.stats.stats(since_s=None, template_id="unheard of") == []
+
+
+@pytest.mark.parametrize("minutes_ago", [0, 3, 59, 60, 61, 125, 24 * 60])
+def test_figures_since_a_minute_count_exactly_what_ended_from_there_on(pair: Pair, minutes_ago: int) -> None:
+    now_s = 1_700_003_640
+    for ago in range(0, 25 * 60, 7):
+        pair.store.append(replace(a_trace(f"t{ago}"), started_at=now_s - 60 * ago, latency_s=1.0))
+    pair.store.close()
+    counted = sum(row.figures.requests for row in pair.stats.stats(since_s=now_s - 60 * minutes_ago))
+    assert counted == len(range(0, minutes_ago + 1, 7))
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

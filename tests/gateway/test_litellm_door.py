@@ -1,128 +1,153 @@
-"""Providers that do not speak OpenAI's protocol, through litellm: Anthropic's real wire format, plain and streamed."""
+"""Vendors with their own wire formats, through the running gateway: what the client sees, what the trace says."""
 
 import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.running import RunningGateway, register, running_gateway
-from tests.upstream import Behaviour, Exchange, Upstream
+from tests.gateway.providers.asking import WEATHER
+from tests.gateway.providers.vendor import Reply, Vendor, says, streams
+from tests.gateway.providers.vendors import ANTHROPIC, COHERE, GEMINI, MISTRAL, OLLAMA, SECRET, Wire
+from tests.running import RunningGateway, eventually, register, running_gateway
 
 # litellm is a large library with warnings of its own; they are not ours to mend.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(120)]
-ASK: dict[str, Any] = {
-    "model": "claude-sonnet-4-5",
-    "messages": [{"role": "user", "content": "Help me"}],
-    "variables": {"customer_name": "Jordan"},
-    "max_tokens": 50,
-}
-MESSAGE = {
-    "id": "msg_1",
-    "type": "message",
-    "role": "assistant",
-    "model": "claude-sonnet-4-5",
-    "content": [{"type": "text", "text": "Paris is lovely"}],
-    "stop_reason": "end_turn",
-    "stop_sequence": None,
-    "usage": {"input_tokens": 12, "output_tokens": 4},
-}
+KEYS = ("ANTHROPIC_API_KEY", "GEMINI_API_KEY", "COHERE_API_KEY", "MISTRAL_API_KEY", "OLLAMA_API_KEY")
 
 
-def events(*, whole: bool) -> list[dict[str, Any]]:
-    started = {**MESSAGE, "content": [], "stop_reason": None, "usage": {"input_tokens": 12, "output_tokens": 1}}
-    first = [
-        {"type": "message_start", "message": started},
-        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Paris "}},
-    ]
-    last = [
-        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "is lovely"}},
-        {"type": "content_block_stop", "index": 0},
-        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 4}},
-        {"type": "message_stop"},
-    ]
-    return [*first, *last] if whole else first
-
-
-def anthropic(*, whole: bool = True) -> Behaviour:
-    async def behave(exchange: Exchange) -> None:
-        if not exchange.body.get("stream"):
-            await exchange.json(200, MESSAGE)
-            return
-        await exchange.head(200, "text/event-stream")
-        for event in events(whole=whole):
-            await exchange.chunk(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
-        await exchange.end()
-
-    return behave
-
-
-def overloaded(status: int) -> Behaviour:
-    async def behave(exchange: Exchange) -> None:
-        error = {"type": "error", "error": {"type": "some_error", "message": f"upstream says {status}"}}
-        await exchange.json(status, error)
-
-    return behave
+@pytest.fixture(params=[ANTHROPIC, GEMINI, COHERE, MISTRAL, OLLAMA], ids=lambda wire: wire.provider)
+def wire(request: pytest.FixtureRequest) -> Wire:
+    return request.param
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-secret")
+    for variable in KEYS:
+        monkeypatch.setenv(variable, SECRET)
     register(tmp_path)
     return tmp_path
 
 
-def configuration(upstream: Upstream) -> dict[str, Any]:
-    combination = {"id": "claude", "template_id": "support", "model": "claude-sonnet-4-5", "provider": "anthropic"}
+def ask(wire: Wire, **more: Any) -> dict[str, Any]:
     return {
-        "model_providers": {"anthropic": {"kind": "litellm", "base_url": upstream.base_url.removesuffix("/v1")}},
-        "gateway": {"combinations": [combination]},
-        "api": {"timeout_seconds": 60, "max_retries": 0},
+        "model": wire.model,
+        "messages": [{"role": "user", "content": "Help me"}],
+        "variables": {"customer_name": "Jordan"},
+        "max_tokens": 50,
+        **more,
     }
 
 
-def trace_of(gateway: RunningGateway) -> dict[str, Any]:
-    return gateway.traces()[0]
+@contextmanager
+def gateway_over(wire: Wire, folder: Path, *script: Reply) -> Generator[tuple[RunningGateway, Vendor]]:
+    with Vendor(list(script)).running() as vendor:
+        combination = {"id": "one", "template_id": "support", "model": wire.model, "provider": wire.provider}
+        kind = "openai_compatible" if wire.direct else "litellm"
+        configuration = {
+            "model_providers": {wire.provider: {"kind": kind, "base_url": vendor.url + wire.root}},
+            "gateway": {"combinations": [combination]},
+            "api": {"timeout_seconds": 60, "max_retries": 0},
+        }
+        with running_gateway(folder, configuration) as gateway:
+            yield gateway, vendor
 
 
-def test_a_plain_call_is_translated_and_comes_back_in_openais_shape(folder: Path) -> None:
-    with Upstream([anthropic()]).running() as up, running_gateway(folder, configuration(up)) as gateway:
+def whole(wire: Wire) -> Reply:
+    return says(wire.whole) if wire.whole is not None else streams(wire.stream)
+
+
+def test_a_plain_call_comes_back_in_openais_shape(wire: Wire, folder: Path) -> None:
+    with gateway_over(wire, folder, whole(wire)) as (gateway, vendor):
         with gateway.client() as client:
-            response = client.post("/v1/chat/completions", json=ASK, timeout=60)
+            response = client.post("/v1/chat/completions", json=ask(wire), timeout=60)
         assert response.status_code == 200, response.text
-        assert response.json()["choices"][0]["message"]["content"] == "Paris is lovely"
-        assert up.headers[0]["x-api-key"] == "sk-ant-secret"
-        assert "You help Jordan." in json.dumps(up.requests[0]["system"])
-        trace = trace_of(gateway)
-    assert (trace["outcome"], trace["input_tokens"], trace["usage_source"]) == ("complete", 12, "provider")
+        assert "Paris is lovely" in json.dumps(response.json()["choices"][0]["message"])
+        assert "You help Jordan." in json.dumps(vendor.asked[0].body)
+        trace = gateway.traces()[0]
+    assert (trace["outcome"], trace["usage_source"]) == ("complete", "provider")
+    assert (trace["input_tokens"], trace["output_tokens"]) == (12, 4)
 
 
-def test_a_stream_is_translated(folder: Path) -> None:
-    with Upstream([anthropic()]).running() as up, running_gateway(folder, configuration(up)) as gateway:
-        status, text = gateway.stream(ASK)
-        trace = trace_of(gateway)
+def test_a_stream_is_translated(wire: Wire, folder: Path) -> None:
+    with gateway_over(wire, folder, streams(wire.stream)) as (gateway, _):
+        status, text = gateway.stream(ask(wire))
+        trace = gateway.traces()[0]
     assert status == 200
     assert text.endswith("data: [DONE]\n\n")
     assert json.loads(trace["response"])["content"] == "Paris is lovely"
-    assert trace["outcome"] == "complete"
+    assert (trace["outcome"], trace["input_tokens"]) == ("complete", 12)
 
 
-def test_a_stream_that_breaks_off_is_not_passed_off_as_whole(folder: Path) -> None:
-    with Upstream([anthropic(whole=False)]).running() as up, running_gateway(folder, configuration(up)) as gateway:
-        _, text = gateway.stream(ASK)
-        trace = trace_of(gateway)
+def test_a_usage_chunk_comes_only_to_who_asked(folder: Path) -> None:
+    wire = ANTHROPIC
+    with gateway_over(wire, folder, streams(wire.stream)) as (gateway, _):
+        _, without = gateway.stream(ask(wire))
+        _, with_it = gateway.stream(ask(wire, stream_options={"include_usage": True}))
+    assert "usage" not in without
+    chunks = [json.loads(line[6:]) for line in with_it.split("\n\n") if line.startswith("data: {")]
+    assert [c["choices"] for c in chunks if c.get("usage")] == [[]]
+
+
+def test_tool_calls_reach_the_client(wire: Wire, folder: Path) -> None:
+    with gateway_over(wire, folder, streams(wire.streamed_calls)) as (gateway, _):
+        _, text = gateway.stream(ask(wire, tools=[WEATHER]))
+        trace = gateway.traces()[0]
+    assert text.endswith("data: [DONE]\n\n")
+    calls = json.loads(trace["response"])["tool_calls"]
+    assert [json.loads(c["function"]["arguments"])["city"] for c in calls] == ["Paris", "Rome"]
+    assert trace["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize("then", ["end", "cut"])
+def test_a_stream_that_breaks_off_is_not_passed_off_as_whole(wire: Wire, folder: Path, then: Any) -> None:
+    with gateway_over(wire, folder, streams(wire.opening, then=then)) as (gateway, _):
+        _, text = gateway.stream(ask(wire))
+        trace = gateway.traces()[0]
     assert "[DONE]" not in text
     assert trace["outcome"] == "provider_cut"
 
 
-@pytest.mark.parametrize(("status", "seen"), [(429, 429), (529, 502), (400, 400), (401, 401)])
-def test_an_error_keeps_its_meaning(folder: Path, status: int, seen: int) -> None:
-    with (
-        Upstream([overloaded(status)]).running() as up,
-        running_gateway(folder, configuration(up)) as gateway,
-        gateway.client() as client,
-    ):
-        response = client.post("/v1/chat/completions", json=ASK, timeout=60)
+@pytest.mark.parametrize(
+    ("status", "seen"), [(400, 400), (401, 401), (404, 404), (429, 429), (500, 502), (503, 503), (529, 503)]
+)
+def test_an_error_keeps_its_meaning(wire: Wire, folder: Path, status: int, seen: int) -> None:
+    reply = says(wire.error(status, f"not with {SECRET}"), status=status, headers={"retry-after": "7"})
+    with gateway_over(wire, folder, reply) as (gateway, vendor), gateway.client() as client:
+        response = client.post("/v1/chat/completions", json=ask(wire), timeout=60)
     assert response.status_code == seen
-    assert "sk-ant-secret" not in response.text
+    assert response.headers.get("retry-after") == ("7" if status >= 429 else None)
+    assert SECRET not in response.text
+    assert "127.0.0.1" not in response.text
+    assert len(vendor.asked) == 1
+
+
+def test_a_parameter_that_the_vendor_does_not_know_is_refused_by_name(folder: Path) -> None:
+    with gateway_over(ANTHROPIC, folder, whole(ANTHROPIC)) as (gateway, vendor), gateway.client() as client:
+        response = client.post("/v1/chat/completions", json=ask(ANTHROPIC, logit_bias={"1": 2}), timeout=60)
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert (error["param"], error["code"]) == ("logit_bias", "unsupported_parameter")
+    assert vendor.asked == []
+
+
+def test_a_client_cannot_choose_the_vendors_address(folder: Path) -> None:
+    with Vendor([whole(ANTHROPIC)]).running() as elsewhere:
+        with gateway_over(ANTHROPIC, folder, whole(ANTHROPIC)) as (gateway, _), gateway.client() as client:
+            response = client.post("/v1/chat/completions", json=ask(ANTHROPIC, api_base=elsewhere.url), timeout=60)
+        assert response.status_code == 400
+        assert elsewhere.asked == []
+
+
+def test_a_client_that_leaves_ends_the_vendors_call(wire: Wire, folder: Path) -> None:
+    with gateway_over(wire, folder, streams(wire.opening, then="stall")) as (gateway, vendor):
+        with (
+            gateway.client() as client,
+            client.stream("POST", "/v1/chat/completions", json=ask(wire, stream=True), timeout=60) as response,
+        ):
+            next(response.iter_bytes())
+        eventually(lambda: vendor.hang_ups == 1, timeout_s=1)
+        trace = gateway.traces()[0]
+    assert trace["outcome"] == "client_cancelled"

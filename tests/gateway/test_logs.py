@@ -39,7 +39,7 @@ def test_a_librarys_traceback_is_one_json_object_with_its_logger() -> None:
         "try:\n"
         "    handle('my prompt ' + 'text')\n"
         "except ValueError:\n"
-        "    logging.getLogger('uvicorn.error').exception('Exception in %s application', 'ASGI')\n"
+        "    logging.getLogger('uvicorn.error').exception('Exception in %s application\\n', 'ASGI')\n"
     )
     assert line["event"] == "Exception in ASGI application"
     assert (line["level"], line["logger"]) == ("error", "uvicorn.error")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.router import PROBING_SHARE, Router
 from rs_gateway.domain.routing import STRATEGIES, CircuitRules, RouterRules
-from tests.gateway.routing_pools import BAD, GOOD, UNTOLD, call, pool_of
+from tests.gateway.routing_pools import BAD, GOOD, UNTIMED, UNTOLD, call, pool_of
 
 NEVER_OPENS = CircuitRules(failures_in_a_row=10**9, min_results=1e9)
 DRAWS = st.floats(0, 1, exclude_max=True)
@@ -172,11 +172,37 @@ def test_a_combination_proven_below_the_threshold_keeps_only_a_probing_share() -
     assert "demoted" in router.choose("t", pool, draw=0.01, now_s=60).reason
 
 
+@pytest.mark.parametrize("strategy", ["random", "performance_based", "least_connections"])
+def test_beside_a_probing_share_the_probabilities_are_what_happens(strategy: str) -> None:
+    router, n = Router(RouterRules(strategy, fallback_threshold=0.8, circuit=NEVER_OPENS)), 4_000
+    pool = demoted_pool(router)
+    decisions = [router.choose("t", pool, draw=i / n, now_s=60) for i in range(n)]
+    picks = Counter(d.chosen for d in decisions)
+    assert {c: picks[c] / n for c in ("c0", "c1", "c2")} == pytest.approx(dict(decisions[0].probabilities), abs=2 / n)
+
+
 def test_a_combination_that_only_may_be_below_is_not_demoted() -> None:
     router = Router(RouterRules("weighted", fallback_threshold=0.8, circuit=NEVER_OPENS))
     for step in range(40):
         call(router, "c0", GOOD if step % 4 else BAD, now_s=step)
     assert not router.states(40)["c0"].demoted
+
+
+def test_a_handful_of_failures_proves_nothing() -> None:
+    router = Router(RouterRules("weighted", fallback_threshold=0.9, circuit=NEVER_OPENS))
+    for now_s in range(9):
+        call(router, "c0", BAD, now_s=now_s)
+    assert not router.states(9)["c0"].demoted
+
+
+def test_several_demoted_ones_divide_the_probing_share() -> None:
+    router = Router(RouterRules("weighted", fallback_threshold=0.8, circuit=NEVER_OPENS))
+    for _ in range(20):
+        call(router, "c0", BAD, now_s=0)
+        call(router, "c1", BAD, now_s=0)
+    decisions = [router.choose("t", pool_of([3, 1, 1]), draw=i / 1_000, now_s=0) for i in range(1_000)]
+    assert decisions[0].probabilities == pytest.approx({"c0": 0.025, "c1": 0.025, "c2": 0.95})
+    assert Counter(d.chosen for d in decisions) == {"c0": 25, "c1": 25, "c2": 950}
 
 
 def test_a_combination_that_keeps_the_threshold_is_hardly_ever_demoted() -> None:
@@ -252,6 +278,7 @@ EVENTS = st.lists(
 )
 
 
+@UNTIMED
 @given(
     st.sampled_from(sorted(STRATEGIES)),
     st.lists(st.floats(0, 10), min_size=1, max_size=4),
@@ -311,12 +338,23 @@ def test_what_left_the_configuration_is_forgotten_once_nothing_of_it_is_under_wa
     assert set(router.states(0)) == {"c0", "c2"}
     router.choose("t", pool, draw=0, now_s=0)  # a request that still holds the old picture
     router.ended("c2", GOOD, now_s=1, mark=mark)
+    assert "c2" not in router.states(1)
     router.keep_only(["c0"])
     assert set(router.states(1)) == {"c0"}
     router.ended("c2", GOOD, now_s=1)  # of something nobody knows: no news
     assert set(router.states(1)) == {"c0"}
     decision = router.choose("t", pool, draw=0, now_s=1)
     assert sorted([decision.chosen, *decision.fallbacks]) == ["c0", "c1", "c2"]
+
+
+def test_a_late_request_counts_a_forgotten_combination_anew() -> None:
+    router, pool = Router(RouterRules("least_connections")), pool_of([1, 1])
+    mark = router.started("c1")
+    router.keep_only(["c0"])
+    router.choose("t", pool, draw=0, now_s=0)
+    router.ended("c1", GOOD, now_s=0, mark=mark)
+    router.started("c1")
+    assert router.choose("t", pool, draw=0.9, now_s=0).chosen == "c0"
 
 
 def test_one_that_came_back_before_its_last_call_ended_is_kept() -> None:

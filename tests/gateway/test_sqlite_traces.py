@@ -5,7 +5,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Generator
 from contextlib import closing, contextmanager
@@ -15,12 +14,13 @@ from typing import Any
 
 import pytest
 
+from rs_gateway.adapters.sqlite_stats import SqliteStatsReader
 from rs_gateway.adapters.sqlite_trace_schema import MIGRATIONS
 from rs_gateway.adapters.sqlite_traces import SqliteTraceReader, SqliteTraceStore, sqlite_path
 from rs_gateway.domain.errors import ConfigurationError, SchemaTooNewError, StoreError, TraceNotFoundError
 from rs_gateway.domain.feedback import Feedback, FeedbackKind
-from rs_gateway.domain.traces import Outcome, Trace, TracePayload, Usage
 from tests.fakes import eventually
+from tests.trace_files import FaultyDisk, a_trace, counted, ids, opened, some_feedback
 
 ROOT = Path(__file__).parents[2]
 WRITER = """
@@ -42,31 +42,6 @@ if ending == "closed":
 """
 
 
-def a_trace(trace_id: str, *, content: str = "hello") -> Trace:
-    messages = ({"role": "user", "content": content},)
-    payload = TracePayload(messages, {}, {}, messages, {"role": "assistant", "content": content})
-    return Trace(trace_id, 1.0, "m", Outcome.COMPLETE, False, 0.1, Usage.unknown(), payload=payload)
-
-
-def some_feedback(trace_id: str) -> Feedback:
-    return Feedback(f"f-{trace_id}", trace_id, FeedbackKind.COMMENT, "good", "human", 1.0)
-
-
-@contextmanager
-def opened(path: Path, **options: Any) -> Generator[SqliteTraceStore]:
-    store = SqliteTraceStore(path, **options)
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-def ids(path: Path) -> list[str]:
-    with closing(SqliteTraceReader(path)) as reader:
-        page = reader.traces(after=0, limit=1_000_000)
-    return [str(row[page.columns.index("trace_id")]) for row in page.rows]
-
-
 def start_writer(path: Path, name: str, *, n_rows: int, ending: str) -> subprocess.Popen[str]:
     arguments = [sys.executable, "-c", WRITER, str(path), name, str(n_rows), ending]
     return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -78,25 +53,6 @@ def locked(path: Path) -> Generator[None]:
         other.execute("BEGIN IMMEDIATE")
         yield
         other.execute("ROLLBACK")
-
-
-class FaultyDisk:
-    """Opens connections that fail to commit while `broken` is set."""
-
-    def __init__(self) -> None:
-        self.broken = threading.Event()
-        disk = self
-
-        class Connection(sqlite3.Connection):
-            def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-                if disk.broken.is_set() and sql == "COMMIT":
-                    raise sqlite3.OperationalError("disk I/O error")
-                return super().execute(sql, *parameters)
-
-        self._factory = Connection
-
-    def connect(self, path: Path, **options: Any) -> sqlite3.Connection:
-        return sqlite3.connect(path, factory=self._factory, **options)
 
 
 # Several processes
@@ -140,6 +96,7 @@ def test_two_processes_write_one_new_file_and_a_reader_sees_each_row_once(tmp_pa
                 after = page.last_sequence
     assert (first.returncode, second.returncode) == (0, 0)
     assert len(seen) == len(set(seen)) == 2 * n_rows
+    assert counted(path) == 2 * n_rows
     for name in ("a", "b"):
         assert [trace for trace in seen if trace.startswith(name)] == [f"{name}{number}" for number in range(n_rows)]
 
@@ -305,7 +262,88 @@ def test_appending_does_not_wait_for_the_disk(tmp_path: Path) -> None:
         assert store.health().queued == 1_000
 
 
+# Looking back
+
+
+def test_a_trace_is_found_by_its_id(tmp_path: Path) -> None:
+    path = tmp_path / "traces.db"
+    with closing(SqliteTraceReader(path)) as reader:
+        assert reader.trace("01A") is None
+        with opened(path) as store:
+            store.append(a_trace("01A", content="hi"))
+            store.append(replace(a_trace("01B"), payload=None))
+        found, bare = reader.trace("01A"), reader.trace("01B")
+        assert reader.trace("01Z") is None
+    assert found is not None
+    assert bare is not None
+    assert (found["trace_id"], found["attempts"], bare["response"]) == ("01A", "[]", None)
+    assert found["request_messages"] == '[{"role":"user","content":"hi"}]'
+
+
+def test_scores_say_whom_they_are_about_and_come_page_by_page(tmp_path: Path) -> None:
+    path = tmp_path / "traces.db"
+
+    async def scenario(store: SqliteTraceStore) -> None:
+        store.append(replace(a_trace("01A"), template_id="intent", combination_id="intent@small"))
+        store.append(replace(a_trace("01B"), template_id="intent", combination_id="intent@big"))
+        store.append(a_trace("01C"))
+        for number, (trace_id, score) in enumerate([("01A", 0.25), ("01C", 0.1), ("01B", 1.0), ("01A", 0.0)]):
+            await store.add_feedback(some_feedback(trace_id))
+            await store.add_feedback(Feedback(f"s{number}", trace_id, FeedbackKind.SCORE, score, "human", 2.0))
+
+    with opened(path) as store:
+        asyncio.run(scenario(store))
+    with closing(SqliteTraceReader(path)) as reader:
+        first = reader.scores(after=0, limit=2)
+        second = reader.scores(after=first.last_sequence, limit=2)
+        assert reader.scores(after=second.last_sequence, limit=2).rows == []
+    assert first.columns[1:] == ("template_id", "combination_id", "value")
+    assert [row[1:] for row in (*first.rows, *second.rows)] == [
+        ("intent", "intent@small", 0.25),
+        ("intent", "intent@big", 1.0),
+        ("intent", "intent@small", 0.0),
+    ]
+
+
 # Files
+
+
+def test_a_store_of_an_older_program_is_migrated_with_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "traces.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in MIGRATIONS[0]:
+            connection.execute(statement)
+        connection.execute("PRAGMA user_version = 1")
+        connection.execute(
+            "INSERT INTO traces (trace_id, started_at, request_model, outcome, stream, latency_s, usage_source, "
+            "attempts) VALUES ('old', 1.0, 'm', 'complete', 0, 0.1, 'unknown', '[]')"
+        )
+    with closing(SqliteTraceReader(path)) as reader:
+        with pytest.raises(StoreError, match=r"has schema 1 .* start the gateway once"):
+            reader.traces(after=0, limit=10)
+        with opened(path) as store:
+            store.append(a_trace("new"))
+        old = reader.trace("old")
+    assert old is not None
+    assert (old["endpoint"], old["cached_input_tokens"], old["request_model"]) == ("chat.completions", None, "m")
+    assert ids(path) == ["old", "new"]
+    assert counted(path) == 1
+
+
+def test_a_reader_follows_a_file_that_was_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "traces.db"
+    with closing(SqliteStatsReader(path)) as reader:
+        with opened(path) as store:
+            store.append(a_trace("01A"))
+        assert len(reader.stats(since_s=None)) == 1
+        path.rename(tmp_path / "old.db")
+        assert reader.stats(since_s=None) == []
+        with opened(path) as store:
+            store.append(a_trace("01B"))
+            store.append(a_trace("01C"))
+        assert [row.figures.requests for row in reader.stats(since_s=None)] == [2]
+        (tmp_path / "old.db").replace(path)
+        assert [row.figures.requests for row in reader.stats(since_s=None)] == [1]
 
 
 def test_a_closed_store_leaves_one_file(tmp_path: Path) -> None:

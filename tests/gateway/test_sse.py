@@ -27,7 +27,7 @@ def test_payloads_survive_any_cut_and_any_line_end(
     edges = sorted({0, len(wire), *(c for c in cuts if c < len(wire))})
     decoder = SseDecoder()
     got = [p for a, b in itertools.pairwise(edges) for p in decoder.feed(wire[a:b])]
-    assert got == [text.encode() for text in texts]
+    assert got == [*(text.encode() for text in texts), b"[DONE]"]
     assert decoder.done
 
 
@@ -36,7 +36,7 @@ def test_data_on_several_lines_is_one_payload() -> None:
 
 
 def test_nothing_after_the_end_counts() -> None:
-    assert SseDecoder().feed(b"data: [DONE]\n\ndata: {}\n\n") == []
+    assert SseDecoder().feed(b"data: [DONE]\n\ndata: {}\n\n") == [b"[DONE]"]
 
 
 @pytest.mark.parametrize("junk", [b"<html>\n", b"{}\n", b"dat: x\n"])

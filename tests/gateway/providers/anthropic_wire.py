@@ -73,6 +73,16 @@ def ended(stop_reason: str = "end_turn", usage: JsonDict | None = None) -> list[
     ]
 
 
+ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    529: "overloaded_error",
+}
 PING = named({"type": "ping"})
 
 

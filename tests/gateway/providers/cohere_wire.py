@@ -4,20 +4,9 @@ from tests.gateway.providers.vendor import JsonDict, sse
 
 MODEL = "command-a-03-2025"
 USAGE: JsonDict = {
-    "billed_units": {"input_tokens": 5, "output_tokens": 4},
-    "tokens": {"input_tokens": 12, "output_tokens": 4},
+    "billed_units": {"input_tokens": 12, "output_tokens": 4},
+    "tokens": {"input_tokens": 71, "output_tokens": 6},
 }
-
-
-def answer(words: str | None, *, finish: str = "COMPLETE", tool_calls: list[JsonDict] | None = None) -> JsonDict:
-    """A whole response."""
-    message: JsonDict = {"role": "assistant"}
-    if words is not None:
-        message["content"] = [{"type": "text", "text": words}]
-    if tool_calls is not None:
-        message["tool_calls"] = tool_calls
-        message["tool_plan"] = "I will look that up."
-    return {"id": "c14c80c3-18eb-4519-9460-6c92edd8cfb4", "finish_reason": finish, "message": message, "usage": USAGE}
 
 
 def tool_call(name: str, arguments: str, *, call_id: str) -> JsonDict:
@@ -42,10 +31,7 @@ def text_block(*words: str) -> list[bytes]:
     start = {"message": {"content": {"type": "text", "text": ""}}}
     return [
         named({"type": "content-start", "index": 0, "delta": start}),
-        *(
-            named({"type": "content-delta", "index": 0, "delta": {"message": {"content": {"text": w}}}})
-            for w in words
-        ),
+        *(named({"type": "content-delta", "index": 0, "delta": {"message": {"content": {"text": w}}}}) for w in words),
         named({"type": "content-end", "index": 0}),
     ]
 
@@ -67,6 +53,11 @@ def tool_block(index: int, name: str, call_id: str, *parts: str) -> list[bytes]:
         ),
         named({"type": "tool-call-end", "index": index}),
     ]
+
+
+def tool_plan(*words: str) -> list[bytes]:
+    """What the model says about the calls that it is about to make."""
+    return [named({"type": "tool-plan-delta", "delta": {"message": {"tool_plan": w}}}) for w in words]
 
 
 def ended(finish: str = "COMPLETE") -> list[bytes]:

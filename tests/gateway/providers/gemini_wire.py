@@ -50,6 +50,17 @@ BLOCKED: JsonDict = {
 """The prompt itself was refused: there is no candidate at all."""
 
 
+ERROR_STATUSES = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+}
+
+
 def error(code: int, status: str, words: str, *details: Any) -> JsonDict:
     """An error body."""
     return {"error": {"code": code, "message": words, "status": status, "details": list(details)}}

@@ -96,16 +96,19 @@ def page(status: int = 200) -> Reply:
     return reply
 
 
-def streams(
-    events: Iterable[bytes], *, then: Literal["end", "cut", "stall"] = "end", content_type: str = "text/event-stream"
-) -> Reply:
-    """These bytes, each in a write of its own; then a clean end, a reset, or silence until the client leaves."""
+def streams(events: Iterable[bytes], *, then: Literal["end", "cut", "stall"] = "end", pause_s: float = 0.0) -> Reply:
+    """These bytes, each in a write of its own; then a clean end, a reset, or silence until the client leaves.
+
+    Args:
+        pause_s: time between two of them.
+    """
 
     async def reply(asked: Asked, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"content-type": content_type})
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
         for event in events:
             await response.write(event)
+            await asyncio.sleep(pause_s)
         if then == "stall":
             await asyncio.Event().wait()
         elif then == "cut":

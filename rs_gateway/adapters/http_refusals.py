@@ -1,0 +1,73 @@
+"""What a provider's HTTP status and error body mean, as our errors; without our secret."""
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import msgspec
+
+from rs_gateway.domain.chat import JsonObject
+from rs_gateway.domain.errors import (
+    ProviderError,
+    ProviderGarbageError,
+    ProviderOverloadedError,
+    ProviderRefusedError,
+)
+
+_RETRYABLE_STATUS = frozenset({408, 409, 429})
+
+
+def refusal_of(
+    status: int, body: bytes, headers: Mapping[str, str], *, provider: str, secret: str | None
+) -> ProviderError:
+    """What a status other than 200 means. The body's own words are kept, OpenAI's shape and Anthropic's alike."""
+    error = _error_object(body)
+    words = str(error.get("message") or f"status {status}")
+    if secret:
+        words = words.replace(secret, "***")
+    message = f"{provider}: {words}"
+    if status in _RETRYABLE_STATUS or status >= 500:
+        retry_after_s = parse_retry_after(headers.get("retry-after"), now=datetime.now(UTC))
+        return ProviderOverloadedError(message, provider=provider, status=status, retry_after_s=retry_after_s)
+    if 400 <= status < 500:
+        return ProviderRefusedError(
+            message,
+            provider=provider,
+            status=status,
+            upstream_code=_text_or_none(error.get("code")),
+            upstream_type=_text_or_none(error.get("type")),
+            upstream_param=_text_or_none(error.get("param")),
+        )
+    return ProviderGarbageError(f"{provider} answered with status {status}.", provider=provider, status=status)
+
+
+def _error_object(body: bytes) -> JsonObject:
+    try:
+        decoded = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    error = decoded.get("error", decoded) if isinstance(decoded, dict) else {}
+    if isinstance(error, str):
+        return {"message": error}
+    return {str(k): v for k, v in error.items()} if isinstance(error, dict) else {}
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def parse_retry_after(value: str | None, *, now: datetime) -> float | None:
+    """Seconds to wait, from a Retry-After header in seconds or as an HTTP date; None when absent or unreadable."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        pass
+    else:
+        return max(0.0, seconds) if math.isfinite(seconds) else None
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - now).total_seconds())
+    except (ValueError, TypeError):
+        return None

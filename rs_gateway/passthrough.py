@@ -1,0 +1,396 @@
+"""The whole path of a request for embeddings, Responses or Messages: no template, one provider, nothing rewritten."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from rs_gateway.domain.combinations import Combination
+from rs_gateway.domain.endpoint_answers import answer_of
+from rs_gateway.domain.endpoints import (
+    Endpoint,
+    EndpointAnswer,
+    EndpointCall,
+    EndpointModelNotFoundError,
+    EndpointProvider,
+    EndpointRequest,
+    TemplateOnEndpointError,
+    options_for,
+)
+from rs_gateway.domain.errors import (
+    ClientStalledError,
+    ProviderCutError,
+    ProviderError,
+    ProviderGarbageError,
+    ProviderTimeoutError,
+    RateLimitedError,
+    RouteSwitchError,
+)
+from rs_gateway.domain.pools import Catalog
+from rs_gateway.domain.rates import TokenBucket
+from rs_gateway.domain.routing import Decision
+from rs_gateway.domain.traces import Attempt, Outcome, StoreMode, Trace, TracePayload, Usage, least
+from rs_gateway.endpoint_streams import OpenedEvents, Read, open_events, read
+from rs_gateway.journey import ANYBODY, Caller
+from rs_gateway.patience import Patience
+from rs_gateway.recording import Recorder
+from rs_gateway.retries import Backoff
+from rs_gateway.trace_ids import TraceIds
+
+_SHORT_WAIT_S = 1.0
+"""A provider's own rate limit is waited for this long."""
+_T = TypeVar("_T")
+
+
+class EndpointsServed(Protocol):
+    """What of the current picture these endpoints need."""
+
+    @property
+    def catalog(self) -> Catalog: ...
+    @property
+    def endpoints(self) -> Mapping[tuple[str, Endpoint], EndpointProvider]:
+        """(Provider name, endpoint) -> who answers there."""
+        ...
+
+    @property
+    def timeout_s(self) -> float: ...
+    @property
+    def max_retries(self) -> int: ...
+    @property
+    def client_stall_s(self) -> float: ...
+    @property
+    def rate_limits(self) -> Mapping[str, TokenBucket]: ...
+    @property
+    def store(self) -> StoreMode: ...
+
+
+class EndpointsSource(Protocol):
+    """Where the current picture comes from."""
+
+    @property
+    def served(self) -> EndpointsServed: ...
+
+
+class EventReader(Protocol):
+    """The client's end of a stream."""
+
+    async def begin(self, passage: "Passage") -> None:
+        """The answer has begun: headers may go out."""
+        ...
+
+    async def write(self, block: bytes) -> None:
+        """Send SSE bytes; returns when there is room for more."""
+        ...
+
+
+@dataclass(slots=True)
+class Passage:
+    """One request on its way: what is known of it so far, until it becomes its trace.
+
+    Attributes:
+        started_at: seconds since the epoch; started: on the performance counter.
+        waited_s: spent waiting for the provider, in seconds; the rest is our own overhead.
+        is_settled: how it ended is known; what happens afterwards changes nothing.
+    """
+
+    request: EndpointRequest
+    caller: Caller
+    trace_id: str
+    started_at: float
+    started: float
+    combination: Combination | None = None
+    attempts: list[Attempt] = field(default_factory=list[Attempt])
+    waited_s: float = 0.0
+    first_token_s: float | None = None
+    outcome: Outcome = Outcome.PROVIDER_ERROR
+    error_code: str | None = None
+    answer: EndpointAnswer | None = None
+    is_settled: bool = False
+
+    @property
+    def overhead_ms(self) -> float:
+        """What the gateway itself has cost so far, in milliseconds."""
+        return max(0.0, (time.perf_counter() - self.started - self.waited_s) * 1000)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since the request was read, in seconds."""
+        return time.perf_counter() - self.started
+
+    def finish(self, answer: EndpointAnswer) -> None:
+        """It ends with this answer, which may itself tell of a failure."""
+        self.answer, self.outcome, self.is_settled = answer, answer.outcome, True
+        if answer.outcome is Outcome.PROVIDER_ERROR:
+            self.error_code = ProviderError.code
+
+    def fail(self, error: BaseException) -> None:
+        """It ends with this error, unless it has ended before."""
+        if not self.is_settled:
+            self.outcome, self.error_code = _outcome_of(error)
+            self.is_settled = True
+
+    def trace(self, *, default_store: StoreMode) -> Trace:
+        """The finished trace; kept as little as the strictest of configuration, key and request says."""
+        request, combination, answer, admission = self.request, self.combination, self.answer, self.caller.admission
+        return Trace(
+            trace_id=self.trace_id,
+            started_at=self.started_at,
+            request_model=request.model,
+            outcome=self.outcome,
+            stream=request.stream,
+            latency_s=self.elapsed_s,
+            usage=answer.usage if answer is not None else Usage.unknown(),
+            combination_id=combination.combination_id if combination is not None else None,
+            provider=combination.provider if combination is not None else None,
+            model=combination.model if combination is not None else None,
+            response_model=answer.model if answer is not None else None,
+            finish_reason=answer.finish_reason if answer is not None else None,
+            error_code=self.error_code,
+            time_to_first_token_s=self.first_token_s,
+            end_user=request.end_user,
+            decision=_only(combination.combination_id) if combination is not None else None,
+            attempts=tuple(self.attempts),
+            payload=TracePayload(
+                request.messages,
+                {},
+                request.parameters,
+                request.messages,
+                answer.response if answer is not None else None,
+            ),
+            key_id=admission.key_id,
+            endpoint=request.endpoint,
+            store=least(default_store, self.caller.store, admission.store),
+            traceparent=self.caller.traceparent,
+        )
+
+
+class Passthrough:
+    """Answers these endpoints from the current picture.
+
+    Args:
+        encode_error: (request, error, number of the event) -> the error event that a client gets in mid-stream.
+        random_draw, sleep: replaced in tests, so that nothing is left to chance and nobody waits.
+    """
+
+    def __init__(
+        self,
+        source: EndpointsSource,
+        recorder: Recorder,
+        *,
+        encode_error: Callable[[Passage, RouteSwitchError, int], bytes],
+        random_draw: Callable[[], float] = random.random,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._source = source
+        self._recorder = recorder
+        self._encode_error = encode_error
+        self._ids = TraceIds()
+        self._backoff = Backoff(draw=random_draw)
+        self._sleep = sleep
+
+    def begin(self, request: EndpointRequest, caller: Caller = ANYBODY) -> Passage:
+        """A fresh passage with its trace id."""
+        return Passage(request, caller, self._ids.new(), time.time(), time.perf_counter())
+
+    async def complete(self, passage: Passage) -> bytes:
+        """Answer in one piece, in the provider's own bytes. Raises RouteSwitchError; a trace is written in any case."""
+        served = self._source.served
+        try:
+            provider = _choose(served, passage)
+
+            async def ask(call: EndpointCall) -> tuple[bytes, EndpointAnswer]:
+                body = await provider.ask(call)
+                try:
+                    return body, answer_of(call.request, body)
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                    raise _garbage(passage) from error
+
+            async with asyncio.timeout(served.timeout_s):
+                body, answer = await self._first_answer(served, passage, ask)
+            passage.finish(answer)
+            return body
+        except BaseException as error:
+            error = _deadline(error, passage)
+            passage.fail(error)
+            raise error from error.__cause__
+        finally:
+            await self._recorder.record(passage.trace(default_store=served.store), passage.caller.admission)
+
+    async def stream(self, passage: Passage, reader: EventReader) -> None:
+        """Answer as a stream: the provider's events as they came. `reader.begin` is called at the first one.
+
+        A break after that becomes an error event, and no exception. Raises RouteSwitchError before.
+        """
+        served = self._source.served
+        opened: OpenedEvents | None = None
+        try:
+            async with AsyncExitStack() as stack:
+                provider = _choose(served, passage)
+
+                async def open_on_stack(call: EndpointCall) -> OpenedEvents:
+                    return await open_events(stack, provider, call, name=_name(passage))
+
+                async with asyncio.timeout(served.timeout_s):
+                    opened = await self._first_answer(served, passage, open_on_stack)
+                passage.first_token_s = passage.elapsed_s
+                await self._carry(served, passage, opened, reader)
+        except BaseException as error:
+            error = _deadline(error, passage)
+            passage.fail(error)
+            raise error from error.__cause__
+        finally:
+            if opened is not None:
+                passage.answer = opened.follower.answer()
+            await self._recorder.record(passage.trace(default_store=served.store), passage.caller.admission)
+
+    async def refuse(self, endpoint: Endpoint, error: RouteSwitchError, caller: Caller, *, started: float) -> str:
+        """Account for a request that could not be read. Nothing of it is kept but its count. Returns an id."""
+        request = EndpointRequest(endpoint, "", {}, stream=False, headers={})
+        passage = Passage(request, caller, self._ids.new(), time.time(), started)
+        passage.fail(error)
+        await self._recorder.record(passage.trace(default_store=StoreMode.NONE), caller.admission)
+        return passage.trace_id
+
+    async def _carry(
+        self, served: EndpointsServed, passage: Passage, opened: OpenedEvents, reader: EventReader
+    ) -> None:
+        """Events for the client up to the protocol's own end, or an error event if the answer broke off."""
+        name, follower = _name(passage), opened.follower
+        try:
+            with Patience(provider_s=served.timeout_s - passage.elapsed_s, client_s=served.client_stall_s) as patience:
+                patience.on_client()
+                await reader.begin(passage)
+                batch: Read | None = opened.first
+                while batch is not None:
+                    if batch.block:
+                        patience.on_client()
+                        await reader.write(batch.block)
+                        patience.on_provider()
+                    if batch.error is not None:
+                        raise batch.error
+                    if batch.ended:
+                        passage.finish(follower.answer())
+                        return
+                    events = await anext(opened.rest, None)
+                    batch = None if events is None else read(events, follower, name)
+            raise ProviderCutError(f"{name} ended a stream before its answer was complete.", provider=name)
+        except TimeoutError:
+            error: RouteSwitchError = ProviderTimeoutError("The request's deadline passed.", provider=name)
+        except ProviderError as raised:
+            error = raised
+        passage.outcome, passage.error_code, passage.is_settled = Outcome.PROVIDER_CUT, error.code, True
+        await reader.write(self._encode_error(passage, error, follower.next_number))
+
+    async def _first_answer(
+        self, served: EndpointsServed, passage: Passage, ask: Callable[[EndpointCall], Awaitable[_T]]
+    ) -> _T:
+        combination, request = passage.combination, passage.request
+        assert combination is not None
+        defaults = options_for(request.endpoint, combination.parameters)
+        attempt = 0
+        while True:
+            await self._wait_for_turn(served, passage, combination.provider)
+            left_s = max(0.001, served.timeout_s - passage.elapsed_s)
+            try:
+                return await _attempt(passage, EndpointCall(request, combination.model, defaults, left_s), ask)
+            except ProviderError as error:
+                pause_s = self._backoff.pause_s(attempt, retry_after_s=error.retry_after_s)
+                out_of_time = passage.elapsed_s + pause_s >= served.timeout_s
+                if not error.retryable or attempt == served.max_retries or out_of_time:
+                    raise
+            await self._sleep(pause_s)
+            passage.waited_s += pause_s
+            attempt += 1
+
+    async def _wait_for_turn(self, served: EndpointsServed, passage: Passage, provider: str) -> None:
+        """Keep the provider's `rate_limit`. Raises RateLimitedError when its turn is too far off."""
+        bucket = served.rate_limits.get(provider)
+        if bucket is None:
+            return
+        wait_s = bucket.wait_s(time.monotonic())
+        if wait_s > _SHORT_WAIT_S or passage.elapsed_s + wait_s >= served.timeout_s:
+            raise RateLimitedError(f"model_providers.{provider}.rate_limit is used up for now.", retry_after_s=wait_s)
+        bucket.take(1, time.monotonic())
+        if wait_s > 0:
+            await self._sleep(wait_s)
+            passage.waited_s += wait_s
+
+
+def _only(combination_id: str) -> Decision:
+    return Decision(combination_id, (), "passthrough", {combination_id: 1.0}, "no other provider has this model here")
+
+
+def _choose(served: EndpointsServed, passage: Passage) -> EndpointProvider:
+    request, catalog = passage.request, served.catalog
+    combination = catalog.passthrough.get(request.model)
+    if combination is None:
+        if request.model in catalog.pools or request.model in catalog.unavailable:
+            raise TemplateOnEndpointError(request)
+        raise EndpointModelNotFoundError(request, available=list(catalog.passthrough))
+    passage.caller.admission.check(template_id=None, model=request.model)
+    passage.combination = combination
+    return served.endpoints[combination.provider, request.endpoint]
+
+
+async def _attempt(passage: Passage, call: EndpointCall, ask: Callable[[EndpointCall], Awaitable[_T]]) -> _T:
+    combination = passage.combination
+    assert combination is not None
+    began = time.perf_counter()
+    code, status = "internal", None
+    try:
+        answer = await ask(call)
+        code, status = None, 200
+        return answer
+    except ProviderError as error:
+        code, status = error.code, error.status
+        raise
+    except RouteSwitchError as error:
+        code = error.code
+        raise
+    except asyncio.CancelledError:
+        # Either the client left, or the request's deadline passed while the provider was thinking.
+        code = "provider_timeout" if time.perf_counter() - began >= call.timeout_s else "client_cancelled"
+        raise
+    finally:
+        took_s = time.perf_counter() - began
+        passage.waited_s += took_s
+        passage.attempts.append(
+            Attempt(combination.combination_id, combination.provider, combination.model, None, code, status, took_s)
+        )
+
+
+def _name(passage: Passage) -> str:
+    return passage.combination.provider if passage.combination is not None else "the provider"
+
+
+def _garbage(passage: Passage) -> ProviderError:
+    name, endpoint = _name(passage), passage.request.endpoint
+    return ProviderGarbageError(
+        f"{name} answered 200 with something that is no answer of {endpoint}.", provider=name, status=200
+    )
+
+
+def _deadline(error: BaseException, passage: Passage) -> BaseException:
+    if not isinstance(error, TimeoutError):
+        return error
+    name = _name(passage)
+    return ProviderTimeoutError(f"{name} did not answer before the request's deadline.", provider=name)
+
+
+def _outcome_of(error: BaseException) -> tuple[Outcome, str]:
+    if isinstance(error, ProviderCutError):
+        return Outcome.PROVIDER_CUT, error.code
+    if isinstance(error, ProviderError):
+        return Outcome.PROVIDER_ERROR, error.code
+    if isinstance(error, ClientStalledError):
+        return Outcome.CLIENT_CANCELLED, error.code
+    if isinstance(error, RouteSwitchError):
+        return Outcome.REJECTED, error.code
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return Outcome.CLIENT_CANCELLED, "client_cancelled"
+    return Outcome.PROVIDER_ERROR, "internal"

@@ -1,0 +1,68 @@
+"""Reading what a provider counted, whatever shape it comes in."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rs_gateway.domain.answers import decode_chunk, decode_completion, usage_of
+from rs_gateway.domain.traces import Usage, UsageSource
+
+CHOICE = {"message": {"role": "assistant", "content": "Yes"}, "finish_reason": "stop"}
+WORDS = st.text("ab1", max_size=3)
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | WORDS,
+    lambda inner: st.lists(inner) | st.dictionaries(WORDS, inner),
+    max_leaves=5,
+)
+
+
+def read(usage: Any) -> Usage:
+    body = json.dumps({"choices": [CHOICE], "usage": usage}).encode()
+    return usage_of(decode_completion(body).usage, input_characters=40, output_characters=4)
+
+
+def counted(**parts: int | None) -> Usage:
+    return Usage(100, 20, UsageSource.PROVIDER, **parts)
+
+
+@pytest.mark.parametrize(
+    ("spelt", "means"),
+    [
+        ({}, counted()),
+        ({"prompt_tokens_details": {"cached_tokens": 64}}, counted(cached_input_tokens=64)),
+        ({"completion_tokens_details": {"reasoning_tokens": 8}}, counted(reasoning_tokens=8)),
+        ({"cache_creation_input_tokens": 50}, counted(cache_write_tokens=50)),
+        ({"prompt_tokens_details": {"cache_creation_tokens": 50}}, counted(cache_write_tokens=50)),
+        ({"prompt_tokens_details": {"cache_write_tokens": 50}}, counted(cache_write_tokens=50)),
+        ({"prompt_cache_hit_tokens": 64, "prompt_cache_miss_tokens": 36}, counted(cached_input_tokens=64)),
+        ({"prompt_tokens_details": {"cached_tokens": 0}}, counted(cached_input_tokens=0)),
+        ({"prompt_tokens_details": None, "completion_tokens_details": "none"}, counted()),
+        ({"prompt_tokens_details": {"cached_tokens": -1}}, counted()),
+    ],
+)
+def test_the_parts_are_read_in_every_spelling(spelt: dict[str, Any], means: Usage) -> None:
+    assert read({"prompt_tokens": 100, "completion_tokens": 20, **spelt}) == means
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            [
+                "prompt_tokens",
+                "completion_tokens",
+                "prompt_tokens_details",
+                "completion_tokens_details",
+                "cache_creation_input_tokens",
+                "prompt_cache_hit_tokens",
+            ]
+        ),
+        junk | st.dictionaries(st.sampled_from(["cached_tokens", "reasoning_tokens", "cache_creation_tokens"]), junk),
+    )
+)
+def test_no_shape_of_usage_costs_the_client_its_answer(usage: dict[str, Any]) -> None:
+    read(usage)
+    payload = json.dumps({"choices": [], "usage": usage}).encode()
+    usage_of(decode_chunk(payload).usage, input_characters=1, output_characters=1)
