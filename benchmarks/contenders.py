@@ -1,7 +1,6 @@
 """Who is measured, and how each is set up: ours with everything on, the peers with as little work as they allow."""
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -24,6 +23,7 @@ class Contender:
     Attributes:
         command: port -> the command line that serves on it.
         headers: what its clients send beside the body.
+        keyed: whether it checks a client key, and must refuse who has none.
         traces: where it stores one row a request; None when it stores nothing.
     """
 
@@ -33,6 +33,7 @@ class Contender:
     bodies: Mapping[Kind, Path]
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    keyed: bool = False
     traces: Path | None = None
 
 
@@ -73,6 +74,7 @@ def litellm(directory: Path, upstream_port: int) -> Contender:
         health_path="/health/liveliness",
         bodies=write_bodies(directory, "litellm", {"model": "bench-model"}),
         headers={"authorization": "Bearer sk-bench-client"},
+        keyed=True,
         environment={
             "LITELLM_LOG": "ERROR",
             "LITELLM_MODE": "PRODUCTION",
@@ -131,6 +133,7 @@ def ours(directory: Path, upstream_port: int, *, workers: int) -> Contender:
         health_path="/health",
         bodies=write_bodies(directory, name, {"model": "support", "variables": variables}),
         headers={} if key is None else {"authorization": f"Bearer {key}"},
+        keyed=key is not None,
         environment={"OPENAI_API_KEY": _UPSTREAM_KEY},
         traces=home / "data" / "traces.db",
     )
@@ -151,11 +154,7 @@ def _client_key(config: Path) -> str | None:
     known = _run_route_switch(config, "keys", "create", "--help")
     if known.returncode != 0:
         return None
-    printed = _route_switch(config, "keys", "create", "benchmark", "--json")
-    found = re.search(r'"(?:key|secret|token)"\s*:\s*"([^"]+)"', printed)
-    if found is None:
-        raise BenchmarkError(f"route-switch keys create --json printed no key: {printed[:200]}")
-    return found[1]
+    return str(json.loads(_route_switch(config, "keys", "create", "benchmark", "--json"))["key"])
 
 
 def _route_switch(config: Path, *arguments: str) -> str:

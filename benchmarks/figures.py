@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
+from benchmarks.load import Kind
+
 Figure = float | None
-KINDS = ("plain", "stream")
+KINDS: tuple[Kind, ...] = ("plain", "stream")
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,8 @@ def _options() -> argparse.Namespace:
         metavar="A,B",
         help=f"leave out, of {', '.join((*PEERS, *STEPS))}; what needs them is null",
     )
-    parser.add_argument("--rounds", type=_at_least(1), default=3, metavar="N", help="default 3")
-    parser.add_argument("--duration", type=_at_least(1), default=6, metavar="SECONDS", help="of one load; default 6")
+    parser.add_argument("--rounds", type=_at_least(1), default=5, metavar="N", help="default 5")
+    parser.add_argument("--duration", type=_at_least(1), default=4, metavar="SECONDS", help="of one load; default 4")
     parser.add_argument(
         "--requests", type=_at_least(1_000), default=200_000, metavar="N", help="of the memory run; default 200000"
     )

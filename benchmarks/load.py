@@ -5,7 +5,7 @@ import json
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -102,6 +102,13 @@ def check_answers(name: str, target: Target) -> None:
         for status, answer in answers:
             if status != 200 or not is_right(answer):
                 raise BenchmarkError(f"{name} does not answer as it should ({kind}): {status} {answer[:1000]!r}")
+
+
+def check_refusal(name: str, target: Target) -> None:
+    """Raises BenchmarkError unless a client without a key is refused: the key check is on."""
+    status, answer = _post(replace(target, headers={}), target.bodies["plain"].read_bytes())
+    if status < 400:
+        raise BenchmarkError(f"{name} is to check keys, but answers {status} without one: {answer[:500]!r}")
 
 
 def is_right_answer(body: bytes) -> bool:

@@ -111,7 +111,8 @@ class Children:
         return child
 
     def stop(self, child: Child) -> None:
-        """End a process and its group: first kindly, then not."""
+        """End a process and its descendants: first kindly, then not. Returns when none is alive."""
+        pids = child.pids
         try:
             _signal_group(child, signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
@@ -120,6 +121,8 @@ class Children:
             _signal_group(child, signal.SIGKILL)  # descendants that outlived it, too
             child.popen.wait()
             self._running.remove(child)
+            while any(_is_alive(pid) for pid in pids):
+                time.sleep(_POLL_S)
 
 
 def wait_until_up(child: Child, port: int, path: str, *, timeout_s: float = 120.0) -> float:
@@ -171,6 +174,11 @@ def _read(path: Path) -> str:
         return path.read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return ""  # it ended a moment ago
+
+
+def _is_alive(pid: int) -> bool:
+    state = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return bool(state) and state[0] not in "ZX"
 
 
 def _signal_group(child: Child, number: signal.Signals) -> None:

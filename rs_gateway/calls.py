@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from rs_gateway.domain.answers import StreamedAnswer, WireChunk, WireCompletion, decode_chunk, decode_completion
+from rs_gateway.domain.answers import StreamedAnswer, WireCompletion, decode_chunk, decode_completion
 from rs_gateway.domain.chat import ProviderCall
 from rs_gateway.domain.errors import ProviderCutError, ProviderError, ProviderGarbageError, ProviderOverloadedError
 from rs_gateway.domain.ports import DONE, ChatProvider
@@ -14,18 +14,32 @@ from rs_gateway.domain.ports import DONE, ChatProvider
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What arrived together: the good chunks, what was wrong with the one after them, and whether that was all."""
+    """What arrived together.
 
-    chunks: list[tuple[bytes, WireChunk]]
-    error: ProviderError | None
+    Attributes:
+        block: the good chunks in SSE framing, for the client; may be empty.
+        error: what was wrong with the chunk after them.
+        ended: the provider said that this was all.
+        says_something: whether there was a good chunk, if only one that is not for the client.
+    """
+
+    block: bytes
+    error: ProviderError | None = None
     ended: bool = False
+    says_something: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedStream:
-    """A stream that has begun to answer: `first` holds at least one good chunk. Leave `context` when done with it."""
+    """A stream that has begun to answer. Leave `context` when done with it.
+
+    Attributes:
+        first: its first batch; it says something.
+        answer: what the stream has said so far; `next_batch` adds to it.
+    """
 
     first: Batch
+    answer: StreamedAnswer
     rest: AsyncIterator[Sequence[bytes]]
     context: AbstractAsyncContextManager[AsyncIterator[Sequence[bytes]]]
 
@@ -45,46 +59,45 @@ async def complete_once(provider: ChatProvider, call: ProviderCall, *, name: str
         ) from error
 
 
-async def open_once(provider: ChatProvider, call: ProviderCall, *, name: str) -> OpenedStream:
+async def open_once(provider: ChatProvider, call: ProviderCall, *, name: str, wants_usage: bool) -> OpenedStream:
     """Open a stream and wait for its first chunk; closed at once if none comes. Raises ProviderError."""
     context = provider.stream(call)
     rest = await context.__aenter__()
+    answer = StreamedAnswer()
     try:
-        first = decode_batch(await anext(rest, ()), name)
-        if not first.chunks:
+        first = read_batch(await anext(rest, ()), answer, wants_usage=wants_usage, provider=name)
+        if not first.says_something:
             empty = ProviderGarbageError(f"{name} answered with an empty stream.", provider=name, status=200)
             raise first.error or empty
     except BaseException as error:
         await context.__aexit__(type(error), error, error.__traceback__)
         raise
-    return OpenedStream(first, rest, context)
+    return OpenedStream(first, answer, rest, context)
 
 
-def decode_batch(payloads: Sequence[bytes], provider: str) -> Batch:
-    """What the payloads say, up to the first one that is no chunk or reports an error."""
-    decoded: list[tuple[bytes, WireChunk]] = []
+def read_batch(payloads: Sequence[bytes], answer: StreamedAnswer, *, wants_usage: bool, provider: str) -> Batch:
+    """Follow the chunks up to the first one that is none or reports an error, and frame those that the client sees."""
+    out: list[bytes] = []
+    error: ProviderError | None = None
+    says_something = ended = False
     for payload in payloads:
         if payload is DONE:
-            return Batch(decoded, None, ended=True)
+            ended = True
+            break
         try:
             chunk = decode_chunk(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return Batch(decoded, ProviderCutError(f"{provider} sent a malformed chunk.", provider=provider))
+            error = ProviderCutError(f"{provider} sent a malformed chunk.", provider=provider)
+            break
         if chunk.error is not None:
             # Its words stay here: nothing has taken our key out of them.
             error = ProviderOverloadedError(f"{provider} reported an error in its stream.", provider=provider)
-            return Batch(decoded, error)
-        decoded.append((payload, chunk))
-    return Batch(decoded, None)
-
-
-def frame(chunks: list[tuple[bytes, WireChunk]], answer: StreamedAnswer, wants_usage: bool) -> bytes:
-    """Follow the chunks and put those that the client should see into SSE framing."""
-    out: list[bytes] = []
-    for payload, chunk in chunks:
+            break
+        says_something = True
         answer.add(chunk)
         if chunk.usage is not None and not chunk.choices and not wants_usage:
             continue
         # A payload may have come on several lines; a line break in JSON is a space, in SSE it is the end of the field.
-        out += (b"data: ", payload.replace(b"\n", b" ") if b"\n" in payload else payload, b"\n\n")
-    return b"".join(out)
+        out.append(payload.replace(b"\n", b" ") if b"\n" in payload else payload)
+    block = b"data: " + b"\n\ndata: ".join(out) + b"\n\n" if out else b""
+    return Batch(block, error, ended, says_something)

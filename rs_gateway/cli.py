@@ -21,7 +21,6 @@ from rich.text import Text
 from rs_gateway.cli_keys import keys_app
 from rs_gateway.domain.errors import RouteSwitchError, TemplateInvalidError
 from rs_gateway.domain.prompts import Origin, PromptTemplate, PromptText
-from rs_gateway.template_form import TemplateForm
 
 if TYPE_CHECKING:
     from rs_gateway.settings import Settings
@@ -203,6 +202,8 @@ def check_template(template: PromptTemplate) -> None:
 
 def read_template(file: Path) -> tuple[PromptTemplate, PromptText]:
     """A template file, checked. Raises TemplateInvalidError naming the file and what is wrong."""
+    from rs_gateway.template_form import TemplateForm
+
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from rs_gateway.attempts import Attempts
-from rs_gateway.calls import OpenedStream, complete_once, decode_batch, frame, open_once
-from rs_gateway.domain.answers import StreamedAnswer, WireCompletion, outcome_of, text_of, usage_of
+from rs_gateway.calls import OpenedStream, complete_once, open_once, read_batch
+from rs_gateway.domain.answers import WireCompletion, outcome_of, text_of, usage_of
 from rs_gateway.domain.chat import ChatRequest, Message, ProviderCall
 from rs_gateway.domain.errors import (
     ClientStalledError,
@@ -88,6 +88,7 @@ class Gateway:
             choice = answer.choices[0]
             ending.response, ending.finish_reason = choice.message, choice.finish_reason
             ending.response_model, ending.outcome = answer.model, outcome_of(choice.finish_reason)
+            ending.n_bytes = len(body)
             ending.usage = usage_of(
                 answer.usage,
                 input_characters=_characters(journey.rendered),
@@ -108,16 +109,22 @@ class Gateway:
         A break after that becomes an error event without `[DONE]`, and no exception. Raises RouteSwitchError before.
         """
         served = self._source.served
-        answer, ending = StreamedAnswer(), Ending()
+        ending = Ending()
+        opened: OpenedStream | None = None
+        wants_usage = journey.request.include_usage
+
+        async def open_one(provider: ChatProvider, call: ProviderCall, name: str) -> OpenedStream:
+            return await open_once(provider, call, name=name, wants_usage=wants_usage)
+
         try:
             self._choose(served, journey)
             async with asyncio.timeout(served.timeout_s):
-                opened = await self._attempts.first_answer(served, journey, _open)
+                opened = await self._attempts.first_answer(served, journey, open_one)
             ending.first_token_s = journey.elapsed_s
             ending.outcome = Outcome.CLIENT_CANCELLED  # until we know better: nothing but the client can end it now
             patience = Patience(budget_s=served.timeout_s - ending.first_token_s, client_s=served.client_stall_s)
             try:
-                await self._carry(opened, answer, ending, journey, reader, patience)
+                await self._carry(opened, ending, journey, reader, patience)
             finally:
                 self._close_attempt(journey, ending, after_s=patience.provider_s)
         except BaseException as error:
@@ -128,20 +135,20 @@ class Gateway:
                 ending.error_code = ending.error_code or "client_cancelled"
             raise error from error.__cause__
         finally:
-            ending.response, ending.finish_reason = answer.message(), answer.finish_reason
-            ending.response_model = answer.model
-            if ending.first_token_s is not None:
+            if opened is not None:
+                answer = opened.answer
+                ending.response, ending.finish_reason = answer.message(), answer.finish_reason
+                ending.response_model, ending.n_bytes = answer.model, answer.output_characters
                 ending.usage = usage_of(
                     answer.usage,
                     input_characters=_characters(journey.rendered),
-                    output_characters=answer.output_characters,
+                    output_characters=ending.n_bytes,
                 )
             await self._record(served, journey, ending)
 
     async def _carry(
         self,
         opened: OpenedStream,
-        answer: StreamedAnswer,
         ending: Ending,
         journey: Journey,
         reader: Reader,
@@ -149,7 +156,7 @@ class Gateway:
     ) -> None:
         """SSE bytes for the client: chunks as they came, then `[DONE]`, or an error event if the answer broke off."""
         assert journey.combination is not None
-        provider, wants_usage = journey.combination.provider, journey.request.include_usage
+        provider, wants_usage, answer = journey.combination.provider, journey.request.include_usage, opened.answer
         block = b""
         try:
             with patience:
@@ -157,7 +164,7 @@ class Gateway:
                 await reader.begin(journey)
                 batch = opened.first
                 while True:
-                    block = frame(batch.chunks, answer, wants_usage)
+                    block = batch.block
                     if batch.error is not None:
                         raise batch.error
                     if batch.ended:
@@ -170,7 +177,7 @@ class Gateway:
                     payloads = await anext(opened.rest, None)
                     if payloads is None:
                         break
-                    batch = decode_batch(payloads, provider)
+                    batch = read_batch(payloads, answer, wants_usage=wants_usage, provider=provider)
             if not answer.whole:
                 raise ProviderCutError(f"{provider} ended a stream without a finish_reason.", provider=provider)
         except TimeoutError:
@@ -237,10 +244,6 @@ class Gateway:
         cost_usd = self._recorder.cost_usd(journey.combination, ending.usage)
         trace = journey.trace(ending, cost_usd=cost_usd, default_store=served.store)
         await self._recorder.record(trace, journey.caller.admission)
-
-
-async def _open(provider: ChatProvider, call: ProviderCall, name: str) -> OpenedStream:
-    return await open_once(provider, call, name=name)
 
 
 async def _complete(provider: ChatProvider, call: ProviderCall, name: str) -> tuple[bytes, WireCompletion]:

@@ -91,7 +91,9 @@ class Journey:
             decision=self.decision,
             attempts=tuple(self.attempts),
             payload=TracePayload(
-                request.messages, request.variables, request.parameters, self.rendered, ending.response
+                *(request.messages, request.variables, request.parameters, self.rendered, ending.response),
+                # What was sent holds what was asked once more; the rest is small beside it.
+                n_bytes=2 * request.n_bytes + ending.n_bytes + 2_000,
             ),
             key_id=self.caller.admission.key_id,
             store=store,
@@ -105,6 +107,7 @@ class Ending:
 
     Attributes:
         first_token_s: from the start to the first byte of a stream; None for plain calls and streams without one.
+        n_bytes: about the length of the answer.
     """
 
     outcome: Outcome = Outcome.PROVIDER_ERROR
@@ -114,3 +117,4 @@ class Ending:
     finish_reason: str | None = None
     response_model: str | None = None
     first_token_s: float | None = None
+    n_bytes: int = 0

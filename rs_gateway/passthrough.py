@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -31,8 +31,6 @@ from rs_gateway.domain.errors import (
     RateLimitedError,
     RouteSwitchError,
 )
-from rs_gateway.domain.pools import Catalog
-from rs_gateway.domain.rates import TokenBucket
 from rs_gateway.domain.routing import Decision
 from rs_gateway.domain.traces import Attempt, Outcome, StoreMode, Trace, TracePayload, Usage, least
 from rs_gateway.endpoint_streams import OpenedEvents, Read, open_events, read
@@ -40,40 +38,12 @@ from rs_gateway.journey import ANYBODY, Caller
 from rs_gateway.patience import Patience
 from rs_gateway.recording import Recorder
 from rs_gateway.retries import Backoff
+from rs_gateway.serving import Served, Source
 from rs_gateway.trace_ids import TraceIds
 
 _SHORT_WAIT_S = 1.0
 """A provider's own rate limit is waited for this long."""
 _T = TypeVar("_T")
-
-
-class EndpointsServed(Protocol):
-    """What of the current picture these endpoints need."""
-
-    @property
-    def catalog(self) -> Catalog: ...
-    @property
-    def endpoints(self) -> Mapping[tuple[str, Endpoint], EndpointProvider]:
-        """(Provider name, endpoint) -> who answers there."""
-        ...
-
-    @property
-    def timeout_s(self) -> float: ...
-    @property
-    def max_retries(self) -> int: ...
-    @property
-    def client_stall_s(self) -> float: ...
-    @property
-    def rate_limits(self) -> Mapping[str, TokenBucket]: ...
-    @property
-    def store(self) -> StoreMode: ...
-
-
-class EndpointsSource(Protocol):
-    """Where the current picture comes from."""
-
-    @property
-    def served(self) -> EndpointsServed: ...
 
 
 class EventReader(Protocol):
@@ -134,7 +104,7 @@ class Passage:
             self.outcome, self.error_code = _outcome_of(error)
             self.is_settled = True
 
-    def trace(self, *, default_store: StoreMode) -> Trace:
+    def trace(self, *, cost_usd: float | None, default_store: StoreMode) -> Trace:
         """The finished trace; kept as little as the strictest of configuration, key and request says."""
         request, combination, answer, admission = self.request, self.combination, self.answer, self.caller.admission
         return Trace(
@@ -152,6 +122,7 @@ class Passage:
             finish_reason=answer.finish_reason if answer is not None else None,
             error_code=self.error_code,
             time_to_first_token_s=self.first_token_s,
+            cost_usd=cost_usd,
             end_user=request.end_user,
             decision=_only(combination.combination_id) if combination is not None else None,
             attempts=tuple(self.attempts),
@@ -179,7 +150,7 @@ class Passthrough:
 
     def __init__(
         self,
-        source: EndpointsSource,
+        source: Source,
         recorder: Recorder,
         *,
         encode_error: Callable[[Passage, RouteSwitchError, int], bytes],
@@ -219,7 +190,7 @@ class Passthrough:
             passage.fail(error)
             raise error from error.__cause__
         finally:
-            await self._recorder.record(passage.trace(default_store=served.store), passage.caller.admission)
+            await self._record(passage, default_store=served.store)
 
     async def stream(self, passage: Passage, reader: EventReader) -> None:
         """Answer as a stream: the provider's events as they came. `reader.begin` is called at the first one.
@@ -246,23 +217,21 @@ class Passthrough:
         finally:
             if opened is not None:
                 passage.answer = opened.follower.answer()
-            await self._recorder.record(passage.trace(default_store=served.store), passage.caller.admission)
+            await self._record(passage, default_store=served.store)
 
     async def refuse(self, endpoint: Endpoint, error: RouteSwitchError, caller: Caller, *, started: float) -> str:
         """Account for a request that could not be read. Nothing of it is kept but its count. Returns an id."""
         request = EndpointRequest(endpoint, "", {}, stream=False, headers={})
         passage = Passage(request, caller, self._ids.new(), time.time(), started)
         passage.fail(error)
-        await self._recorder.record(passage.trace(default_store=StoreMode.NONE), caller.admission)
+        await self._record(passage, default_store=StoreMode.NONE)
         return passage.trace_id
 
-    async def _carry(
-        self, served: EndpointsServed, passage: Passage, opened: OpenedEvents, reader: EventReader
-    ) -> None:
+    async def _carry(self, served: Served, passage: Passage, opened: OpenedEvents, reader: EventReader) -> None:
         """Events for the client up to the protocol's own end, or an error event if the answer broke off."""
         name, follower = _name(passage), opened.follower
         try:
-            with Patience(provider_s=served.timeout_s - passage.elapsed_s, client_s=served.client_stall_s) as patience:
+            with Patience(budget_s=served.timeout_s - passage.elapsed_s, client_s=served.client_stall_s) as patience:
                 patience.on_client()
                 await reader.begin(passage)
                 batch: Read | None = opened.first
@@ -286,9 +255,7 @@ class Passthrough:
         passage.outcome, passage.error_code, passage.is_settled = Outcome.PROVIDER_CUT, error.code, True
         await reader.write(self._encode_error(passage, error, follower.next_number))
 
-    async def _first_answer(
-        self, served: EndpointsServed, passage: Passage, ask: Callable[[EndpointCall], Awaitable[_T]]
-    ) -> _T:
+    async def _first_answer(self, served: Served, passage: Passage, ask: Callable[[EndpointCall], Awaitable[_T]]) -> _T:
         combination, request = passage.combination, passage.request
         assert combination is not None
         defaults = options_for(request.endpoint, combination.parameters)
@@ -307,7 +274,13 @@ class Passthrough:
             passage.waited_s += pause_s
             attempt += 1
 
-    async def _wait_for_turn(self, served: EndpointsServed, passage: Passage, provider: str) -> None:
+    async def _record(self, passage: Passage, *, default_store: StoreMode) -> None:
+        usage = passage.answer.usage if passage.answer is not None else Usage.unknown()
+        cost_usd = self._recorder.cost_usd(passage.combination, usage)
+        trace = passage.trace(cost_usd=cost_usd, default_store=default_store)
+        await self._recorder.record(trace, passage.caller.admission)
+
+    async def _wait_for_turn(self, served: Served, passage: Passage, provider: str) -> None:
         """Keep the provider's `rate_limit`. Raises RateLimitedError when its turn is too far off."""
         bucket = served.rate_limits.get(provider)
         if bucket is None:
@@ -325,7 +298,7 @@ def _only(combination_id: str) -> Decision:
     return Decision(combination_id, (), "passthrough", {combination_id: 1.0}, "no other provider has this model here")
 
 
-def _choose(served: EndpointsServed, passage: Passage) -> EndpointProvider:
+def _choose(served: Served, passage: Passage) -> EndpointProvider:
     request, catalog = passage.request, served.catalog
     combination = catalog.passthrough.get(request.model)
     if combination is None:

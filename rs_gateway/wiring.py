@@ -8,19 +8,18 @@ from rs_gateway.adapters.litellm_chat import LiteLLMChat
 from rs_gateway.adapters.openai_http import OpenAIHttp
 from rs_gateway.adapters.price_table import load_prices
 from rs_gateway.adapters.prompt_files import PromptFiles
-from rs_gateway.adapters.redaction_hooks import prepare_for, redactor_for
 from rs_gateway.adapters.request_log import RequestLog, write_to_stderr
 from rs_gateway.adapters.sqlite_access import SqliteAccessStore
 from rs_gateway.adapters.sqlite_stats import SqliteStatsReader
 from rs_gateway.adapters.sqlite_traces import SqliteTraceReader, SqliteTraceStore, sqlite_path
 from rs_gateway.adapters.trace_retention import Retention
+from rs_gateway.adapters.trace_writer import Prepare
 from rs_gateway.domain.access_store import AccessStore
 from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.domain.ports import ChatProvider, PromptRegistry, ScoreReader, TraceReader, TraceStore
 from rs_gateway.domain.pricing import PriceBook
 from rs_gateway.domain.rates import TokenBucket
-from rs_gateway.domain.redaction import Redactor
 from rs_gateway.domain.routing import RouterRules
 from rs_gateway.domain.traces import Trace
 from rs_gateway.settings import DIRECT_BASE_URLS, ProviderSettings, Settings, provider_key
@@ -100,14 +99,14 @@ def passthrough_of(settings: Settings) -> Mapping[str, Combination]:
 
 def open_trace_store(settings: Settings) -> TraceStore:
     """The store that the gateway writes to. Raises StoreError, SchemaTooNewError, ConfigurationError."""
-    kept, redactor = settings.privacy.retention, open_redactor(settings)
+    kept = settings.privacy.retention
     return SqliteTraceStore(
         settings.path(sqlite_path(settings.traces_url)),
         flush_interval_s=settings.stores.flush_interval_seconds,
         retention=Retention(
             payload_days=kept.payload_days, trace_days=kept.trace_days, feedback_days=kept.feedback_days
         ),
-        prepare=prepare_for(redactor) if redactor is not None else None,
+        prepare=redaction_of(settings),
     )
 
 
@@ -136,9 +135,13 @@ def open_trace_reader(settings: Settings) -> TraceReader:
     return SqliteTraceReader(settings.path(sqlite_path(settings.traces_url)))
 
 
-def open_redactor(settings: Settings) -> Redactor | None:
-    """What runs over texts before they are stored; None changes nothing. Raises ConfigurationError."""
-    return redactor_for(settings.privacy.redact, hook=settings.privacy.hook)
+def redaction_of(settings: Settings) -> Prepare | None:
+    """What runs over records before they are stored; None changes nothing. Raises ConfigurationError."""
+    if not settings.privacy.redact and settings.privacy.hook is None:
+        return None
+
+    redactor = redactor_for(settings.privacy.redact, hook=settings.privacy.hook)
+    return prepare_for(redactor) if redactor is not None else None
 
 
 class TraceObserver(Protocol):

@@ -1,7 +1,8 @@
-"""The benchmark's own tools: what it calls a right answer, how it makes ratios, and the upstream that it measures against."""
+"""The benchmark's own tools: what it calls a right answer, how it makes ratios, and its upstream."""
 
 import http.client
 import json
+import os
 import shutil
 import socket
 import sys
@@ -15,7 +16,7 @@ from benchmarks.installs import HERE
 from benchmarks.load import is_right_answer, is_right_stream, write_bodies
 from benchmarks.processes import BenchmarkError, Children, free_port, wait_until_up
 
-ROOT = HERE.parent
+CORE = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
 
 
 def _readings(*rates: float) -> list[Reading]:
@@ -74,7 +75,7 @@ def test_request_bodies_have_five_hundred_bytes_whatever_a_contender_needs_in_th
 
 def test_a_child_that_ends_at_once_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
     with Children(tmp_path) as children:
-        child = children.start("short", [sys.executable, "-c", "print('no luck')"], core=0, directory=tmp_path)
+        child = children.start("short", [sys.executable, "-c", "print('no luck')"], core=CORE, directory=tmp_path)
         with pytest.raises(BenchmarkError, match="no luck"):
             wait_until_up(child, free_port(), "/")
 
@@ -86,8 +87,9 @@ def test_no_child_or_grandchild_outlives_the_benchmark(tmp_path: Path) -> None:
         f"subprocess.Popen([sys.executable, '-m', 'http.server', '{port}', '--bind', '127.0.0.1'])\n"
         "time.sleep(600)\n"
     )
+    pids: list[int] = []
     with Children(tmp_path) as children:
-        child = children.start("parent", [sys.executable, "-c", script], core=0, directory=tmp_path)
+        child = children.start("parent", [sys.executable, "-c", script], core=CORE, directory=tmp_path)
         wait_until_up(child, port, "/")
         pids = child.pids
         assert len(pids) == 2
@@ -113,9 +115,9 @@ def mock_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     program = directory / "mock"
     with Children(directory) as children:
         command = ["cc", "-O1", "-Wall", "-Wextra", "-Werror", "-o", program, HERE / "mock_upstream.c"]
-        assert children.start("cc", command, core=0, directory=directory).popen.wait() == 0
+        assert children.start("cc", command, core=CORE, directory=directory).popen.wait() == 0
         port = free_port()
-        mock = children.start("mock", [program, str(port)], core=0, directory=directory)
+        mock = children.start("mock", [program, str(port)], core=CORE, directory=directory)
         wait_until_up(mock, port, "/")
         yield port
 

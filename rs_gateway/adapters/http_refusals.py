@@ -23,10 +23,13 @@ def refusal_of(
 ) -> ProviderError:
     """What a status other than 200 means. The body's own words are kept, OpenAI's shape and Anthropic's alike."""
     error = _error_object(body)
-    words = str(error.get("message") or f"status {status}")
-    if secret:
-        words = words.replace(secret, "***")
-    message = f"{provider}: {words}"
+
+    def told(field: str) -> str | None:
+        value = error.get(field)
+        text = None if value is None else str(value)
+        return text.replace(secret, "***") if text is not None and secret else text
+
+    message = f"{provider}: {told('message') or f'status {status}'}"
     if status in _RETRYABLE_STATUS or status >= 500:
         retry_after_s = parse_retry_after(headers.get("retry-after"), now=datetime.now(UTC))
         return ProviderOverloadedError(message, provider=provider, status=status, retry_after_s=retry_after_s)
@@ -35,9 +38,9 @@ def refusal_of(
             message,
             provider=provider,
             status=status,
-            upstream_code=_text_or_none(error.get("code")),
-            upstream_type=_text_or_none(error.get("type")),
-            upstream_param=_text_or_none(error.get("param")),
+            upstream_code=told("code"),
+            upstream_type=told("type"),
+            upstream_param=told("param"),
         )
     return ProviderGarbageError(f"{provider} answered with status {status}.", provider=provider, status=status)
 
@@ -51,10 +54,6 @@ def _error_object(body: bytes) -> JsonObject:
     if isinstance(error, str):
         return {"message": error}
     return {str(k): v for k, v in error.items()} if isinstance(error, dict) else {}
-
-
-def _text_or_none(value: object) -> str | None:
-    return None if value is None else str(value)
 
 
 def parse_retry_after(value: str | None, *, now: datetime) -> float | None:

@@ -23,7 +23,7 @@ from rs_gateway.domain.errors import (
     ProviderOverloadedError,
     RouteSwitchError,
 )
-from rs_gateway.domain.ports import ChatProvider
+from rs_gateway.domain.ports import DONE, ChatProvider
 
 _RESPONSES = "litellm.responses.litellm_completion_transformation"
 _MESSAGES = "litellm.llms.anthropic.pass_through.adapters"
@@ -216,7 +216,7 @@ class _Chunks:
             batch = await anext(self._batches, None)
             if batch is None:
                 return False
-            self._waiting = list(batch)
+            self._waiting = [payload for payload in batch if payload is not DONE]
         return True
 
     def _decoded(self, payload: bytes) -> WireChunk:

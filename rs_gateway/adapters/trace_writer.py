@@ -380,6 +380,8 @@ def _estimated_bytes(record: Record) -> int:
     total, payload = 500, record.payload if isinstance(record, Trace) else None
     if payload is None:
         return total
+    if payload.n_bytes is not None:
+        return total + payload.n_bytes
     stack: list[JsonValue] = [payload.rendered_messages, payload.parameters, payload.response, payload.variables]
     while stack:
         value = stack.pop()

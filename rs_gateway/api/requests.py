@@ -39,6 +39,7 @@ def parse_chat_request(body: bytes) -> ChatRequest:
         parameters=fields,
         stream=stream,
         include_usage=stream and _include_usage(fields),
+        n_bytes=len(body),
     )
 
 

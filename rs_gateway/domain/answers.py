@@ -119,10 +119,11 @@ def outcome_of(finish_reason: str | None) -> Outcome:
 
 def usage_of(wire: WireUsage | None, *, input_characters: int, output_characters: int) -> Usage:
     """The provider's counts, or an estimate that says so."""
-    if wire is not None and wire.input_tokens is not None and wire.output_tokens is not None:
+    input_tokens, output_tokens = (wire.input_tokens, wire.output_tokens) if wire is not None else (None, None)
+    if wire is not None and input_tokens is not None and output_tokens is not None:
         return Usage(
-            wire.input_tokens,
-            wire.output_tokens,
+            input_tokens,
+            output_tokens,
             UsageSource.PROVIDER,
             cached_input_tokens=wire.cached_input_tokens,
             reasoning_tokens=wire.reasoning_tokens,
@@ -158,7 +159,25 @@ class StreamedAnswer:
             self.usage = chunk.usage
         if chunk.model is not None:
             self.model = chunk.model
-        for choice in chunk.choices or ():
+        choices = chunk.choices
+        if not choices:
+            return
+        first = choices[0]
+        delta = first.delta
+        if (
+            delta is not None
+            and type(delta.content) is str
+            and first.finish_reason is None
+            and first.index == 0
+            and delta.refusal is None
+            and delta.tool_calls is None
+            and len(choices) == 1
+        ):
+            # A piece of text and nothing else, as nearly all chunks are.
+            self._contents.append(delta.content)
+            self._begun.add(0)
+            return
+        for choice in choices:
             self._begun.add(choice.index)
             if choice.finish_reason is not None:
                 self._ended.add(choice.index)

@@ -21,6 +21,7 @@ class ChatRequest:
         template_id, combination_id: taken out of `metadata`; ours, never forwarded.
         parameters: every other top-level field, forwarded unchanged.
         include_usage: whether the client itself asked for the usage chunk of a stream.
+        n_bytes: length of the body; 0 when it came otherwise.
     """
 
     model: str
@@ -31,6 +32,7 @@ class ChatRequest:
     parameters: JsonObject
     stream: bool
     include_usage: bool
+    n_bytes: int = 0
 
     @property
     def end_user(self) -> str | None:

@@ -99,6 +99,7 @@ class TracePayload:
     Attributes:
         request_messages: what the client sent; rendered_messages: what the answering provider was sent.
         response: the assistant message (`role`, `content`, `tool_calls` ...), as far as it came; None if none did.
+        n_bytes: about how much of it there is, where somebody knows; None: whoever has to know looks.
     """
 
     request_messages: tuple[Message, ...]
@@ -106,6 +107,7 @@ class TracePayload:
     parameters: JsonObject
     rendered_messages: tuple[Message, ...]
     response: JsonObject | None
+    n_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,9 +65,7 @@ def test_an_image_reaches_the_upstream_as_it_was(plain: OpenAI, stage: Stage) ->
     url = "data:image/png;base64,iVBORw0KGgo="
     content: Any = [{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": {"url": url}}]
     client = instructor.from_openai(plain)
-    client.chat.completions.create(
-        model=CHAT, messages=[{"role": "user", "content": content}], response_model=Weather
-    )
+    client.chat.completions.create(model=CHAT, messages=[{"role": "user", "content": content}], response_model=Weather)
     assert stage.asked["messages"][-1]["content"][1]["image_url"]["url"] == url
 
 

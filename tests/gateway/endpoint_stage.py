@@ -3,8 +3,8 @@
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -19,10 +19,11 @@ from rs_gateway.domain.access import OPEN, Admission
 from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.endpoints import ENDPOINT_PATHS, Endpoint, EndpointProvider
 from rs_gateway.domain.pools import Catalog
-from rs_gateway.domain.rates import TokenBucket
-from rs_gateway.domain.traces import StoreMode, Trace
+from rs_gateway.domain.pricing import Price, PriceBook
+from rs_gateway.domain.traces import Trace
 from rs_gateway.passthrough import Passthrough
 from rs_gateway.recording import Recorder
+from rs_gateway.serving import Served
 from tests.fakes import MemoryTraceStore, eventually
 from tests.upstream import Upstream
 
@@ -30,17 +31,11 @@ SECRET = "sk-upstream-secret"
 TIMEOUTS = {"connect_timeout_s": 2.0, "first_byte_timeout_s": 5.0, "idle_timeout_s": 5.0}
 
 
-@dataclass
-class Picture:
-    """What is served."""
+class NoPrices:
+    """A price table that knows nothing."""
 
-    endpoints: Mapping[tuple[str, Endpoint], EndpointProvider]
-    catalog: Catalog
-    timeout_s: float = 5.0
-    max_retries: int = 1
-    client_stall_s: float = 5.0
-    rate_limits: Mapping[str, TokenBucket] = field(default_factory=dict[str, TokenBucket])
-    store: StoreMode = StoreMode.FULL
+    def price(self, provider: str, model: str) -> Price | None:
+        return None
 
 
 @dataclass
@@ -67,9 +62,7 @@ class Stage:
         ):
             return response.status_code, b"".join(response.iter_raw())
 
-    def stream_in_two(
-        self, endpoint: Endpoint, body: dict[str, Any], go_on: threading.Event
-    ) -> tuple[bytes, bytes]:
+    def stream_in_two(self, endpoint: Endpoint, body: dict[str, Any], go_on: threading.Event) -> tuple[bytes, bytes]:
         """What came of a stream before `go_on` was set, and what came after it."""
         with (
             self.client() as client,
@@ -126,7 +119,18 @@ def on_stage(
         for model, provider in (("gpt", "openai"), ("embedder", "openai"), ("claude", "anthropic"))
     }
     catalog = Catalog({}, {"support": "it is not registered."}, reached)
-    shown = Picture(providers(upstream), catalog, **picture)
+    shown = Served(
+        **{
+            "catalog": catalog,
+            "providers": {},
+            "prices": PriceBook(NoPrices(), {}),
+            "combinations": {c.combination_id: c for c in reached.values()},
+            "endpoints": providers(upstream),
+            "timeout_s": 5.0,
+            "max_retries": 1,
+            **picture,
+        }
+    )
     recorded, pauses = list[Trace](), list[float]()
 
     async def sleep(seconds: float) -> None:

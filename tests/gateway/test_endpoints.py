@@ -1,4 +1,4 @@
-"""Embeddings, Responses and Messages over providers that speak them: what goes up, what comes back, what is recorded."""
+"""Embeddings, Responses and Messages of providers that speak them: what goes up, comes back, and is recorded."""
 
 import asyncio
 import base64

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from rs_gateway.adapters.price_table import shipped_prices
+from tests.gateway.providers import anthropic_wire
 from tests.gateway.providers.asking import WEATHER
 from tests.gateway.providers.vendor import Reply, Vendor, says, streams
 from tests.gateway.providers.vendors import ANTHROPIC, COHERE, GEMINI, MISTRAL, OLLAMA, SECRET, Wire
@@ -151,3 +153,22 @@ def test_a_client_that_leaves_ends_the_vendors_call(wire: Wire, folder: Path) ->
         eventually(lambda: vendor.hang_ups == 1, timeout_s=1)
         trace = gateway.traces()[0]
     assert trace["outcome"] == "client_cancelled"
+
+
+def test_the_trace_says_what_an_answer_cost(folder: Path) -> None:
+    cached = {"input_tokens": 12, "cache_read_input_tokens": 1000, "cache_creation_input_tokens": 100}
+    reply = says(anthropic_wire.message(anthropic_wire.text("Yes"), usage=cached))
+    with gateway_over(ANTHROPIC, folder, reply) as (gateway, _), gateway.client() as client:
+        client.post("/v1/chat/completions", json=ask(ANTHROPIC), timeout=60)
+        trace = gateway.traces()[0]
+    assert (trace["cached_input_tokens"], trace["cache_write_tokens"]) == (1000, 100)
+    price = shipped_prices().price("anthropic", ANTHROPIC.model)
+    assert price is not None
+    assert price.cached_input_usd_per_million_tokens is not None
+    assert price.cache_write_usd_per_million_tokens is not None
+    assert trace["cost_usd"] * 1e6 == pytest.approx(
+        12 * price.input_usd_per_million_tokens
+        + 1000 * price.cached_input_usd_per_million_tokens
+        + 100 * price.cache_write_usd_per_million_tokens
+        + 4 * price.output_usd_per_million_tokens
+    )

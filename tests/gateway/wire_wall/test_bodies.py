@@ -104,7 +104,8 @@ def test_of_a_key_given_twice_the_last_one_counts_everywhere(wall: Wall) -> None
 
 
 @pytest.mark.parametrize(
-    "content_type", ["application/json", "application/json; charset=utf-8", "text/plain", "application/x-www-form-urlencoded", ""]
+    "content_type",
+    ["application/json", "application/json; charset=utf-8", "text/plain", "application/x-www-form-urlencoded", ""],
 )
 def test_json_is_read_as_json_whatever_it_is_called(wall: Wall, content_type: str) -> None:
     body = raw(wall.model(wire.answers("x")))

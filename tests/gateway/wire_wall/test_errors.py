@@ -206,7 +206,9 @@ def test_an_upstream_that_repeats_our_key_does_not_give_it_away(wall: Wall, stat
         assert KEY in exchange.headers["authorization"]
         words = f"You sent {exchange.headers['authorization']} to {wall.upstream.base_url}"
         await exchange.json(
-            status, {"error": {"message": words, "type": words, "code": words, "param": words}}, extra=f"x-key: {KEY}\r\n"
+            status,
+            {"error": {"message": words, "type": words, "code": words, "param": words}},
+            extra=f"x-key: {KEY}\r\n",
         )
 
     response = wall.ask(echoes, stream=stream)

@@ -46,7 +46,9 @@ def test_head_is_get_without_its_body(wall: Wall, path: str) -> None:
         assert client.head(path).status_code == client.get(path).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/chat", "/v1/chat/completions/", "/v1/nothing", "/%00", "/..%2f..", "//"])
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v1/chat", "/v1/chat/completions/", "/v1/nothing", "/%00", "/..%2f..", "//"]
+)
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_a_path_that_is_not_there_is_a_404_in_openais_shape(wall: Wall, method: str, path: str) -> None:
     with wall.gateway.client() as client:
@@ -116,9 +118,8 @@ def test_a_body_sent_one_byte_at_a_time_is_put_together(wall: Wall) -> None:
         (b"\x00\x01\x02\r\n\r\n", (400,)),
         (b"GET /health HTTP/1.1\r\nhost: x\r\nbad header\r\n\r\n", (400,)),
         (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", (400, 414, 431)),
-        (b"GET /health HTTP/1.1\r\nhost: x\r\n" + b"x-many: y\r\n" * 6_000 + b"\r\n", (400, 431)),
     ],
-    ids=["two-lengths", "length-and-chunked", "minus", "no-number", "bad-chunk", "version", "binary", "header", "url", "headers"],
+    ids=["two-lengths", "length-and-chunked", "minus", "no-number", "bad-chunk", "version", "binary", "header", "url"],
 )
 def test_a_request_that_is_no_http_is_refused_and_the_connection_closed(
     wall: Wall, request_bytes: bytes, statuses: tuple[int, ...]

@@ -66,14 +66,21 @@ def test_numbers_keep_their_digits(wall: Wall) -> None:
         {"role": "user", "content": "text"},
         {"role": "user", "content": "grüße 🎈 \u0000 \u2028"},
         {"role": "user", "content": [{"type": "text", "text": "a {b}"}]},
-        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "detail": "low"}}]},
+        {
+            "role": "user",
+            "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "detail": "low"}}],
+        },
         {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "AA==", "format": "mp3"}}]},
         {"role": "user", "content": [{"type": "file", "file": {"file_id": "f-1"}}]},
         {"role": "user", "content": [{"type": "a_part_of_next_year", "x": 1}]},
         {"role": "user", "content": "hi", "name": "jane"},
         {"role": "developer", "content": "Be brief."},
         {"role": "system", "content": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]},
-        {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+        },
         {"role": "assistant", "content": None, "refusal": "no", "audio": {"id": "a-1"}},
         {"role": "assistant", "tool_calls": []},
         {"role": "tool", "tool_call_id": "c", "content": "42"},
@@ -128,7 +135,9 @@ def test_what_cannot_be_used_is_refused_by_its_name(wall: Wall, fields: dict[str
     assert is_openais(response)["param"] == param
 
 
-@pytest.mark.parametrize("name", ["authorization", "x-forwarded-host", "cookie", "x-custom-host", "x-portkey-custom-host"])
+@pytest.mark.parametrize(
+    "name", ["authorization", "x-forwarded-host", "cookie", "x-custom-host", "x-portkey-custom-host"]
+)
 def test_a_clients_headers_do_not_reach_the_upstream(wall: Wall, name: str) -> None:
     response = wall.gateway.ask(wall.body(wire.answers("x")), headers={name: "127.0.0.1:9"})
     assert response.status_code == 200

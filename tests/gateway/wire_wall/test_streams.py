@@ -198,6 +198,8 @@ def test_a_streams_headers_are_those_of_an_event_stream(wall: Wall) -> None:
 
 def test_a_stream_asked_for_with_http_1_0_ends_with_its_connection(wall: Wall) -> None:
     body = json.dumps(wall.body(wire.streams(["a", "b"]), stream=True)).encode()
-    answer = wall.talk(b"POST /v1/chat/completions HTTP/1.0\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+    answer = wall.talk(
+        b"POST /v1/chat/completions HTTP/1.0\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    )
     assert answer.split(b"\r\n")[0].endswith(b"200 OK")
     assert b"data: [DONE]" in answer
