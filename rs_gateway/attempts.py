@@ -82,9 +82,10 @@ class Attempts:
                     failure = failure or error
                     break
                 except ProviderError as error:
-                    failure = error
-                    if isinstance(error, ProviderRefusedError) and error.status in _ELSEWHERE:
+                    if isinstance(error, ProviderRefusedError) and _is_mendable_elsewhere(error):
+                        failure = failure or error
                         break
+                    failure = error
                     if not error.retryable:
                         raise
                     pause_s = self._backoff.pause_s(attempt, retry_after_s=error.retry_after_s)
@@ -165,6 +166,11 @@ class Attempts:
                     took_s,
                 )
             )
+
+
+def _is_mendable_elsewhere(error: ProviderRefusedError) -> bool:
+    """Whether another combination may accept the request that this one refused."""
+    return error.status in _ELSEWHERE or error.upstream_code == "unsupported_parameter"
 
 
 def _render(served: Served, journey: Journey, pool: Pool, combination: Combination) -> ProviderCall:

@@ -59,6 +59,15 @@ async def complete_once(provider: ChatProvider, call: ProviderCall, *, name: str
         ) from error
 
 
+def _role_said_once(payload: bytes, answer: StreamedAnswer) -> bytes:
+    """The chunk without the roles of choices that have begun: some providers repeat them, and clients add them up."""
+    chunk = msgspec.json.decode(payload)
+    for choice in chunk.get("choices") or ():
+        if answer.has_begun_choice(choice.get("index", 0)) and isinstance(delta := choice.get("delta"), dict):
+            delta.pop("role", None)
+    return msgspec.json.encode(chunk)
+
+
 async def open_once(provider: ChatProvider, call: ProviderCall, *, name: str, wants_usage: bool) -> OpenedStream:
     """Open a stream and wait for its first chunk; closed at once if none comes. Raises ProviderError."""
     context = provider.stream(call)
@@ -94,6 +103,8 @@ def read_batch(payloads: Sequence[bytes], answer: StreamedAnswer, *, wants_usage
             error = ProviderOverloadedError(f"{provider} reported an error in its stream.", provider=provider)
             break
         says_something = True
+        if b'"role"' in payload and answer.has_begun:
+            payload = _role_said_once(payload, answer)  # noqa: PLW2901  # it is this payload that goes out
         answer.add(chunk)
         if chunk.usage is not None and not chunk.choices and not wants_usage:
             continue

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import sys
+import time
 import traceback
 from contextlib import closing
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rs_gateway.cli_explain import explain_trace
 from rs_gateway.cli_keys import keys_app
 from rs_gateway.domain.errors import RouteSwitchError, TemplateInvalidError
 from rs_gateway.domain.prompts import Origin, PromptTemplate, PromptText
@@ -37,6 +39,7 @@ model_app = typer.Typer(no_args_is_help=True, help="A small local model that nee
 app.add_typer(template_app, name="template")
 app.add_typer(model_app, name="model")
 app.add_typer(keys_app, name="keys")
+app.command("explain")(explain_trace)
 
 # Without markup: what is printed holds names and texts of other people, and "[/red]" is one of them.
 words = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -105,7 +108,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
     Example: `route-switch check --json`
     """
-    from rs_gateway.settings import KEYED_PROVIDERS, is_loopback, load_settings, provider_key
+    from rs_gateway.settings import KEYED_PROVIDERS, load_settings, provider_key
     from rs_gateway.wiring import build_providers, open_registry
 
     settings = load_settings(config)
@@ -122,10 +125,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         f"template {template_id!r} is registered, but no enabled combination names it."
         for template_id in sorted(state.templates.keys() - served)
     ]
-    if not is_loopback(settings.gateway.host_and_port[0]):
-        problems.append(
-            f"gateway.addr {settings.gateway.addr!r} is no loopback address, and there are no client keys yet."
-        )
+    problems += _access_problems(settings)
     keyless = [
         name
         for name, provider in settings.model_providers.items()
@@ -141,6 +141,28 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         words.print("Everything is in order." if not problems else f"{len(problems)} problem(s).")
     if problems:
         raise typer.Exit(1)
+
+
+def _access_problems(settings: "Settings") -> list[str]:
+    """What keeps the gateway from its address: a public one needs a client key. Makes no store."""
+    from rs_gateway.access import public_address_allowed
+    from rs_gateway.adapters.sqlite_traces import sqlite_path
+    from rs_gateway.settings import is_loopback
+    from rs_gateway.wiring import open_access_store
+
+    keyed = False
+    try:
+        if settings.path(sqlite_path(settings.access_url)).exists():
+            with closing(open_access_store(settings)) as store:
+                keyed = public_address_allowed(store, now_s=time.time())
+    except RouteSwitchError as error:
+        return [str(error)]
+    if keyed or is_loopback(settings.gateway.host_and_port[0]):
+        return []
+    return [
+        f"gateway.addr {settings.gateway.addr!r} is reachable from other machines, and no client key is active: "
+        "make one with `route-switch keys create NAME`, or bind 127.0.0.1."
+    ]
 
 
 def _trace_store_problems(settings: "Settings") -> list[str]:

@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
@@ -11,8 +12,7 @@ from rs_gateway.domain.endpoints import EndpointCall, EndpointProvider, Event
 from rs_gateway.domain.errors import ProviderCutError, ProviderError, ProviderGarbageError, ProviderOverloadedError
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(NamedTuple):
     """What arrived together.
 
     Attributes:
@@ -68,7 +68,7 @@ async def open_events(
         await attempt.__aexit__(type(error), error, error.__traceback__)
         raise
     stack.push_async_exit(attempt)
-    return OpenedEvents(replace(first, block=comments + first.block), rest, follower)
+    return OpenedEvents(first._replace(block=comments + first.block), rest, follower)
 
 
 def read(events: Sequence[Event], follower: Follower, provider: str) -> Read:

@@ -40,6 +40,10 @@ DIRECT_BASE_URLS: Mapping[str, str] = {
     "ollama": "http://127.0.0.1:11434/v1",
 }
 """Providers that speak OpenAI's protocol themselves; they need no `base_url`."""
+OWN_PROTOCOL = frozenset({"anthropic", "google", "cohere"})
+"""Providers that speak a protocol of their own, wherever they are: through litellm."""
+COUNTS_UNASKED = frozenset({"mistral"})
+"""Providers that count tokens in every stream, and refuse to be asked for it."""
 KEYED_PROVIDERS = frozenset({*DIRECT_BASE_URLS, "anthropic", "google", "cohere"} - {"ollama"})
 """Providers that are known to refuse calls without an API key."""
 _ELSEWHERE: Mapping[tuple[str, ...], str] = {

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 from rs_gateway.adapters.litellm_chat import LiteLLMChat
 from rs_gateway.adapters.openai_http import OpenAIHttp
@@ -22,16 +22,23 @@ from rs_gateway.domain.pricing import PriceBook
 from rs_gateway.domain.rates import TokenBucket
 from rs_gateway.domain.routing import RouterRules
 from rs_gateway.domain.traces import Trace
-from rs_gateway.settings import DIRECT_BASE_URLS, ProviderSettings, Settings, provider_key
+from rs_gateway.setting_sections import ProviderSettings
+from rs_gateway.settings import COUNTS_UNASKED, DIRECT_BASE_URLS, OWN_PROTOCOL, Settings, provider_key
 
 
 def build_provider(name: str, provider: ProviderSettings, settings: Settings) -> ChatProvider:
     """The adapter that speaks to one provider. Opens no connection and imports nothing heavy yet."""
     api_key = provider_key(name, provider, os.environ)
     base_url = provider.base_url or DIRECT_BASE_URLS.get(name)
-    kind = provider.kind or ("openai_compatible" if base_url is not None else "litellm")
+    kind = kind_of(name, provider)
     if kind == "litellm":
-        return LiteLLMChat(name, base_url=provider.base_url, api_key=api_key)
+        return LiteLLMChat(
+            name,
+            base_url=provider.base_url,
+            api_key=api_key,
+            first_byte_timeout_s=settings.api.first_byte_timeout_seconds,
+            idle_timeout_s=settings.api.idle_timeout_seconds,
+        )
     if base_url is None:
         raise ConfigurationError(f"model_providers.{name} is openai_compatible and needs a base_url.")
     if not base_url.startswith(("http://", "https://")):
@@ -43,7 +50,17 @@ def build_provider(name: str, provider: ProviderSettings, settings: Settings) ->
         connect_timeout_s=settings.api.connect_timeout_seconds,
         first_byte_timeout_s=settings.api.first_byte_timeout_seconds,
         idle_timeout_s=settings.api.idle_timeout_seconds,
+        asks_for_usage=name not in COUNTS_UNASKED,
     )
+
+
+def kind_of(name: str, provider: ProviderSettings) -> Literal["openai_compatible", "litellm"]:
+    """How a provider is spoken to: as configured, else by what its name is known for, else by whether it has a URL."""
+    if provider.kind is not None:
+        return provider.kind
+    if name in OWN_PROTOCOL:
+        return "litellm"
+    return "openai_compatible" if provider.base_url is not None or name in DIRECT_BASE_URLS else "litellm"
 
 
 def build_providers(settings: Settings) -> dict[str, ChatProvider]:
@@ -139,6 +156,7 @@ def redaction_of(settings: Settings) -> Prepare | None:
     """What runs over records before they are stored; None changes nothing. Raises ConfigurationError."""
     if not settings.privacy.redact and settings.privacy.hook is None:
         return None
+    from rs_gateway.adapters.redaction_hooks import prepare_for, redactor_for
 
     redactor = redactor_for(settings.privacy.redact, hook=settings.privacy.hook)
     return prepare_for(redactor) if redactor is not None else None

@@ -81,6 +81,11 @@ class MemoryTraceStore:
         ]
         return _page(FEEDBACK_COLUMNS, fields, after, limit)
 
+    def trace(self, trace_id: str) -> Mapping[str, object] | None:
+        page = self.traces(after=0, limit=len(self.stored))
+        rows = (dict(zip(page.columns, row, strict=True)) for row in page.rows)
+        return next((row for row in rows if row["trace_id"] == trace_id), None)
+
     def stats(self, *, since_s: int | None, template_id: str | None = None) -> list[StatsRow]:
         tally = Tally()
         for trace in self.counted:

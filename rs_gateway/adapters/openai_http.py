@@ -1,6 +1,7 @@
 """Any upstream that speaks OpenAI's protocol, straight over one pooled HTTP client: the fast path."""
 
 import asyncio
+import io
 from collections.abc import Sequence
 from types import TracebackType
 
@@ -21,6 +22,7 @@ from rs_gateway.domain.errors import (
 
 _MAX_ERROR_BYTES = 64 * 1024
 _DRAIN_S = 0.25
+_WHOLE_BODY_BYTES = 2**20
 
 
 class OpenAIHttp:
@@ -35,10 +37,16 @@ class OpenAIHttp:
         connect_timeout_s: float,
         first_byte_timeout_s: float,
         idle_timeout_s: float,
+        asks_for_usage: bool = True,
     ) -> None:
+        """
+        Args:
+            asks_for_usage: whether streams are asked to count tokens; some providers do it unasked and refuse that.
+        """
         self._name = name
         self._url = yarl.URL(base_url.rstrip("/") + "/chat/completions")
         self._secret = api_key
+        self._asks_for_usage = asks_for_usage
         self._first_byte_timeout_s = first_byte_timeout_s
         self._idle_timeout_s = idle_timeout_s
         # One deadline a call is enough: `complete` has its own, `stream` sets the connection's.
@@ -51,7 +59,7 @@ class OpenAIHttp:
     async def complete(self, call: ProviderCall) -> bytes:
         try:
             async with asyncio.timeout(call.timeout_s):
-                response = await self._post(_encode(call, stream=False))
+                response = await self._post(_encode(call))
                 try:
                     if response.status != 200:
                         raise await self._refusal(response)
@@ -68,7 +76,7 @@ class OpenAIHttp:
         """A stream whose headers have come. Raises ProviderError."""
         try:
             async with asyncio.timeout(min(self._first_byte_timeout_s, call.timeout_s)):
-                response = await self._post(_encode(call, stream=True))
+                response = await self._post(_encode_stream(call, asks_for_usage=self._asks_for_usage))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self.translate(error) from error
         try:
@@ -129,7 +137,9 @@ class OpenAIHttp:
                 headers=self._headers,
                 read_bufsize=256 * 1024,
             )
-        return await session.post(self._url, data=body, allow_redirects=False)
+        # Written in pieces, a large body does not hold up the loop.
+        data = body if len(body) <= _WHOLE_BODY_BYTES else io.BytesIO(body)
+        return await session.post(self._url, data=data, allow_redirects=False)
 
     async def _unread_refusal(self, response: aiohttp.ClientResponse) -> ProviderError:
         try:
@@ -196,10 +206,15 @@ async def _drain(response: aiohttp.ClientResponse) -> None:
         pass
 
 
-def _encode(call: ProviderCall, *, stream: bool) -> bytes:
-    body: JsonObject = {**call.parameters, "model": call.model, "messages": call.messages}
-    if stream:
-        body["stream"] = True
+def _encode(call: ProviderCall) -> bytes:
+    return msgspec.json.encode({**call.parameters, "model": call.model, "messages": call.messages})
+
+
+def _encode_stream(call: ProviderCall, *, asks_for_usage: bool) -> bytes:
+    body: JsonObject = {**call.parameters, "model": call.model, "messages": call.messages, "stream": True}
+    if asks_for_usage:
         # Always asked for, so that the trace has real counts; the gateway hides the chunk from who did not ask.
         body["stream_options"] = {**(call.parameters.get("stream_options") or {}), "include_usage": True}
+    else:
+        body.pop("stream_options", None)
     return msgspec.json.encode(body)

@@ -38,6 +38,10 @@ class SseEvents:
         return events
 
     def _data_of(self, raw: bytes) -> bytes:
+        # Nearly all events are a name and one line of data.
+        name, found, rest = raw.partition(b"\ndata: ")
+        if found and name.startswith(b"event:") and rest.find(b"\n") == len(rest) - 2 and b"\n" not in name:
+            return rest[:-2]
         data: list[bytes] = []
         for ended in raw.split(b"\n"):
             line = ended[:-1] if ended.endswith(b"\r") else ended
@@ -51,6 +55,8 @@ class SseEvents:
 def _split(received: bytes) -> list[bytes]:
     """Whole events, each with its empty line, and what comes after the last one."""
     if b"\r" not in received:
+        if received.find(b"\n\n") == len(received) - 2:
+            return [received, b""]
         parts = received.split(b"\n\n")
         return [*(part + b"\n\n" for part in parts[:-1]), parts[-1]]
     parts: list[bytes] = []

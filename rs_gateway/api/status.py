@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from rs_gateway.api.edge import Doorkeeper
+from rs_gateway.access import Access
 from rs_gateway.domain.health import CombinationState
 from rs_gateway.domain.pools import Pool
 from rs_gateway.domain.ports import TraceStore
@@ -24,12 +24,15 @@ async def health() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/health/storage", summary="Traces can be stored; 503 when they cannot")
+@router.get("/health/storage", summary="The stores can be used; 503 when one cannot")
 async def storage_health(request: Request) -> JSONResponse:
-    """Says how many rows wait, how many were lost, and why."""
+    """Of the trace store: how many rows wait, how many were lost, and why. Of the key store: what stands in its way."""
     store: TraceStore = request.app.state.traces
+    access: Access = request.app.state.access
     state = store.health()
-    return JSONResponse(asdict(state), status_code=200 if state.ok else 503)
+    ok = state.ok and access.error is None
+    body = {**asdict(state), "ok": ok, "access_error": access.error}
+    return JSONResponse(body, status_code=200 if ok else 503)
 
 
 @router.get("/status", summary="What is served, and what stands in the way of anything newer")
@@ -39,12 +42,12 @@ async def status(request: Request) -> dict[str, Any]:
     served, settings = serving.served, serving.settings
     store: TraceStore = request.app.state.traces
     router: Router = request.app.state.router
-    access: Doorkeeper = request.app.state.access
+    access: Access = request.app.state.access
     states = router.states(time.monotonic())
     problems = dict(serving.freshness.registry_problems)
     freshness = serving.freshness
     errors = (problems, served.catalog.unavailable, freshness.registry_error, freshness.configuration_error)
-    hindered = any(errors) or not store.health().ok
+    hindered = any(errors) or not store.health().ok or access.error is not None
     return {
         "status": "degraded" if hindered else "ok",
         "version": request.app.version,
@@ -56,6 +59,7 @@ async def status(request: Request) -> dict[str, Any]:
         "passthrough_models": sorted(served.catalog.passthrough),
         "registry": asdict(serving.freshness),
         "trace_store": asdict(store.health()),
+        "access_store": {"ok": access.error is None, "error": access.error},
     }
 
 

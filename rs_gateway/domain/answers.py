@@ -192,6 +192,15 @@ class StreamedAnswer:
                 self._tool_deltas.extend(d for d in delta.tool_calls if isinstance(d, dict))
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a choice has begun."""
+        return bool(self._begun)
+
+    def has_begun_choice(self, index: int) -> bool:
+        """Whether this choice has begun."""
+        return index in self._begun
+
+    @property
     def whole(self) -> bool:
         """Every choice that began has said why it ended."""
         return bool(self._begun) and self._begun == self._ended

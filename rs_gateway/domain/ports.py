@@ -100,6 +100,10 @@ class TraceReader(Protocol):
         """Feedback whose commit sequence is above `after`."""
         ...
 
+    def trace(self, trace_id: str) -> Mapping[str, object] | None:
+        """One trace by column name, as `traces` has it; None when the store does not hold it."""
+        ...
+
     def close(self) -> None:
         """Release the connection."""
         ...

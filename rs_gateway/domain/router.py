@@ -42,6 +42,7 @@ class Router:
     def __init__(self, rules: RouterRules) -> None:
         self._rules = rules
         self._health: dict[str, Health] = {}
+        self._configured: frozenset[str] = frozenset()
         self._ailing: set[str] = set()
         self._pools: dict[str, _PoolTurns] = {}
 
@@ -94,24 +95,23 @@ class Router:
             self._forget(combination_id)
 
     def scored(self, combination_id: str, score: float, *, now_s: float) -> None:
-        """An answer of it was judged.
+        """An answer of it was judged. Of what nobody chose yet too, as long as `keep_only` names it.
 
         Raises:
             ValueError: `score` is not in [0, 1].
         """
         if not 0 <= score <= 1:
             raise ValueError(f"The score of {combination_id!r} is {score}: it must be from 0 to 1.")
-        health = self._health.get(combination_id)
-        if health is not None:
-            health.quality.add(score, now_s)
+        if combination_id in self._health or combination_id in self._configured:
+            self._of(combination_id).quality.add(score, now_s)
 
     def states(self, now_s: float) -> Mapping[str, CombinationState]:
-        """How every combination that was ever a candidate is doing."""
+        """How every combination that was ever a candidate, or judged, is doing."""
         return {combination_id: health.state(now_s) for combination_id, health in self._health.items()}
 
     def keep_only(self, combination_ids: Collection[str]) -> None:
         """Forget what left the configuration; what still has attempts under way, as soon as they have ended."""
-        kept = frozenset(combination_ids)
+        kept = self._configured = frozenset(combination_ids)
         for combination_id, health in list(self._health.items()):
             health.leaving = combination_id not in kept
             if health.leaving and health.in_flight == 0:

@@ -30,7 +30,7 @@ class Stage:
 
 
 def configuration(upstream: Upstream) -> dict[str, Any]:
-    """Every model passed through, and a template on `gpt-4`. The gateway does not retry: that is for the client to show."""
+    """Every model passed through, a template on `gpt-4`, and no retries: those are for the client to show."""
     return {
         "model_providers": {
             "scripted": {"base_url": upstream.base_url, "kind": "openai_compatible", "models": MODELS},

@@ -73,7 +73,7 @@ def speaks() -> Behaviour:
 
 
 def turn(body: JsonDict) -> Turn:
-    """Calls a tool when there are some and none has answered yet; JSON by the schema when one is asked for; else text."""
+    """A call of a tool when there are some and none has answered yet; JSON when it is asked for; else text."""
     if body["model"] == REFUSING:
         return Turn(None, refusal="I cannot help with that.")
     tools = [t["function"] for t in body.get("tools") or [] if t["type"] == "function"]

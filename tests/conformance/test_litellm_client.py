@@ -38,7 +38,7 @@ def ask(stage: Stage, model: str = CHAT, messages: Any = ASK, *, num_retries: in
         api_key="any",
         num_retries=num_retries,
         max_retries=num_retries,
-        _skip_mcp_handler=True,  # litellm looks for MCP servers among the tools, with a package that it does not require
+        _skip_mcp_handler=True,  # it looks for MCP servers among tools with a package that it does not require
         **options,
     )
 

@@ -1,7 +1,7 @@
 """Pydantic AI: agents, tools, structured output."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -24,7 +24,7 @@ class Weather(BaseModel):
 
 
 @asynccontextmanager
-async def spoken_to(stage: Stage, model: str = CHAT, *, max_retries: int = 0) -> AsyncIterator[OpenAIChatModel]:
+async def spoken_to(stage: Stage, model: str = CHAT, *, max_retries: int = 0) -> AsyncGenerator[OpenAIChatModel]:
     async with AsyncOpenAI(base_url=stage.base_url, api_key="any", max_retries=max_retries) as client:
         yield OpenAIChatModel(model, provider=OpenAIProvider(openai_client=client))
 

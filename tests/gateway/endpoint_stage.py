@@ -28,7 +28,7 @@ from tests.fakes import MemoryTraceStore, eventually
 from tests.upstream import Upstream
 
 SECRET = "sk-upstream-secret"
-TIMEOUTS = {"connect_timeout_s": 2.0, "first_byte_timeout_s": 5.0, "idle_timeout_s": 5.0}
+TIMEOUTS: Any = {"connect_timeout_s": 2.0, "first_byte_timeout_s": 5.0, "idle_timeout_s": 5.0}
 
 
 class NoPrices:
@@ -119,18 +119,17 @@ def on_stage(
         for model, provider in (("gpt", "openai"), ("embedder", "openai"), ("claude", "anthropic"))
     }
     catalog = Catalog({}, {"support": "it is not registered."}, reached)
-    shown = Served(
-        **{
-            "catalog": catalog,
-            "providers": {},
-            "prices": PriceBook(NoPrices(), {}),
-            "combinations": {c.combination_id: c for c in reached.values()},
-            "endpoints": providers(upstream),
-            "timeout_s": 5.0,
-            "max_retries": 1,
-            **picture,
-        }
-    )
+    parts: dict[str, Any] = {
+        "catalog": catalog,
+        "providers": {},
+        "prices": PriceBook(NoPrices(), {}),
+        "combinations": {c.combination_id: c for c in reached.values()},
+        "endpoints": providers(upstream),
+        "timeout_s": 5.0,
+        "max_retries": 1,
+        **picture,
+    }
+    shown = Served(**parts)
     recorded, pauses = list[Trace](), list[float]()
 
     async def sleep(seconds: float) -> None:

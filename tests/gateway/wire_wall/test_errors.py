@@ -149,7 +149,8 @@ def test_a_retry_after_that_means_nothing_costs_nobody_the_answer(wall: Wall, va
 
 def retrying(tmp_path: Path, *upstreams: Upstream, **api: Any) -> dict[str, Any]:
     register(tmp_path)
-    return configuration(*upstreams, **{"max_retries": 2, **api})
+    options: Any = {"max_retries": 2, **api}
+    return configuration(*upstreams, **options)
 
 
 def test_a_retry_after_above_a_second_is_waited_for(tmp_path: Path) -> None:

@@ -74,20 +74,21 @@ def test_parallel_tool_calls_keep_their_index_and_their_pieces(wall: Wall) -> No
 
 
 @pytest.mark.parametrize(
-    "decorate",
+    ("before", "old", "new"),
     [
-        lambda e: b"id: 7\n" + e,
-        lambda e: b"event: message\n" + e,
-        lambda e: b": keep-alive\n\n" + e,
-        lambda e: b"retry: 100\n" + e,
-        lambda e: e.replace(b"\n", b"\r\n"),
-        lambda e: e.replace(b"data: ", b"data:"),
-        lambda e: b"\n\n" + e,
+        (b"id: 7\n", b"", b""),
+        (b"event: message\n", b"", b""),
+        (b": keep-alive\n\n", b"", b""),
+        (b"retry: 100\n", b"", b""),
+        (b"", b"\n", b"\r\n"),
+        (b"", b"data: ", b"data:"),
+        (b"\n\n", b"", b""),
     ],
     ids=["id", "event", "comment", "retry", "crlf", "no-space", "blank-lines"],
 )
-def test_all_of_sse_is_understood_and_goes_out_plain(wall: Wall, decorate: Any) -> None:
-    _, text = wall.stream(wire.sends([decorate(e) for e in [*WORDS, STOP, wire.DONE]]))
+def test_all_of_sse_is_understood_and_goes_out_plain(wall: Wall, before: bytes, old: bytes, new: bytes) -> None:
+    sent = [before + (event.replace(old, new) if old else event) for event in [*WORDS, STOP, wire.DONE]]
+    _, text = wall.stream(wire.sends(sent))
     assert events(text)[-1] == "[DONE]"
     assert "".join(e["choices"][0]["delta"].get("content", "") for e in events(text)[:-1]) == "Paris"
     assert all(line == "" or line.startswith("data: ") for line in text.split("\n"))

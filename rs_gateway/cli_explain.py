@@ -1,0 +1,236 @@
+"""`route-switch explain`: why a request was answered by whom, how often it was tried, and how it ended."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from rs_gateway.settings import Settings
+
+# Without markup: what is printed holds names and texts of other people, and "[/red]" is one of them.
+words = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+data = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+Facts: TypeAlias = dict[str, Any]
+"""One trace by column name; decision, attempts and payload as what their JSON says."""
+
+_PAYLOAD = ("request_messages", "variables", "parameters", "rendered_messages", "response")
+_ULID_DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def explain_trace(
+    trace_id: Annotated[str, typer.Argument(help="The `x-route-switch-trace-id` header of an answer.")],
+    payload: Annotated[bool, typer.Option("--payload", help="What was said too, as far as it is stored.")] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="The configuration file.  [default: $RS_CONFIG, else route-switch.yaml]"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")] = False,
+) -> None:
+    """Explain one request: who could have answered, how likely each was, who did, and how it went.
+
+    Example: `route-switch explain 01KAT5S9C6T1GQ8MHK0N5V2R7X`
+    """
+    from rs_gateway.settings import load_settings
+    from rs_gateway.wiring import open_trace_reader
+
+    settings = load_settings(config)
+    with closing(open_trace_reader(settings)) as reader:
+        row = reader.trace(trace_id) if trace_id.isascii() else None
+    if row is None:
+        words.print(f"error: {_not_found(trace_id, settings)}")
+        raise typer.Exit(1)
+    facts = _read(row)
+    if as_json:
+        print(json.dumps(facts if payload else {k: v for k, v in facts.items() if k not in _PAYLOAD}))  # noqa: T201
+        return
+    for line in _summary(facts):
+        data.print(line)
+    _print_decision(facts)
+    _print_attempts(facts)
+    _print_payload(facts, shown=payload)
+
+
+def _read(row: Mapping[str, object]) -> Facts:
+    parsed = {"decision", "attempts", *_PAYLOAD}
+    facts = {name: json.loads(v) if name in parsed and isinstance(v, str) else v for name, v in row.items()}
+    return {**facts, "stream": bool(facts["stream"])}
+
+
+def _not_found(trace_id: str, settings: "Settings") -> str:
+    shown = _safe(trace_id[:100])
+    began_at = _began_at(trace_id)
+    if began_at is None:
+        return f"{shown!r} is no trace id: take the `x-route-switch-trace-id` header of the answer that you mean."
+    days = settings.privacy.retention.trace_days
+    kept = "for ever here" if days is None else f"for {days:g} days here (privacy.retention.trace_days)"
+    return (
+        f"The store {settings.traces_url} holds no trace {shown!r}, a request of {_time(began_at)}. Traces are kept "
+        f"{kept}; with the store mode `none` (of the template, the key, the request or privacy.store, which is "
+        f"{settings.privacy.store.value}) there is none; and one that has just ended takes a moment. Of a gateway "
+        "with another store, name the configuration: --config FILE."
+    )
+
+
+def _began_at(trace_id: str) -> float | None:
+    """When a request with this id began, in seconds since the epoch; None when it is no trace id."""
+    if len(trace_id) != 26 or any(c not in _ULID_DIGITS for c in trace_id) or trace_id[0] > "7":
+        return None
+    milliseconds = 0
+    for digit in trace_id[:10]:
+        milliseconds = milliseconds * 32 + _ULID_DIGITS.index(digit)
+    return milliseconds / 1000 if milliseconds < 253_402_300_800_000 else None
+
+
+def _summary(facts: Facts) -> Iterator[str]:
+    yield f"Trace {_safe(facts['trace_id'])}"
+    yield from (
+        f"  {name:<12} {_safe(text)}"
+        for name, text in (
+            ("when", _time(facts["started_at"])),
+            ("asked for", _asked(facts)),
+            ("client key", facts["key_id"] or "none"),
+            ("end user", facts["end_user"]),
+            ("answered by", _answerer(facts)),
+            ("outcome", _outcome(facts)),
+            ("latency", _latency(facts)),
+            ("tokens", _tokens(facts)),
+            ("cost", _cost(facts)),
+        )
+        if text is not None
+    )
+
+
+def _asked(facts: Facts) -> str:
+    model = f"model {facts['request_model']!r}" if facts["request_model"] else "no model"
+    template = f"template {facts['template_id']!r}" if facts["template_id"] else "no template"
+    return f"{model} at {facts['endpoint']}, {template}" + (", as a stream" if facts["stream"] else "")
+
+
+def _answerer(facts: Facts) -> str:
+    chosen = (facts["decision"] or {}).get("chosen")
+    if facts["combination_id"] is None:
+        return "nobody"
+    what = f"{facts['combination_id']} ({facts['provider']}, model {facts['model']}{_version(facts)})"
+    if facts["response_model"] not in (None, facts["model"]):
+        what += f", which calls itself {facts['response_model']}"
+    if chosen not in (None, facts["combination_id"]):
+        what += f", as a fallback of {chosen}"
+    if facts["outcome"] in ("provider_error", "rejected"):
+        what += "; it was the last to be asked, and gave no answer"
+    return what
+
+
+def _version(facts: Facts) -> str:
+    return "" if facts["version"] is None else f", prompt version {facts['version']}"
+
+
+def _outcome(facts: Facts) -> str:
+    why = [
+        f"{word} {facts[name]}" for name, word in (("error_code", "error"), ("finish_reason", "finish reason"))
+        if facts[name] is not None
+    ]  # fmt: skip
+    return facts["outcome"] + (f" ({', '.join(why)})" if why else "")
+
+
+def _latency(facts: Facts) -> str:
+    first = facts["time_to_first_token_s"]
+    return f"{facts['latency_s']:.3f} s" + ("" if first is None else f", first token after {first:.3f} s")
+
+
+def _tokens(facts: Facts) -> str:
+    if facts["input_tokens"] is None and facts["output_tokens"] is None:
+        return "unknown"
+    counts = [_count(facts["input_tokens"], "in"), _count(facts["output_tokens"], "out")]
+    counts += [
+        f"{facts[name]:,} {word}"
+        for name, word in (
+            ("cached_input_tokens", "of the input from the cache"),
+            ("cache_write_tokens", "of the input written to the cache"),
+            ("reasoning_tokens", "of the output for reasoning"),
+        )
+        if facts[name]
+    ]
+    source = {"provider": "the provider's counts", "estimated": "estimated: characters / 4"}
+    return f"{', '.join(counts)} ({source.get(facts['usage_source'], 'unknown source')})"
+
+
+def _count(tokens: int | None, word: str) -> str:
+    return f"unknown {word}" if tokens is None else f"{tokens:,} {word}"
+
+
+def _cost(facts: Facts) -> str:
+    if facts["cost_usd"] is not None:
+        return f"{facts['cost_usd']:.6f} USD"
+    if facts["combination_id"] is None or facts["input_tokens"] is None:
+        return "unknown: no token counts"
+    return "unknown: this model has no price (model_providers.NAME.prices sets one)"
+
+
+def _print_decision(facts: Facts) -> None:
+    decision = facts["decision"]
+    data.print()
+    if decision is None:
+        data.print("No decision: the request was refused before a pool was found for it.")
+        return
+    data.print(f"Decision by {_safe(decision['strategy'])}: {_safe(decision['chosen'])}, {_safe(decision['reason'])}")
+    table = Table("combination", "probability", "")
+    likeliest = sorted(decision["probabilities"].items(), key=lambda item: -item[1])
+    for combination_id, probability in likeliest:
+        verdict = "chosen" if combination_id == decision["chosen"] else "eligible"
+        table.add_row(_safe(combination_id), f"{probability:.1%}", verdict)
+    for combination_id, why in decision["excluded"].items():
+        table.add_row(_safe(combination_id), "", f"excluded: {_safe(why)}")
+    data.print(table)
+    data.print(f"Fallbacks, in order: {_safe(', '.join(decision['fallbacks'])) or 'none'}")
+
+
+def _print_attempts(facts: Facts) -> None:
+    data.print()
+    if not facts["attempts"]:
+        data.print("No provider was asked.")
+        return
+    table = Table("attempt", "combination", "provider", "model", "version", "result", "status", "latency")
+    for number, attempt in enumerate(facts["attempts"], start=1):
+        names = (attempt["combination_id"], attempt["provider"], attempt["model"])
+        table.add_row(
+            str(number),
+            *map(_safe, names),
+            "-" if attempt["version"] is None else str(attempt["version"]),
+            _safe(attempt["error_code"] or "answered"),
+            "-" if attempt["status"] is None else str(attempt["status"]),
+            f"{attempt['latency_s']:.3f} s",
+        )
+    data.print(table)
+
+
+def _print_payload(facts: Facts, *, shown: bool) -> None:
+    data.print()
+    if facts["request_messages"] is None:
+        data.print("What was said is not stored: by its store mode, or it has expired (privacy.retention.payload_days).")
+        return
+    if not shown:
+        data.print("What was said is stored: --payload shows it.")
+        return
+    for name in _PAYLOAD:
+        data.print(f"{name}:")
+        for line in json.dumps(facts[name], indent=2, ensure_ascii=False).splitlines():
+            data.print(f"  {_safe(line)}")
+
+
+def _time(at_s: float) -> str:
+    return datetime.fromtimestamp(at_s, UTC).isoformat(sep=" ", timespec="milliseconds").replace("+00:00", " UTC")
+
+
+def _safe(text: str) -> str:
+    """Without what a terminal would obey: control characters are spelt out."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
