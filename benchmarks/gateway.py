@@ -73,7 +73,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--peers", type=_names(PEERS), default=frozenset(PEERS), metavar="A,B", help="only these peers")
     parser.add_argument(
-        *("--skip",),
+        "--skip",
         type=_names((*PEERS, *STEPS)),
         default=frozenset[str](),
         metavar="A,B",

@@ -214,7 +214,9 @@ def _print_attempts(facts: Facts) -> None:
 def _print_payload(facts: Facts, *, shown: bool) -> None:
     data.print()
     if facts["request_messages"] is None:
-        data.print("What was said is not stored: by its store mode, or it has expired (privacy.retention.payload_days).")
+        data.print(
+            "What was said is not stored: by its store mode, or it has expired (privacy.retention.payload_days)."
+        )
         return
     if not shown:
         data.print("What was said is stored: --payload shows it.")

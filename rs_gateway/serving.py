@@ -97,6 +97,7 @@ class Serving:
         self._state = registry.load()
         self.served = self._picture()
         self.freshness = Freshness(_now(), self._state.fingerprint, self._state.problems)
+        self._refreshing = asyncio.Lock()
         self._log_problems({})
 
     @property
@@ -121,6 +122,11 @@ class Serving:
 
     async def refresh(self) -> None:
         """Take in what changed. Whatever is wrong with the news, the last good picture goes on serving."""
+        # One at a time: what was read earlier must not replace what was read later.
+        async with self._refreshing:
+            await self._take_in_news()
+
+    async def _take_in_news(self) -> None:
         await self._close_retired()
         await self._refresh_settings()
         try:

@@ -1,5 +1,7 @@
 """A gateway on a real socket, in this process, for tests that need the wire."""
 
+import asyncio
+import concurrent.futures
 import contextlib
 import socket
 import threading
@@ -7,7 +9,7 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import uvicorn
@@ -15,20 +17,64 @@ import yaml
 
 from rs_gateway.adapters.prompt_files import PromptFiles
 from rs_gateway.adapters.sqlite_traces import SqliteTraceReader
+from rs_gateway.api.edge import Edge
 from rs_gateway.app import create_app
 from rs_gateway.domain.prompts import Demo, Origin, PromptTemplate, PromptText
 from rs_gateway.http_protocol import LimitedHttpTools
 from rs_gateway.settings import load_settings
 
+_T = TypeVar("_T")
 ORIGIN = Origin(kind="registered", by="tester", at="2026-01-01T00:00:00+00:00")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which also says which loop it runs on."""
+
+    loop: asyncio.AbstractEventLoop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.loop = asyncio.get_running_loop()
+        await super().startup(sockets=sockets)
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """The inner life of a gateway that runs in this process."""
+
+    app: Edge
+    server: _Server
+
+    def call(self, function: Callable[[], _T]) -> _T:
+        """What `function` returns in the gateway's own thread."""
+        result: concurrent.futures.Future[_T] = concurrent.futures.Future()
+
+        def run() -> None:
+            try:
+                result.set_result(function())
+            except BaseException as error:
+                result.set_exception(error)
+
+        self.server.loop.call_soon_threadsafe(run)
+        return result.result(10)
+
+    @property
+    def n_tasks(self) -> int:
+        """Tasks that its event loop holds."""
+        return self.call(lambda: len(asyncio.all_tasks()))
+
+    @property
+    def n_connections(self) -> int:
+        """Clients' connections that it holds open."""
+        return self.call(lambda: len(self.server.server_state.connections))
 
 
 @dataclass
 class RunningGateway:
-    """The address of a gateway and the folder that it works in."""
+    """The address of a gateway and the folder that it works in; `inside` only where it runs in this process."""
 
     url: str
     folder: Path
+    inside: Inside | None = None
 
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=10, **options)
@@ -97,17 +143,16 @@ def running_gateway(folder: Path, configuration: dict[str, Any]) -> Generator[Ru
     settings = load_settings(write_configuration(folder, configuration))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(settings), log_config=None, lifespan="on", loop="asyncio", http=LimitedHttpTools, ws="none"
-        )
+    app = create_app(settings)
+    server = _Server(
+        uvicorn.Config(app, log_config=None, lifespan="on", loop="asyncio", http=LimitedHttpTools, ws="none")
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
         eventually(lambda: server.started or not thread.is_alive())
         assert server.started, "the gateway did not start"
-        yield RunningGateway(f"http://127.0.0.1:{listener.getsockname()[1]}", folder)
+        yield RunningGateway(f"http://127.0.0.1:{listener.getsockname()[1]}", folder, Inside(app, server))
     finally:
         server.should_exit = True
         thread.join(15)

@@ -47,13 +47,20 @@ class Exchange:
 
 @dataclass
 class Upstream:
-    """Answers requests with `script` in turn (the last one repeats); keeps what it was asked in `requests`."""
+    """Answers requests with `script` in turn (the last one repeats); keeps what it was asked in `requests`.
+
+    Attributes:
+        n_accepted: connections so far; n_open: of these, those that are open now; n_busy: exchanges under way.
+    """
 
     script: list[Behaviour]
     requests: list[JsonDict] = field(default_factory=list[JsonDict])
     headers: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
     hang_ups: int = 0
     base_url: str = ""
+    n_accepted: int = 0
+    n_open: int = 0
+    n_busy: int = 0
 
     @contextlib.contextmanager
     def running(self) -> Generator["Upstream"]:
@@ -62,7 +69,7 @@ class Upstream:
         stop = asyncio.Event()
 
         async def main() -> None:
-            server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+            server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=2048)
             self.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
             ready.set()
             await stop.wait()
@@ -82,6 +89,14 @@ class Upstream:
             loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.n_accepted += 1
+        self.n_open += 1
+        try:
+            await self._answer(reader, writer)
+        finally:
+            self.n_open -= 1
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -96,9 +111,11 @@ class Upstream:
                 self.headers.append(headers)
                 exchange = Exchange(headers, body, writer, asyncio.Event())
                 watch = asyncio.ensure_future(self._watch(reader, exchange))
+                self.n_busy += 1
                 try:
                     await behaviour(exchange)
                 finally:
+                    self.n_busy -= 1
                     watch.cancel()
                     await asyncio.gather(watch, return_exceptions=True)
         writer.transport.abort()

@@ -88,6 +88,7 @@ class TranslatedEndpoints:
 
     def __init__(self, name: str, chat: ChatProvider, *, limit_field: str = "max_tokens") -> None:
         self._name, self._chat, self._limit_field = name, chat, limit_field
+        self._translators: _Translators | None = None
 
     async def ask(self, call: EndpointCall) -> bytes:
         translators, translated = await self._translate(call)
@@ -142,7 +143,9 @@ class TranslatedEndpoints:
 
     async def _translate(self, call: EndpointCall) -> tuple[_Translators, _Translated]:
         refuse_untranslatable(call, provider=self._name)
-        translators = await anyio.to_thread.run_sync(_load)
+        if self._translators is None:
+            self._translators = await anyio.to_thread.run_sync(_load)
+        translators = self._translators
         fields = {name: value for name, value in call.body.items() if value is not None}
         try:
             chat, names = _CHAT[call.request.endpoint](translators, call, fields)
@@ -304,7 +307,7 @@ def _asked(fields: JsonObject) -> JsonObject:
 def _tidied(message: Any) -> JsonObject:
     """The message without what only litellm knows."""
     tidied = {name: value for name, value in dict(message).items() if value is not None or name == "content"}
-    if isinstance(tidied.get("tool_calls"), list):
-        calls: list[Any] = tidied["tool_calls"]
+    calls: JsonValue = tidied.get("tool_calls")
+    if isinstance(calls, list):
         tidied["tool_calls"] = [{k: v for k, v in dict(c).items() if k != "index"} for c in calls]
     return tidied

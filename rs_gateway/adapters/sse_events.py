@@ -55,7 +55,7 @@ class SseEvents:
 def _split(received: bytes) -> list[bytes]:
     """Whole events, each with its empty line, and what comes after the last one."""
     if b"\r" not in received:
-        if received.find(b"\n\n") == len(received) - 2:
+        if received.endswith(b"\n\n") and received.find(b"\n\n") == len(received) - 2:
             return [received, b""]
         parts = received.split(b"\n\n")
         return [*(part + b"\n\n" for part in parts[:-1]), parts[-1]]

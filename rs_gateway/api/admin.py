@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from rs_gateway.api.schemas import ErrorBody
-from rs_gateway.domain.errors import InvalidRequestError, TemplateNotFoundError
+from rs_gateway.domain.errors import InvalidRequestError
 from rs_gateway.domain.ports import PromptRegistry
 from rs_gateway.domain.prompts import ANY_MODEL, Origin, RegisteredTemplate
 from rs_gateway.domain.publication import Action, Change
@@ -95,7 +95,9 @@ async def make_live(template_id: str, form: LiveForm, request: Request) -> dict[
     """Without the gate's proof, and recorded as such."""
 
     def change() -> RegisteredTemplate:
-        previous = form.previous if form.previous is not None else _live_number(request, template_id, form.model)
+        previous = form.previous
+        if previous is None:
+            previous = _live(_registry(request).get(template_id), form.model)
         return _registry(request).make_live(
             template_id,
             Change(Action.PUBLISH, form.version, form.model, _who(request), _now(), form.reason, previous),
@@ -110,8 +112,8 @@ async def roll_back(template_id: str, form: RollbackForm, request: Request) -> d
 
     def change() -> RegisteredTemplate:
         registered = _registry(request).get(template_id)
-        live = _live_number(request, template_id, form.model)
-        before = _served_before(registered, live, form.model)
+        before = _served_before(registered, form.model)
+        live = _live(registered, form.model)
         return _registry(request).make_live(
             template_id, Change(Action.ROLLBACK, before, form.model, _who(request), _now(), form.reason, live)
         )
@@ -174,20 +176,34 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _live_number(request: Request, template_id: str, model: str | None) -> int | None:
-    live = _registry(request).get(template_id).live(model if model is not None else ANY_MODEL)
+def _live(registered: RegisteredTemplate, model: str | None) -> int | None:
+    live = registered.live(model if model is not None else ANY_MODEL)
     return live.number if live is not None else None
 
 
-def _served_before(registered: RegisteredTemplate, live: int | None, model: str | None) -> int:
-    """The version that served before `live` came, by the history. Raises TemplateNotFoundError."""
-    for change in reversed(registered.history):
-        if change.model == model and change.version == live and change.previous is not None:
-            if change.action is Action.ROLLBACK:
-                continue  # what was rolled back from is not what to go back to
-            return change.previous
-    name = registered.template.template_id
-    raise TemplateNotFoundError(f"Template {name!r} has no earlier version to go back to for {model or 'every model'}.")
+def _served_before(registered: RegisteredTemplate, model: str | None) -> int:
+    """What served before the live version came, by the history: so often as something was made live, and no further.
+
+    Raises InvalidRequestError: nothing did.
+    """
+    served: list[int] = []
+    for change in registered.history:
+        if change.model != model or change.version is None:
+            continue
+        if change.action is Action.ROLLBACK:
+            while served and served[-1] != change.version:
+                served.pop()
+        elif not served and change.previous is not None:
+            served.append(change.previous)
+        if not served or served[-1] != change.version:
+            served.append(change.version)
+    if len(served) < 2:
+        raise InvalidRequestError(
+            f"Template {registered.template.template_id!r} has no earlier version to go back to for "
+            f"{model or 'every model'}: nothing else was ever live.",
+            param="model",
+        )
+    return served[-2]
 
 
 def _facts(registered: RegisteredTemplate, problem: str | None) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class KeyChange(BaseModel):
     """What to change; what is left out stays."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    name: str | None = Field(default=None, min_length=1, max_length=200)
+    name: str = Field(default="", min_length=1, max_length=200)
     templates: _Names | None = None
     models: _Names | None = None
     admin: bool = False
@@ -112,8 +112,6 @@ async def change_key(key_id: str, form: KeyChange, request: Request) -> dict[str
             sent["limits"] = form.limits.to_limits() if form.limits is not None else KeyLimits()
         if "expires_at" in sent:
             sent["expires_at"] = _epoch(form.expires_at)
-        if sent.get("name", "") is None:
-            del sent["name"]
         return replace(key, **sent)
 
     key = await anyio.to_thread.run_sync(lambda: update_key(_store(request), key_id, changed))

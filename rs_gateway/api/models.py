@@ -40,7 +40,7 @@ def _names(request: Request, catalog: Catalog) -> list[str]:
 
 
 def _may_ask(key: ClientKey, name: str, catalog: Catalog) -> bool:
-    """As a request with this `model` alone would be judged. Of an ambiguous name: by any template that it could mean."""
+    """As a request with this `model` alone would be judged; an ambiguous one, by any template that it could mean."""
     if name in catalog.ambiguous:
         return any(key.allows(template_id=template_id, model=name) for template_id in catalog.ambiguous[name])
     pool = catalog.pools.get(name) or catalog.by_model.get(name)

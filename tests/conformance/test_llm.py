@@ -1,5 +1,6 @@
 """Simon Willison's `llm`, with a model of ours in its `extra-openai-models.yaml`."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +10,6 @@ from typing import Any
 import llm
 import openai
 import pytest
-import yaml
 from llm.default_plugins.openai_models import Chat
 from pydantic import BaseModel
 
@@ -45,7 +45,7 @@ def model(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
             "supports_schema": True,
             "vision": True,
         }
-        (tmp_path / "extra-openai-models.yaml").write_text(yaml.safe_dump([entry]))
+        (tmp_path / "extra-openai-models.yaml").write_text(json.dumps([entry]))
         (tmp_path / "keys.json").write_text('{"ours": "any"}')
         return llm.get_model(f"ours-{name}")
 

@@ -67,7 +67,7 @@ def test_a_chat_answer_is_complete_to_the_last_field(client: OpenAI) -> None:
     assert answer.usage is not None
     assert answer.usage.model_dump(exclude_none=True) == USAGE
     assert (answer.model, answer.system_fingerprint) == (f"{CHAT}-2026-01-01", "fp_1")
-    assert answer._request_id
+    assert answer._request_id  # pyright: ignore[reportPrivateUsage]  # it is how OpenAI documents it
 
 
 def test_several_choices_all_arrive(client: OpenAI) -> None:

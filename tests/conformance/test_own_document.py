@@ -25,10 +25,13 @@ UPSTREAM_STATUS = frozenset({502, 503, 504})
 
 
 def document() -> dict[str, Any]:
-    """What a gateway says of itself; what it serves does not change it. Read at import, to make a case of each route."""
-    with tempfile.TemporaryDirectory() as folder, running_gateway(Path(folder), {}) as gateway:
-        with gateway.client() as client:
-            return client.get("/openapi.json").json()
+    """What a gateway says of itself, whatever it serves; read at import, to make a test of each route."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_gateway(Path(folder), {}) as gateway,
+        gateway.client() as client,
+    ):
+        return client.get("/openapi.json").json()
 
 
 schema: Any = schemathesis.openapi.from_dict(document(), config=schemathesis.Config.from_dict({"seed": 7}))

@@ -342,3 +342,14 @@ def test_any_text_reads_back_exactly(pair: Pair, content: str) -> None:
     (row,) = as_dicts(pair.reader.traces(after=before, limit=10))
     assert json.loads(str(row["response"]))["content"] == content
     assert json.loads(str(row["variables"])) == {"name": content}
+
+
+def test_one_trace_is_found_by_its_id_and_one_that_is_not_there_is_none(pair: Pair) -> None:
+    assert pair.reader.trace("01A") is None
+    for name in ("01A", "01B"):
+        assert asyncio.run(pair.store.committed(a_trace(name, payload=a_payload())))
+    found = pair.reader.trace("01B")
+    assert found is not None
+    page = pair.reader.traces(after=1, limit=1)
+    assert found == dict(zip(page.columns, page.rows[0], strict=True))
+    assert pair.reader.trace("01C") is None

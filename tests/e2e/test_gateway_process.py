@@ -128,7 +128,7 @@ def test_a_public_address_without_client_keys_is_refused(tmp_path: Path) -> None
         configured(tmp_path, up, "0.0.0.0:8080")
         result = route_switch("serve", cwd=tmp_path)
     assert result.returncode == 1
-    assert "no client keys" in " ".join(result.stderr.split())
+    assert "no client key is active" in " ".join(result.stderr.split())
 
 
 def test_no_configuration_is_one_clear_line(tmp_path: Path) -> None:
