@@ -1,6 +1,6 @@
 # Every target sets up what it needs in .venv; nothing else on the machine is touched.
 .DELETE_ON_ERROR:
-.PHONY: demo up test check format clean help
+.PHONY: demo up test check format bench conformance-npm clean help
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,6 +16,8 @@ help:
 	@echo "make up      gateway and Dagster UI on route-switch.yaml"
 	@echo "make test    everything that CI runs"
 	@echo "make check   format, lint, types, import contracts"
+	@echo "make bench   the gateway beside LiteLLM, Portkey and a bare pass-through"
+	@echo "make conformance-npm   the npm clients against the gateway"
 	@echo "make clean   remove what was built; never what you made"
 
 $(BIN)/python:
@@ -31,6 +33,7 @@ $(VENV)/.ready-run: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.ready-all: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Setting up .venv with everything that the tests need (a few minutes, once) ..."
 	$(PIP) --editable '.[all]'
+	$(PIP) --no-deps instructor
 	@touch $@ $(VENV)/.ready-run
 
 demo: $(VENV)/.ready-run
@@ -47,6 +50,12 @@ check: $(VENV)/.ready-all
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+bench: $(VENV)/.ready-run
+	$(BIN)/python benchmarks/gateway.py $(ARGS)
+
+conformance-npm: $(VENV)/.ready-all
+	$(BIN)/python -m tests.conformance.npm
 
 format: $(VENV)/.ready-all
 	$(BIN)/ruff format .

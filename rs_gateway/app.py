@@ -109,7 +109,8 @@ async def _assemble(
         sync_interval_s=settings.access.sync_interval_seconds,
         is_priced=lambda model: all(
             serving.served.prices.is_priced(c.provider, model)
-            for c in serving.served.combinations.values() if c.model == model
+            for c in serving.served.combinations.values()
+            if c.model == model
         ),
     )
     stack.push_async_callback(access.aclose)

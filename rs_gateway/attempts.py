@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from rs_gateway.domain.chat import ProviderCall
@@ -63,9 +64,11 @@ class Attempts:
         assert pool is not None and decision is not None
         order = [pool.members[c] for c in (decision.chosen, *decision.fallbacks) if c in pool.members]
         failure: RouteSwitchError | None = None
-        for position, combination in enumerate(order):
-            last_resort = position == len(order) - 1
-            if position and not last_resort and not self._may_try(combination):
+        for combination in order:
+            last_resort = combination is order[-1]
+            if failure is not None and journey.elapsed_s >= served.timeout_s:
+                break
+            if not last_resort and not self._may_try(combination):
                 continue
             try:
                 call = _render(served, journey, pool, combination)
@@ -77,6 +80,8 @@ class Attempts:
                 try:
                     if served.rate_limits:
                         await self._wait_for_turn(served, journey, combination)
+                    if attempt or journey.attempts:
+                        call = replace(call, timeout_s=max(0.001, served.timeout_s - journey.elapsed_s))
                     return await self._ask(served, journey, call, ask)
                 except RateLimitedError as error:
                     failure = failure or error

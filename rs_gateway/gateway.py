@@ -157,49 +157,51 @@ class Gateway:
         """SSE bytes for the client: chunks as they came, then `[DONE]`, or an error event if the answer broke off."""
         assert journey.combination is not None
         provider, wants_usage, answer = journey.combination.provider, journey.request.include_usage, opened.answer
-        block = b""
+        failure: BaseException | None = None
         try:
             with patience:
                 patience.on_client()
                 await reader.begin(journey)
-                batch = opened.first
-                while True:
-                    block = batch.block
-                    if batch.error is not None:
-                        raise batch.error
-                    if batch.ended:
-                        break
-                    if block:
-                        patience.on_client()
-                        await reader.write(block)
-                        block = b""
-                    patience.on_provider()
-                    payloads = await anext(opened.rest, None)
-                    if payloads is None:
-                        break
-                    batch = read_batch(payloads, answer, wants_usage=wants_usage, provider=provider)
-            if not answer.whole:
-                raise ProviderCutError(f"{provider} ended a stream without a finish_reason.", provider=provider)
-        except TimeoutError:
-            error: RouteSwitchError = ProviderTimeoutError("The request's deadline passed.", provider=provider)
-        except ProviderError as raised:
-            error = raised
-        except ClientStalledError as stalled:
-            ending.outcome, ending.error_code = Outcome.CLIENT_CANCELLED, stalled.code
-            await opened.context.__aexit__(type(stalled), stalled, stalled.__traceback__)
-            raise
+                batch, block = opened.first, b""
+                try:
+                    while True:
+                        block = batch.block
+                        if batch.error is not None:
+                            raise batch.error
+                        if batch.ended:
+                            break
+                        if block:
+                            patience.on_client()
+                            await reader.write(block)
+                            block = b""
+                        patience.on_provider()
+                        payloads = await anext(opened.rest, None)
+                        if payloads is None:
+                            break
+                        batch = read_batch(payloads, answer, wants_usage=wants_usage, provider=provider)
+                    if not answer.whole:
+                        raise ProviderCutError(f"{provider} ended a stream without a finish_reason.", provider=provider)
+                    ending.outcome = outcome_of(answer.finish_reason)
+                    last = b"data: [DONE]\n\n"
+                except ProviderError as error:
+                    failure = error
+                    ending.outcome, ending.error_code = Outcome.PROVIDER_CUT, error.code
+                    last = b"data: " + self._encode_error(error) + b"\n\n"
+                # What came with the end goes out with the end: one write less.
+                patience.on_client()
+                await reader.end(block + last)
+        except TimeoutError as late:
+            failure = late
+            error = ProviderTimeoutError("The request's deadline passed.", provider=provider)
+            ending.outcome, ending.error_code = Outcome.PROVIDER_CUT, error.code
+            await reader.end(b"data: " + self._encode_error(error) + b"\n\n")
         except BaseException as other:
-            await opened.context.__aexit__(type(other), other, other.__traceback__)
+            failure = other
+            if isinstance(other, ClientStalledError):
+                ending.outcome, ending.error_code = Outcome.CLIENT_CANCELLED, other.code
             raise
-        else:
-            ending.outcome = outcome_of(answer.finish_reason)
-            # What came with the end goes out with the end: one write less.
-            await reader.end(block + b"data: [DONE]\n\n")
-            await opened.context.__aexit__(None, None, None)
-            return
-        ending.outcome, ending.error_code = Outcome.PROVIDER_CUT, error.code
-        await opened.context.__aexit__(type(error), error, error.__traceback__)
-        await reader.end(block + b"data: " + self._encode_error(error) + b"\n\n")
+        finally:
+            await _leave(opened, failure)
 
     async def refuse(self, error: RouteSwitchError, caller: Caller, *, started: float) -> str:
         """Account for a request that never became a journey. Nothing of it is kept but its count. Returns an id."""
@@ -244,6 +246,13 @@ class Gateway:
         cost_usd = self._recorder.cost_usd(journey.combination, ending.usage)
         trace = journey.trace(ending, cost_usd=cost_usd, default_store=served.store)
         await self._recorder.record(trace, journey.caller.admission)
+
+
+async def _leave(opened: OpenedStream, failure: BaseException | None) -> None:
+    if failure is None:
+        await opened.context.__aexit__(None, None, None)
+    else:
+        await opened.context.__aexit__(type(failure), failure, failure.__traceback__)
 
 
 async def _complete(provider: ChatProvider, call: ProviderCall, name: str) -> tuple[bytes, WireCompletion]:

@@ -10,6 +10,9 @@ MAX_HEAD_BYTES = 64 * 1024
 PATIENCE_S = 30.0
 """How long a request may stand still before it is complete."""
 
+ABORT = "route_switch.abort"
+"""ASGI extension: `abort` drops the connection at once, what was not yet read included."""
+
 _STATUS = {400: b"400 Bad Request", 408: b"408 Request Timeout", 431: b"431 Request Header Fields Too Large"}
 _CODE = {400: "invalid_request", 408: "request_timeout", 431: "headers_too_large"}
 
@@ -23,6 +26,7 @@ class LimitedHttpTools(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._extensions: dict[str, Any] = {ABORT: {"abort": transport.abort}}
         self._head_bytes = 0
         self._in_head = True
         self._incomplete = False
@@ -44,6 +48,7 @@ class LimitedHttpTools(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["extensions"] = self._extensions
         self._in_head = self._incomplete = True
 
     def on_headers_complete(self) -> None:

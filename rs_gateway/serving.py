@@ -19,6 +19,7 @@ from rs_gateway.domain.pricing import PriceBook
 from rs_gateway.domain.rates import TokenBucket
 from rs_gateway.domain.router import Router
 from rs_gateway.domain.traces import StoreMode
+from rs_gateway.endpoint_wiring import build_endpoints
 from rs_gateway.settings import Settings
 from rs_gateway.wiring import (
     build_providers,
@@ -90,8 +91,9 @@ class Serving:
         self._registry, self._router = registry, router
         self._read_settings = read_settings
         self._config_mark = _mark(settings.config_path)
-        self._retired: list[tuple[float, ChatProvider]] = []
+        self._retired: list[tuple[float, ChatProvider | EndpointProvider]] = []
         self._providers: dict[str, ChatProvider] = build_providers(settings)
+        self._endpoints = build_endpoints(settings, self._providers)
         self._rate_limits = rate_limits_of(settings)
         self._prices = open_prices(settings)
         self._state = registry.load()
@@ -158,7 +160,8 @@ class Serving:
 
     async def aclose(self) -> None:
         """Close the providers' connections."""
-        for provider in (*self._providers.values(), *(p for _, p in self._retired)):
+        retired = [provider for _, provider in self._retired]
+        for provider in (*self._providers.values(), *_each_once(self._endpoints), *retired):
             await provider.aclose()
 
     async def _close_retired(self) -> None:
@@ -176,6 +179,7 @@ class Serving:
         try:
             settings = await anyio.to_thread.run_sync(self._read_settings)
             providers = build_providers(settings)
+            endpoints = build_endpoints(settings, providers)
             prices = await anyio.to_thread.run_sync(open_prices, settings)
         except RouteSwitchError as error:
             log.error("configuration_refused", error=str(error))
@@ -183,11 +187,14 @@ class Serving:
             return
         # Requests in flight still hold the old providers: they are closed when the last of those must have ended.
         until = asyncio.get_running_loop().time() + 2 * self._settings.api.timeout_seconds
-        self._retired.extend((until, provider) for provider in self._providers.values())
+        self._retired.extend(
+            (until, provider) for provider in (*self._providers.values(), *_each_once(self._endpoints))
+        )
         if _limits(settings) != _limits(self._settings):
-            self._rate_limits = rate_limits_of(settings)
+            self._endpoints = build_endpoints(settings, self._providers)
+        self._rate_limits = rate_limits_of(settings)
         self._prices = open_prices(settings)
-        self._settings, self._providers, self._prices = settings, providers, prices
+        self._settings, self._providers, self._endpoints, self._prices = settings, providers, endpoints, prices
         self.served = self._picture()
         changed = tuple(k for k, value in settings.fixed_at_start.items() if value != self._started_with[k])
         self.freshness = replace(self.freshness, configuration_error=None, restart_needed=changed)
@@ -210,6 +217,7 @@ class Serving:
             max_retries=self._settings.api.max_retries,
             client_stall_s=self._settings.api.client_stall_seconds,
             rate_limits=self._rate_limits,
+            endpoints=self._endpoints,
             store=self._settings.privacy.store,
         )
 
@@ -217,6 +225,10 @@ class Serving:
         for template_id, problem in self._state.problems.items():
             if before.get(template_id) != problem:
                 log.error("template_invalid", template_id=template_id, problem=problem)
+
+
+def _each_once(endpoints: Mapping[tuple[str, Endpoint], EndpointProvider]) -> list[EndpointProvider]:
+    return list({id(provider): provider for provider in endpoints.values()}.values())
 
 
 def _limits(settings: Settings) -> dict[str, float | None]:

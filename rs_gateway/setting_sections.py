@@ -55,7 +55,7 @@ class ProviderSettings(Section):
     rate_limit: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Requests a minute that the provider allows us. Over it: a short wait, the next combination, then 429."""
     endpoints: tuple[Literal["chat", "embeddings", "responses", "messages"], ...] | None = None
-    """What it speaks itself, beside what litellm translates; None goes by its name (see `wiring.spoken_by`)."""
+    """What it speaks itself, beside what litellm translates; None goes by its name (`endpoint_wiring.spoken_by`)."""
     prices: dict[str, PriceSettings] = Field(default_factory=dict)
     """Model name -> its price, over the shipped table."""
 

@@ -51,6 +51,7 @@ class Upstream:
 
     Attributes:
         n_accepted: connections so far; n_open: of these, those that are open now; n_busy: exchanges under way.
+        loop: what its behaviours run on, in a thread of its own.
     """
 
     script: list[Behaviour]
@@ -61,10 +62,11 @@ class Upstream:
     n_accepted: int = 0
     n_open: int = 0
     n_busy: int = 0
+    loop: asyncio.AbstractEventLoop | None = None
 
     @contextlib.contextmanager
     def running(self) -> Generator["Upstream"]:
-        loop = asyncio.new_event_loop()
+        self.loop = loop = asyncio.new_event_loop()
         ready = threading.Event()
         stop = asyncio.Event()
 

@@ -27,7 +27,7 @@ _MORE_THAN_ANY_STREAM = 1_000_000_000
 
 
 @functools.cache
-def _litellm() -> Any:
+def load_litellm() -> Any:
     # Without these the import itself fetches a price list from the network and reads a .env of the working directory.
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
@@ -68,7 +68,7 @@ class LiteLLMChat:
         self._known: dict[str, frozenset[str]] = {}
 
     async def complete(self, call: ProviderCall) -> bytes:
-        litellm = await anyio.to_thread.run_sync(_litellm)
+        litellm = await anyio.to_thread.run_sync(load_litellm)
         arguments = self._arguments(litellm, call)
         try:
             async with asyncio.timeout(call.timeout_s):
@@ -83,7 +83,7 @@ class LiteLLMChat:
 
     @asynccontextmanager
     async def stream(self, call: ProviderCall) -> AsyncGenerator[AsyncIterator[Sequence[bytes]]]:
-        litellm = await anyio.to_thread.run_sync(_litellm)
+        litellm = await anyio.to_thread.run_sync(load_litellm)
         arguments = self._arguments(litellm, call)
         first_byte_by = asyncio.get_running_loop().time() + min(self._first_byte_timeout_s, call.timeout_s)
         opened: list[Any] = []
@@ -125,8 +125,8 @@ class LiteLLMChat:
 
     async def aclose(self) -> None:
         """Close the clients that litellm keeps; they are shared by all of its providers, which end together."""
-        if _litellm.cache_info().currsize:
-            await _litellm().close_litellm_async_clients()
+        if load_litellm.cache_info().currsize:
+            await load_litellm().close_litellm_async_clients()
 
     async def _watched(self, answer: Any, lines: VendorLines, vendor: str) -> AsyncIterator[Sequence[bytes]]:
         """What litellm makes of lines that we watch."""

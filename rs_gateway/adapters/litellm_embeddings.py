@@ -9,7 +9,7 @@ from typing import Any
 import anyio.to_thread
 import msgspec
 
-from rs_gateway.adapters.litellm_chat import _litellm  # pyright: ignore[reportPrivateUsage]
+from rs_gateway.adapters.litellm_chat import load_litellm
 from rs_gateway.adapters.litellm_errors import translate
 from rs_gateway.domain.chat import JsonObject
 from rs_gateway.domain.endpoints import EndpointCall, Event
@@ -37,12 +37,12 @@ class LiteLLMEmbeddings:
                 )
         if not call.request.fields.get("input"):
             raise InvalidRequestError("`input` is missing or empty.", param="input")
-        litellm = await anyio.to_thread.run_sync(_litellm)
+        litellm = await anyio.to_thread.run_sync(load_litellm)
         fields = {name: value for name, value in call.body.items() if value is not None}
         encoding = fields.pop("encoding_format", "float")
         arguments: JsonObject = {
             **fields,
-            "model": call.model if "/" in call.model else f"{self._vendor}/{call.model}",
+            "model": f"{self._vendor}/{call.model.removeprefix(self._vendor + '/')}",
             "timeout": call.timeout_s,
             "max_retries": 0,
             "api_key": self._api_key,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import anyio.to_thread
 import msgspec
 
-from rs_gateway.adapters.litellm_chat import _litellm  # pyright: ignore[reportPrivateUsage]
+from rs_gateway.adapters.litellm_chat import load_litellm
 from rs_gateway.domain.answers import StreamedAnswer, WireChunk, decode_chunk, decode_completion
 from rs_gateway.domain.chat import JsonObject, JsonValue, ProviderCall
 from rs_gateway.domain.endpoints import ENDPOINT_PATHS, Endpoint, EndpointCall, Event
@@ -261,7 +261,7 @@ def refuse_untranslatable(call: EndpointCall, *, provider: str) -> None:
 
 
 def _load() -> _Translators:
-    _litellm()  # sets it up; its parts must not be imported before
+    load_litellm()  # sets it up; its parts must not be imported before
     types = import_module("litellm.types.utils")
     return _Translators(
         import_module(f"{_RESPONSES}.transformation").LiteLLMCompletionResponsesConfig,

@@ -72,6 +72,10 @@ class OpenAIHttp:
     def stream(self, call: ProviderCall) -> "_Stream":
         return _Stream(self, call)
 
+    def first_event_by_s(self, call: ProviderCall) -> float:
+        """When the first event of a stream that is asked for now is due, on the loop's clock."""
+        return asyncio.get_running_loop().time() + min(self._first_byte_timeout_s, call.timeout_s)
+
     async def open(self, call: ProviderCall) -> aiohttp.ClientResponse:
         """A stream whose headers have come. Raises ProviderError."""
         try:
@@ -92,22 +96,34 @@ class OpenAIHttp:
         _allow_silence(response, self._first_byte_timeout_s)
         return response
 
-    async def read(self, response: aiohttp.ClientResponse, decoder: SseDecoder) -> Sequence[bytes]:
-        """What arrives next; empty after the end. Raises ProviderError when the stream breaks off."""
+    async def read(
+        self, response: aiohttp.ClientResponse, decoder: SseDecoder, *, first_event_by_s: float | None
+    ) -> Sequence[bytes]:
+        """What arrives next; empty after the end.
+
+        Args:
+            first_event_by_s: on the loop's clock; None after the first event, when silence is what counts.
+        Raises ProviderError when the stream breaks off.
+        """
         if decoder.done:
             return ()
         try:
             while received := await response.content.readany():
-                _allow_silence(response, self._idle_timeout_s)
                 payloads = decoder.feed(received)
                 if payloads:
+                    _allow_silence(response, self._idle_timeout_s)
                     return payloads
+                if first_event_by_s is not None:
+                    # Comments and halves of events are no answer, however many come.
+                    left_s = first_event_by_s - asyncio.get_running_loop().time()
+                    if left_s <= 0:
+                        raise TimeoutError
+                    _allow_silence(response, left_s)
                 if decoder.malformed:
                     raise ProviderCutError(f"{self._name} sent a malformed event stream.", provider=self._name)
         except TimeoutError as error:
-            raise ProviderTimeoutError(
-                f"{self._name} fell silent in the middle of an answer.", provider=self._name
-            ) from error
+            what = "did not begin to answer in time" if first_event_by_s is not None else "fell silent in its answer"
+            raise ProviderTimeoutError(f"{self._name} {what}.", provider=self._name) from error
         except (aiohttp.ClientError, OSError) as error:
             raise ProviderCutError(
                 f"{self._name} broke off in the middle of an answer.", provider=self._name
@@ -162,6 +178,7 @@ class _Stream:
         self._response: aiohttp.ClientResponse | None = None
 
     async def __aenter__(self) -> "_Stream":
+        self._first_event_by_s: float | None = self._provider.first_event_by_s(self._call)
         self._response = await self._provider.open(self._call)
         return self
 
@@ -170,7 +187,8 @@ class _Stream:
 
     async def __anext__(self) -> Sequence[bytes]:
         assert self._response is not None
-        payloads = await self._provider.read(self._response, self._decoder)
+        payloads = await self._provider.read(self._response, self._decoder, first_event_by_s=self._first_event_by_s)
+        self._first_event_by_s = None
         if not payloads:
             raise StopAsyncIteration
         return payloads

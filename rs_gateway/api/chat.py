@@ -13,6 +13,7 @@ from rs_gateway.api.wire import (
     Receive,
     Scope,
     Send,
+    abort,
     cancelled_when_client_leaves,
     read_body,
 )
@@ -55,7 +56,9 @@ class ChatRoute:
                 else:
                     answer = await self._gateway.complete(journey)
                     await _respond(send, 200, answer, journey, journey.trace_id)
-        except (ClientLeftError, ClientStalledError):
+        except (ClientLeftError, ClientStalledError) as gone:
+            if isinstance(gone, ClientStalledError):
+                abort(scope)
             if journey is None:
                 caller.admission.settle(tokens=0, cost_usd=None)
             else:

@@ -7,7 +7,7 @@ import structlog
 from fastapi import FastAPI
 from ulid import ULID
 
-from rs_gateway.api.errors import body_of, error_body, headers_of, status_of
+from rs_gateway.api.errors import INTERNAL_ERROR, body_of, headers_of, status_of
 from rs_gateway.api.wire import ClientLeftError, Headers, Receive, Scope, Send, read_body
 from rs_gateway.domain.access import Admission, ClientKey
 from rs_gateway.domain.errors import RouteSwitchError
@@ -19,7 +19,6 @@ _OPERATIONS = ("/status", "/metrics", "/v1/system/", "/v1/prompts/")
 
 
 log = structlog.get_logger()
-_INTERNAL = error_body("Something went wrong here; it is logged.", kind="server_error", param=None, code="internal")
 
 
 class Doorkeeper(Protocol):
@@ -60,7 +59,7 @@ class Edge:
         except Exception as error:  # the outermost loop of a request: nothing is above it but the server
             log.exception("internal_error", path=scope["path"][:200])
             try:
-                await _send_error(send, 500, _INTERNAL, {})
+                await _send_error(send, 500, INTERNAL_ERROR, {})
             except RuntimeError:  # the answer had begun: the server cuts it off, so that nobody takes it for whole
                 raise error from None
 

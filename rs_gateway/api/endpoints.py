@@ -15,6 +15,7 @@ from rs_gateway.api.wire import (
     Receive,
     Scope,
     Send,
+    abort,
     cancelled_when_client_leaves,
     read_body,
 )
@@ -66,7 +67,9 @@ class EndpointRoute:
                 else:
                     answer = await self._passthrough.complete(passage)
                     await self._respond(send, 200, answer, passage, passage.trace_id)
-        except (ClientLeftError, ClientStalledError):
+        except (ClientLeftError, ClientStalledError) as gone:
+            if isinstance(gone, ClientStalledError):
+                abort(scope)
             if passage is None:
                 caller.admission.settle(tokens=0, cost_usd=None)
             else:

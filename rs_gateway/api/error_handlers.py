@@ -5,7 +5,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from rs_gateway.api.errors import body_of, error_body, error_type, headers_of, status_of
+from rs_gateway.api.errors import INTERNAL_ERROR, body_of, error_body, error_type, headers_of, status_of
 from rs_gateway.domain.errors import RouteSwitchError
 
 _SHOWN_CHARACTERS = 200
@@ -16,6 +16,7 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RouteSwitchError, _refused)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid_body)
+    app.add_exception_handler(Exception, _unexpected)
 
 
 async def _refused(_: Request, error: Exception) -> Response:
@@ -53,6 +54,11 @@ async def _invalid_body(request: Request, error: Exception) -> Response:
         message = f"The body cannot be used: {first['msg']}."
     body = error_body(message, kind="invalid_request_error", param=where or None, code="invalid_request")
     return _json(400, body, {})
+
+
+async def _unexpected(_: Request, error: Exception) -> Response:
+    # Starlette raises it once more after this answer, so that the outermost loop logs it.
+    return _json(500, INTERNAL_ERROR, {})
 
 
 def _json(status_code: int, body: bytes, headers: dict[str, str]) -> Response:

@@ -93,6 +93,12 @@ def error_body(message: str, *, kind: str, param: str | None, code: str | None) 
     return msgspec.json.encode({"error": {"message": message, "type": kind, "param": param, "code": code}})
 
 
+INTERNAL_ERROR = error_body(
+    "Something went wrong here; it is logged.", kind="server_error", param=None, code="internal"
+)
+"""The answer where something happened that nobody expected."""
+
+
 def error_type(status: int) -> str:
     """OpenAI's `type` for a status."""
     return _TYPE_BY_STATUS.get(status, "invalid_request_error" if status < 500 else "server_error")

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, TypeAlias
 
 from rs_gateway.domain.errors import InvalidRequestError, RequestTooLargeError
+from rs_gateway.http_protocol import ABORT
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -50,6 +51,13 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
         if not message.get("more_body"):
             return b"".join(parts)
         message = await receive()
+
+
+def abort(scope: Scope) -> None:
+    """Drop the connection of a client that does not read: closing it would wait for that."""
+    extension = scope.get("extensions", {}).get(ABORT)
+    if extension is not None:
+        extension["abort"]()
 
 
 class cancelled_when_client_leaves:  # noqa: N801  # reads as the statement that it is

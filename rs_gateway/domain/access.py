@@ -14,6 +14,8 @@ BudgetPeriod: TypeAlias = Literal["total", "day", "month"]
 BUDGET_PERIODS: tuple[BudgetPeriod, ...] = ("total", "day", "month")
 
 _MAX_NAME_CHARACTERS = 200
+_LAST_MOMENT_S = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+"""Beyond the year 9999 a time has no date any more."""
 
 
 class Admission(Protocol):
@@ -147,8 +149,10 @@ def check_key(key: ClientKey) -> ClientKey:
     for field, names in (("templates", key.templates), ("models", key.models)):
         if names is not None and any(not name or not name.isprintable() for name in names):
             raise InvalidRequestError(f"{field} holds a name that nothing can have: {sorted(names)}.", param=field)
-    if key.expires_at is not None and not (math.isfinite(key.expires_at) and key.expires_at > key.created_at):
-        raise InvalidRequestError("expires_at must lie after the key's creation.", param="expires_at")
+    if key.expires_at is not None and not key.created_at < key.expires_at < _LAST_MOMENT_S:
+        raise InvalidRequestError(
+            "expires_at must lie after the key's creation and before the year 9999.", param="expires_at"
+        )
     return key
 
 

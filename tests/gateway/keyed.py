@@ -64,7 +64,8 @@ def priced(*upstreams: Upstream, **sections: Any) -> dict[str, Any]:
     settings = configuration(*upstreams)
     for name, provider in settings["model_providers"].items():
         provider["prices"] = {"gpt-4": PRICE, f"raw-{name}": PRICE}
-    return {**settings, "access": {"sync_interval_seconds": 0.05}, **sections}
+    quiet = {"access": {"sync_interval_seconds": 0.05}, "telemetry": {"request_log": False}}
+    return {**settings, **quiet, **sections}
 
 
 @contextlib.contextmanager

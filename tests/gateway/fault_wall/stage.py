@@ -26,6 +26,7 @@ HELP: JsonDict = {
     "messages": [{"role": "user", "content": "Help me"}],
     "variables": {"customer_name": "Jordan"},
 }
+ALONE = "alone"
 CHAT = "/v1/chat/completions"
 GREETING = "Hello from afar"
 BEGUN = (wire.chunk({"role": "assistant", "content": ""}), wire.chunk({"content": "Par"}), wire.chunk({"content": "is"}))
@@ -195,11 +196,14 @@ def read_answer(connection: socket.socket, began: float) -> Seen:
 
 
 def configuration(urls: list[str], *, provider: JsonDict | None = None, gateway: JsonDict | None = None, **api: Any) -> JsonDict:
-    """One combination an upstream, asked in order: the first one has all the weight, the others are its fallbacks."""
+    """One combination an upstream, asked in order: the first one has all the weight, the others are its fallbacks.
+
+    Model ALONE is the first upstream without fallbacks.
+    """
     names = [f"p{i}" for i in range(1, len(urls) + 1)]
     return {
         "model_providers": {
-            name: {"base_url": url, "kind": "openai_compatible", **(provider or {} if name == "p1" else {})}
+            name: {"base_url": url, "kind": "openai_compatible", **({"models": [ALONE], **(provider or {})} if name == "p1" else {})}
             for name, url in zip(names, urls, strict=True)
         },
         "gateway": {
@@ -218,6 +222,7 @@ def configuration(urls: list[str], *, provider: JsonDict | None = None, gateway:
             **(gateway or {}),
         },
         "api": {"timeout_seconds": 5, "max_retries": 0, **api},
+        "stores": {"flush_interval_seconds": 0.01},
         "telemetry": {"request_log": False},
     }
 
@@ -239,7 +244,8 @@ def staged(
         without: upstream URLs -> those that the gateway is told; for upstreams that are not there.
         options: see `configuration`.
     """
-    register(folder)
+    if not (folder / "data/prompts").exists():
+        register(folder)
     with contextlib.closing(SqliteAccessStore(folder / "data/access.db")) as store:
         grant = Grant("wall", admin=True, limits=KeyLimits(concurrency=concurrency))
         secret = issue_key(store, grant, by="tester", now_s=time.time()).secret

@@ -1,0 +1,153 @@
+"""Faults after the first byte of a stream: one error event, no [DONE], and nobody takes half an answer for a whole one."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests import upstream as wire
+from tests.gateway.fault_wall.faults import STREAM_HEAD, drips, framed
+from tests.gateway.fault_wall.stage import BEGUN, FINISH, GREETING, error_in, staged
+from tests.running import eventually
+from tests.upstream import Behaviour, Exchange
+
+
+def then_raw(raw: bytes) -> Behaviour:
+    """A stream that begins well and goes on with these bytes, framing and all, until the other side gives up."""
+
+    async def behave(exchange: Exchange) -> None:
+        await exchange.send(STREAM_HEAD + b"".join(map(framed, BEGUN)) + raw)
+        await exchange.hung_up.wait()
+
+    return behave
+
+
+FAULTS: dict[str, tuple[Behaviour, str]] = {
+    "reset": (wire.sends(BEGUN, then="cut"), "provider_cut"),
+    "end without finish_reason and [DONE]": (wire.sends(BEGUN), "provider_cut"),
+    "finish_reason but no [DONE]": (wire.sends([*BEGUN, FINISH]), "provider_cut"),
+    "[DONE] but no finish_reason": (wire.sends([*BEGUN, wire.DONE]), "provider_cut"),
+    "half an event": (wire.sends([*BEGUN, FINISH[:-9]]), "provider_cut"),
+    "silence": (wire.sends(BEGUN, then="stall"), "provider_timeout"),
+    "malformed SSE line": (wire.sends([*BEGUN, b"<html>\n\n"], then="stall"), "provider_cut"),
+    "malformed JSON": (wire.sends([*BEGUN, b"data: {nonsense\n\n"], then="stall"), "provider_cut"),
+    "JSON of another kind": (wire.sends([*BEGUN, b'data: ["x"]\n\n'], then="stall"), "provider_cut"),
+    "not UTF-8": (wire.sends([*BEGUN, wire.chunk({"content": "x"}).replace(b'"x"', b'"\xff"')]), "provider_cut"),
+    "an error event": (wire.sends([*BEGUN, b'data: {"error": {"message": "overloaded"}}\n\n']), "provider_overloaded"),
+    "an error event and [DONE]": (
+        wire.sends([*BEGUN, b'data: {"error": {"message": "overloaded"}}\n\n', wire.DONE]),
+        "provider_overloaded",
+    ),
+    "broken chunk framing": (then_raw(b"zz\r\nxx\r\n"), "provider_cut"),
+    "a trickle past the deadline": (
+        drips(STREAM_HEAD + b"".join(map(framed, BEGUN)), framed(b": still there\n\n")),
+        "provider_timeout",
+    ),
+}
+
+
+@pytest.mark.parametrize(("fault", "code"), FAULTS.values(), ids=FAULTS)
+def test_a_stream_that_breaks_ends_in_one_error_and_nobody_else_is_asked(
+    tmp_path: Path, fault: Behaviour, code: str
+) -> None:
+    limits = {"idle_timeout_seconds": 0.2, "timeout_seconds": 0.6}
+    with staged(tmp_path, fault, wire.answers(GREETING), **limits) as stage:
+        seen = stage.ask(stream=True)
+        assert seen.status == 200
+        assert [e["choices"][0]["delta"].get("content", "") for e in seen.events[:3]] == ["", "Par", "is"]
+        assert error_in(seen.events[-1])["code"] == code
+        assert sum("error" in event for event in seen.events) == 1
+        assert "[DONE]" not in seen.events
+        assert "overloaded" not in str(seen.events[-1]["error"]["message"])
+        assert seen.took_s < 2
+        trace = stage.trace()
+        assert (trace["outcome"], trace["error_code"], trace["usage_source"]) == ("provider_cut", code, "estimated")
+        assert trace["response"]["content"] == "Paris"
+        assert trace["time_to_first_token_s"] > 0
+        assert stage.attempts() == [("on-p1", None)]
+        assert stage.health()["success_rate"] == 0.0
+        assert stage.upstreams[1].requests == []
+        eventually(lambda: stage.first.n_open == 0)
+
+
+def test_a_broken_stream_closes_the_clients_connection(tmp_path: Path) -> None:
+    with staged(tmp_path, wire.sends(BEGUN, then="cut")) as stage:
+        assert stage.ask(stream=True).is_closed
+
+
+@pytest.mark.parametrize("n_tokens", [1, 7, 50])
+def test_what_came_before_the_cut_reached_the_client_and_the_trace(tmp_path: Path, n_tokens: int) -> None:
+    words = [f"w{i} " for i in range(n_tokens)]
+    with staged(tmp_path, wire.sends([wire.chunk({"content": w}) for w in words], then="cut")) as stage:
+        seen = stage.ask(stream=True)
+        # A reset may overtake what was sent before it; what arrived is the beginning, in order.
+        assert "".join(words).startswith(seen.content)
+        assert "error" in seen.events[-1]
+        assert stage.trace()["response"]["content"] == seen.content
+
+
+def test_a_cut_after_tokens_that_were_seen_takes_none_of_them_back(tmp_path: Path) -> None:
+    go_on = asyncio.Event()
+
+    async def behave(exchange: Exchange) -> None:
+        await exchange.head(200, "text/event-stream")
+        for event in BEGUN:
+            await exchange.chunk(event)
+        await go_on.wait()
+        exchange.cut()
+
+    with staged(tmp_path, behave) as stage:
+        connection = stage.connect()
+        stage.post(connection, stream=True)
+        received = b""
+        while b"is" not in received.partition(b"Par")[2]:
+            received += connection.recv(4096)
+        assert stage.first.loop is not None
+        stage.first.loop.call_soon_threadsafe(go_on.set)
+        while b"provider_cut" not in received:
+            received += connection.recv(4096)
+        assert b"[DONE]" not in received
+
+
+def test_text_split_inside_a_character_arrives_whole(tmp_path: Path) -> None:
+    event = wire.chunk({"content": "grüße 🎈"})
+    pieces = [event[i : i + 1] for i in range(len(event))]
+    with staged(tmp_path, wire.sends([*pieces, FINISH, wire.DONE])) as stage:
+        seen = stage.ask(stream=True)
+        assert (seen.content, seen.events[-1]) == ("grüße 🎈", "[DONE]")
+        trace = stage.trace()
+        assert (trace["outcome"], trace["response"]["content"]) == ("complete", "grüße 🎈")
+        eventually(lambda: stage.first.n_open == 1)
+
+
+@pytest.mark.parametrize("n_characters", [100_000, 8_000_000])
+def test_a_huge_chunk_arrives_whole(tmp_path: Path, n_characters: int) -> None:
+    text = "ü" * n_characters
+    with staged(tmp_path, wire.sends([wire.chunk({"content": text}), FINISH, wire.USAGE_CHUNK, wire.DONE])) as stage:
+        seen = stage.ask(stream=True)
+        assert seen.content == text
+        assert seen.events[-1] == "[DONE]"
+        trace = stage.trace()
+        assert (trace["outcome"], trace["usage_source"]) == ("complete", "provider")
+        assert trace["response"]["content"] == text
+
+
+def test_a_line_without_end_is_given_up_and_not_hoarded(tmp_path: Path) -> None:
+    endless = [*BEGUN, b"data: ", *[b"x" * 1_000_000] * 40]
+    with staged(tmp_path, wire.sends(endless, then="stall"), idle_timeout_seconds=5) as stage:
+        seen = stage.ask(stream=True)
+        assert error_in(seen.events[-1])["code"] == "provider_cut"
+        assert len(seen.body) < 2_000
+        assert stage.trace()["response"]["content"] == "Paris"
+
+
+def test_thirty_chunks_in_one_packet_and_one_chunk_in_thirty_packets_are_the_same(tmp_path: Path) -> None:
+    words = [f"{i} " for i in range(30)]
+    events = [*(wire.chunk({"content": w}) for w in words), FINISH, wire.USAGE_CHUNK, wire.DONE]
+    whole = b"".join(events)
+    pieces = [whole[i : i + 97] for i in range(0, len(whole), 97)]
+    with staged(tmp_path, [wire.sends([whole]), wire.sends(pieces)]) as stage:
+        first, second = stage.ask(stream=True), stage.ask(stream=True)
+        assert first.events == second.events
+        assert first.content == "".join(words)
+        assert [stage.trace(at=i)["outcome"] for i in (0, 1)] == ["complete", "complete"]

@@ -1,0 +1,93 @@
+"""Silence and slowness: one deadline for a whole request, whatever is tried within it."""
+
+from pathlib import Path
+
+import pytest
+
+from rs_gateway.setting_sections import ApiSettings
+from tests import upstream as wire
+from tests.gateway.fault_wall.faults import late
+from tests.gateway.fault_wall.stage import BEGUN, FINISH, GREETING, error_in, staged
+from tests.running import eventually
+
+STREAMS = pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+
+
+def test_the_defaults_end_a_stall_of_30_seconds() -> None:
+    defaults = ApiSettings()
+    assert defaults.idle_timeout_seconds == 30
+    assert defaults.client_stall_seconds == 30
+    assert defaults.first_byte_timeout_seconds == 60
+    assert defaults.connect_timeout_seconds == 5
+    assert defaults.timeout_seconds == 120
+
+
+@STREAMS
+def test_silence_is_a_504_at_the_deadline_and_blames_nobody_else(tmp_path: Path, stream: bool) -> None:
+    with staged(tmp_path, wire.hangs, wire.answers(GREETING), timeout_seconds=0.3) as stage:
+        seen = stage.ask(stream=stream)
+        assert (seen.status, seen.error["code"]) == (504, "provider_timeout")
+        assert 0.3 <= seen.took_s < 1.0
+        eventually(lambda: stage.first.hang_ups == 1, timeout_s=1.0)
+        assert stage.trace()["outcome"] == "provider_error"
+        assert stage.attempts() == [("on-p1", "provider_timeout")]
+        assert stage.health()["success_rate"] == 0.0
+        # Nothing is left of the time: whoever were asked now could only fail, and be blamed for it.
+        assert stage.upstreams[1].requests == []
+        assert stage.health("on-p2")["success_rate"] is None
+
+
+@STREAMS
+def test_retries_share_the_deadline_of_the_first_try(tmp_path: Path, stream: bool) -> None:
+    script = [late(wire.fails(500), by_s=0.3), wire.hangs]
+    with staged(tmp_path, script, timeout_seconds=0.7, max_retries=3) as stage:
+        seen = stage.ask(stream=stream)
+        assert seen.status == 504
+        assert 0.7 <= seen.took_s < 0.95
+        assert stage.attempts() == [("on-p1", "provider_overloaded"), ("on-p1", "provider_timeout")]
+
+
+@STREAMS
+def test_fallbacks_share_the_deadline_of_the_first_try(tmp_path: Path, stream: bool) -> None:
+    with staged(tmp_path, late(wire.fails(500), by_s=0.3), wire.hangs, timeout_seconds=0.5) as stage:
+        seen = stage.ask(stream=stream)
+        assert seen.status == 504
+        assert 0.5 <= seen.took_s < 0.75
+        assert stage.attempts() == [("on-p1", "provider_overloaded"), ("on-p2", "provider_timeout")]
+
+
+def test_a_stream_that_fell_silent_early_leaves_time_for_a_fallback(tmp_path: Path) -> None:
+    with staged(tmp_path, wire.hangs, wire.answers(GREETING), first_byte_timeout_seconds=0.2) as stage:
+        seen = stage.ask(stream=True)
+        assert seen.content == GREETING
+        assert 0.2 <= seen.took_s < 1.0
+        eventually(lambda: stage.first.hang_ups == 1, timeout_s=1.0)
+
+
+def test_a_stream_that_goes_on_beyond_the_deadline_is_cut_at_it(tmp_path: Path) -> None:
+    async def behave(exchange: wire.Exchange) -> None:
+        await exchange.head(200, "text/event-stream")
+        for number in range(1_000):
+            await late(lambda e, n=number: e.chunk(wire.chunk({"content": f"{n} "})), by_s=0.01)(exchange)
+
+    with staged(tmp_path, behave, timeout_seconds=0.4) as stage:
+        seen = stage.ask(stream=True)
+        assert 0.4 <= seen.took_s < 1.2
+        assert error_in(seen.events[-1])["code"] == "provider_timeout"
+        eventually(lambda: stage.first.hang_ups == 1, timeout_s=1.0)
+        trace = stage.trace()
+        assert (trace["outcome"], trace["error_code"]) == ("provider_cut", "provider_timeout")
+        assert trace["response"]["content"] == seen.content
+
+
+def test_pauses_shorter_than_the_idle_timeout_are_no_silence(tmp_path: Path) -> None:
+    async def behave(exchange: wire.Exchange) -> None:
+        await exchange.head(200, "text/event-stream")
+        for event in (*BEGUN, FINISH, wire.DONE):
+            await late(lambda e, data=event: e.chunk(data), by_s=0.15)(exchange)
+        await exchange.end()
+
+    with staged(tmp_path, behave, idle_timeout_seconds=0.4) as stage:
+        seen = stage.ask(stream=True)
+        assert (seen.content, seen.events[-1]) == ("Paris", "[DONE]")
+        assert seen.took_s > 0.4
