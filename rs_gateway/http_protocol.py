@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import msgspec
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 * 1024
 PATIENCE_S = 30.0
@@ -80,8 +80,7 @@ class LimitedHttpTools(HttpToolsProtocol):
         self._stop_timer()
         if self.transport.is_closing():
             return
-        cycle: RequestResponseCycle | None = self.cycle
-        if cycle is not None and cycle.response_started and not cycle.response_complete:
+        if self.cycle and self.cycle.response_started and not self.cycle.response_complete:
             self.transport.close()  # an answer is on its way: nothing can be said between its bytes
             return
         error: dict[str, Any] = {

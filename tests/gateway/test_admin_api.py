@@ -68,7 +68,9 @@ def refused(response: httpx.Response, status: int, words: str = "") -> dict[str,
 
 def version(stage: Keyed, instruction: str, **fields: Any) -> int:
     """A new draft."""
-    return done(stage.admin("POST", "/templates/support/versions", {"instruction": instruction, **fields}), 201)["version"]
+    return done(stage.admin("POST", "/templates/support/versions", {"instruction": instruction, **fields}), 201)[
+        "version"
+    ]
 
 
 def live(stage: Keyed, number: int, **fields: Any) -> httpx.Response:
@@ -93,7 +95,9 @@ def weights(stage: Keyed) -> dict[str, tuple[float, bool]]:
 
 
 def chosen(stage: Keyed, n: int) -> Counter[str]:
-    return Counter(stage.ask("boss", {**HELP, "model": "support"}).headers["x-route-switch-combination"] for _ in range(n))
+    return Counter(
+        stage.ask("boss", {**HELP, "model": "support"}).headers["x-route-switch-combination"] for _ in range(n)
+    )
 
 
 def test_every_route_needs_a_key_and_an_admin_one(stage: Keyed) -> None:
@@ -161,7 +165,11 @@ def test_a_version_can_be_live_for_one_model_alone(stage: Keyed) -> None:
 def test_two_rollbacks_go_back_two_versions_and_no_further_than_the_first(stage: Keyed) -> None:
     for text in ("Two.", "Three."):
         done(live(stage, version(stage, text)))
-    assert [served(stage)[0], done(rollback(stage))["serving"], done(rollback(stage))["serving"]] == ["3", {"*": 2}, {"*": 1}]
+    assert [served(stage)[0], done(rollback(stage))["serving"], done(rollback(stage))["serving"]] == [
+        "3",
+        {"*": 2},
+        {"*": 1},
+    ]
     assert served(stage) == ("1", "You help Jordan.")
     error = refused(rollback(stage), 400, "no earlier version")
     assert error["code"] == "invalid_request"
@@ -227,7 +235,9 @@ def test_a_weight_that_is_no_number_is_refused(untouched: Keyed) -> None:
     for number in ("NaN", "Infinity", "1e999"):
         body = f'{{"weights": {{"a": {number}}}, "reason": "x"}}'
         headers = {"content-type": "application/json"}
-        response = untouched.request("PUT", "/admin/templates/support/weights", key="boss", content=body, headers=headers)
+        response = untouched.request(
+            "PUT", "/admin/templates/support/weights", key="boss", content=body, headers=headers
+        )
         refused(response, 400)
 
 

@@ -99,7 +99,9 @@ def test_a_score_of_what_is_not_configured_leaves_nothing_behind() -> None:
     assert router.states(0.0) == {}
 
 
-@pytest.mark.parametrize(("value", "kind", "of"), [("wonderful", "label", "c0"), (True, "thumb", "c0"), (1.0, "score", None)])
+@pytest.mark.parametrize(
+    ("value", "kind", "of"), [("wonderful", "label", "c0"), (True, "outcome", "c0"), (1.0, "score", None)]
+)
 def test_only_scores_of_what_a_combination_answered_count(
     store: SqliteTraceStore, reader: SqliteTraceReader, value: Any, kind: str, of: str | None
 ) -> None:
@@ -120,13 +122,30 @@ def test_a_start_looks_back_on_the_newest_scores_only(store: SqliteTraceStore, r
 
 
 def test_a_page_that_is_full_is_followed_by_the_next(store: SqliteTraceStore, reader: SqliteTraceReader) -> None:
-    router, feed = a_router("c0"), QualityFeed(reader, a_router("c0"), page_rows=2)
+    router = a_router("c0")
     feed = QualityFeed(reader, router, page_rows=2)
     assert asyncio.run(feed.feed()) is False
     for number in range(5):
         score(store, f"t{number}", number / 4)
     assert [asyncio.run(feed.feed()) for _ in range(3)] == [True, True, False]
     assert quality(router) == pytest.approx(0.5)
+
+
+def test_another_store_in_the_same_place_is_followed_from_its_beginning(tmp_path: Path) -> None:
+    path, router = tmp_path / "traces.db", a_router("c0")
+    with closing(SqliteTraceReader(path)) as reader:
+        feed = QualityFeed(reader, router)
+        with closing(SqliteTraceStore(path)) as first:
+            for number in range(3):
+                score(first, f"t{number}", 0.0)
+        asyncio.run(feed.feed())
+        for file in tmp_path.glob("traces.db*"):
+            file.unlink()
+        with closing(SqliteTraceStore(path)) as second:
+            score(second, "u1", 1.0)
+            for _ in range(2):
+                asyncio.run(feed.feed())
+    assert quality(router) == pytest.approx(0.25)
 
 
 class FailingReader:
@@ -136,7 +155,7 @@ class FailingReader:
         self.failing, self.read = True, 0
 
     def newest_score(self, *, keep: int) -> int:
-        return 0
+        return 0 if self.failing or keep else 1
 
     def scores(self, *, after: int, limit: int) -> StoredRows:
         self.read += 1
@@ -149,7 +168,7 @@ class FailingReader:
         pass
 
 
-def test_a_store_that_cannot_be_read_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_store_that_cannot_be_read_is_tried_again() -> None:
     reader, router = FailingReader(), a_router("c0")
 
     async def until(condition: Callable[[], bool]) -> None:
@@ -183,17 +202,16 @@ def test_feedback_over_the_wire_shifts_what_answers(tmp_path: Path) -> None:
     register(tmp_path)
     with Upstream([wire.answers("no")]).running() as bad, Upstream([wire.answers("yes")]).running() as good:
         settings = configuration(bad, good, strategy="performance_based")
-        settings["telemetry"] = {"request_log": False}
+        settings |= {"telemetry": {"request_log": False}, "stores": {"durability": "sync"}}
         with running_gateway(tmp_path, settings) as gateway, gateway.client() as client:
 
             def ask() -> tuple[str, str]:
                 headers = client.post("/v1/chat/completions", json=HELP).headers
                 return headers["x-route-switch-combination"], headers["x-route-switch-trace-id"]
 
-            for number in range(120):
+            for _ in range(120):
                 combination, trace_id = ask()
                 value = 1.0 if combination == "on-p2" else 0.0
-                gateway.traces(at_least=number + 1)
                 told = client.post("/v1/feedback", json={"trace_id": trace_id, "kind": "score", "value": value})
                 assert told.status_code in (200, 201, 202, 204), told.text
 

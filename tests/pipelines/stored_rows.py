@@ -82,6 +82,10 @@ class FakeTraceReader:
         """See TraceReader."""
         return _page(self.trace_rows, TRACE_COLUMNS, after, limit)
 
+    def trace(self, trace_id: str) -> Mapping[str, object] | None:
+        """See TraceReader."""
+        return next((row for row in self.trace_rows if row["trace_id"] == trace_id), None)
+
     def feedback(self, *, after: int, limit: int) -> StoredRows:
         """See TraceReader."""
         return _page(self.feedback_rows, FEEDBACK_COLUMNS, after, limit)

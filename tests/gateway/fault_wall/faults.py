@@ -46,7 +46,8 @@ def drips(first: bytes, drop: bytes, *, every_s: float = 0.02) -> Behaviour:
     """`first`, then `drop` again and again until the other side gives up."""
 
     async def behave(exchange: Exchange) -> None:
-        await exchange.send(first)
+        if first:
+            await exchange.send(first)
         while not exchange.hung_up.is_set():
             await exchange.send(drop)
             await asyncio.sleep(every_s)
