@@ -181,7 +181,7 @@ def _print_decision(facts: Facts) -> None:
         data.print("No decision: the request was refused before a pool was found for it.")
         return
     data.print(f"Decision by {_safe(decision['strategy'])}: {_safe(decision['chosen'])}, {_safe(decision['reason'])}")
-    table = Table("combination", "probability", "")
+    table = Table("combination", "probability", "standing")
     likeliest = sorted(decision["probabilities"].items(), key=lambda item: -item[1])
     for combination_id, probability in likeliest:
         verdict = "chosen" if combination_id == decision["chosen"] else "eligible"

@@ -46,6 +46,10 @@ class Reader(Protocol):
         """Send the last bytes of the answer."""
         ...
 
+    async def fail(self, block: bytes) -> None:
+        """Send the last bytes of an answer that broke off, and close the connection."""
+        ...
+
 
 class Gateway:
     """Answers chat requests from the pools of the current picture.
@@ -189,12 +193,12 @@ class Gateway:
                     last = b"data: " + self._encode_error(error) + b"\n\n"
                 # What came with the end goes out with the end: one write less.
                 patience.on_client()
-                await reader.end(block + last)
+                await (reader.end if failure is None else reader.fail)(block + last)
         except TimeoutError as late:
             failure = late
             error = ProviderTimeoutError("The request's deadline passed.", provider=provider)
             ending.outcome, ending.error_code = Outcome.PROVIDER_CUT, error.code
-            await reader.end(b"data: " + self._encode_error(error) + b"\n\n")
+            await reader.fail(b"data: " + self._encode_error(error) + b"\n\n")
         except BaseException as other:
             failure = other
             if isinstance(other, ClientStalledError):

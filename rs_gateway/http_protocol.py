@@ -8,10 +8,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 * 1024
 PATIENCE_S = 30.0
-"""How long a request may stand still before it is complete."""
+"""How long a request may stand still before it is complete, or an answer before it is read."""
 
-ABORT = "route_switch.abort"
-"""ASGI extension: `abort` drops the connection at once, what was not yet read included."""
+CONNECTION = "route_switch.connection"
+"""ASGI extension: its `connection` has `abort` and `close_after_answer`."""
 
 _STATUS = {400: b"400 Bad Request", 408: b"408 Request Timeout", 431: b"431 Request Header Fields Too Large"}
 _CODE = {400: "invalid_request", 408: "request_timeout", 431: "headers_too_large"}
@@ -20,13 +20,16 @@ _CODE = {400: "invalid_request", 408: "request_timeout", 431: "headers_too_large
 class LimitedHttpTools(HttpToolsProtocol):
     """Refuses a head of more than 64 KiB with 431, a request that stops coming for 30 s with 408, no HTTP with 400.
 
-    All three in OpenAI's shape; the connection is closed after them. A request that arrives in one piece, as nearly all
+    All three in OpenAI's shape; the connection is closed after them, and dropped when a client has read nothing of an
+    answer for 30 s. A request that arrives in one piece, as nearly all
     do, costs no timer.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._extensions: dict[str, Any] = {ABORT: {"abort": transport.abort}}
+        self._extensions: dict[str, dict[object, object]] = {CONNECTION: {"connection": self}}
+        self._unread_bytes = 0
+        self._unread_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._in_head = True
         self._incomplete = False
@@ -34,6 +37,7 @@ class LimitedHttpTools(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_unread_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -58,6 +62,38 @@ class LimitedHttpTools(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._incomplete = self._in_head = False
         super().on_message_complete()
+
+    def abort(self) -> None:
+        """Drop the connection at once, with what the client has not read of it."""
+        self.transport.abort()
+
+    def close_after_answer(self) -> None:
+        """Close the connection when the answer that is under way has been sent."""
+        if self.cycle:
+            self.cycle.keep_alive = False
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread_bytes = self.transport.get_write_buffer_size()
+        self._unread_timer = self.loop.call_later(PATIENCE_S, self._is_unread)
+
+    def resume_writing(self) -> None:
+        self._stop_unread_timer()
+        super().resume_writing()
+
+    def _is_unread(self) -> None:
+        """Closing would wait for a client that reads nothing; an answer that moves on, however slowly, may go on."""
+        unread_bytes = self.transport.get_write_buffer_size()
+        if unread_bytes >= self._unread_bytes:
+            self.transport.abort()
+        else:
+            self._unread_bytes = unread_bytes
+            self._unread_timer = self.loop.call_later(PATIENCE_S, self._is_unread)
+
+    def _stop_unread_timer(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, msg)

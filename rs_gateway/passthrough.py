@@ -57,6 +57,10 @@ class EventReader(Protocol):
         """Send SSE bytes; returns when there is room for more."""
         ...
 
+    async def fail(self, block: bytes) -> None:
+        """Send the event that tells of a break; the connection is closed after it."""
+        ...
+
 
 @dataclass(slots=True)
 class Passage:
@@ -253,7 +257,7 @@ class Passthrough:
         except ProviderError as raised:
             error = raised
         passage.outcome, passage.error_code, passage.is_settled = Outcome.PROVIDER_CUT, error.code, True
-        await reader.write(self._encode_error(passage, error, follower.next_number))
+        await reader.fail(self._encode_error(passage, error, follower.next_number))
 
     async def _first_answer(self, served: Served, passage: Passage, ask: Callable[[EndpointCall], Awaitable[_T]]) -> _T:
         combination, request = passage.combination, passage.request

@@ -398,14 +398,15 @@ def _refuse_other_store(lake: Lake, reader: TraceReader, manifest: Manifest) -> 
     """Refuse a store whose sequence is not the one that the cursor belongs to: its rows would be taken for known ones.
 
     That is another store in the old one's place, one restored from an older backup, or one that lost its last commits
-    in a power cut and numbers anew. Two rows tell: the oldest one that the store still has, and the one that the
-    cursor stands on, which no other store has and which this one keeps.
+    in a power cut and numbers anew. Two rows tell, as far as retention left them: the oldest one that the store has,
+    and the one that the cursor stands on, which no other store has.
     """
     for table, read in ((_TRACES, reader.traces), (_FEEDBACK, reader.feedback)):
         cursor = table.state(manifest).cursor
-        if cursor and not _has_row(read(after=cursor - 1, limit=1), cursor):
+        # The row itself may have expired since; a store of ours keeps its newest one, so something follows.
+        if cursor and not read(after=cursor - 1, limit=1).rows:
             raise LakeCorruptError(
-                f"The trace store has no row {cursor} of {table.name}, up to which the lake in {lake.root} was filled: "
+                f"The trace store has no row {cursor} of {table.name} or later, and the lake in {lake.root} goes up to it: "
                 "the store was replaced, or restored from an older backup, so new rows would be missed. Move the lake "
                 "folder away and ingest again."
             )
@@ -422,10 +423,6 @@ def _refuse_other_store(lake: Lake, reader: TraceReader, manifest: Manifest) -> 
                 f"lake and {row['trace_id']} in the store, so new rows would be missed. Bring the old trace store "
                 "back, or move the folder away and ingest again."
             )
-
-
-def _has_row(page: StoredRows, sequence: int) -> bool:
-    return bool(page.rows) and page.rows[0][page.columns.index("seq")] == sequence
 
 
 def _trace_id_at(lake: Lake, manifest: Manifest, sequence: int) -> str | None:

@@ -20,6 +20,8 @@ class Exchange:
     body: JsonDict
     writer: asyncio.StreamWriter
     hung_up: asyncio.Event
+    told: asyncio.Event
+    """Set by `Upstream.tell`, for behaviours that wait for their test."""
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
@@ -51,7 +53,6 @@ class Upstream:
 
     Attributes:
         n_accepted: connections so far; n_open: of these, those that are open now; n_busy: exchanges under way.
-        loop: what its behaviours run on, in a thread of its own.
     """
 
     script: list[Behaviour]
@@ -62,16 +63,22 @@ class Upstream:
     n_accepted: int = 0
     n_open: int = 0
     n_busy: int = 0
-    loop: asyncio.AbstractEventLoop | None = None
+    told: asyncio.Event = field(default_factory=asyncio.Event)
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    def tell(self) -> None:
+        """Let behaviours go on that wait for `Exchange.told`."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self.told.set)
 
     @contextlib.contextmanager
     def running(self) -> Generator["Upstream"]:
-        self.loop = loop = asyncio.new_event_loop()
+        self._loop = loop = asyncio.new_event_loop()
         ready = threading.Event()
         stop = asyncio.Event()
 
         async def main() -> None:
-            server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=2048)
+            server = await loop.create_server(lambda: _Connection(self._serve), "127.0.0.1", 0, backlog=2048)
             self.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
             ready.set()
             await stop.wait()
@@ -99,6 +106,9 @@ class Upstream:
             self.n_open -= 1
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = writer.transport.get_protocol()
+        assert isinstance(connection, _Connection)
+        gone = connection.gone
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -111,8 +121,8 @@ class Upstream:
                 behaviour = self.script[min(len(self.requests), len(self.script) - 1)]
                 self.requests.append(body)
                 self.headers.append(headers)
-                exchange = Exchange(headers, body, writer, asyncio.Event())
-                watch = asyncio.ensure_future(self._watch(reader, exchange))
+                exchange = Exchange(headers, body, writer, asyncio.Event(), self.told)
+                watch = asyncio.ensure_future(self._watch(gone, exchange))
                 self.n_busy += 1
                 try:
                     await behaviour(exchange)
@@ -122,12 +132,28 @@ class Upstream:
                     await asyncio.gather(watch, return_exceptions=True)
         writer.transport.abort()
 
-    async def _watch(self, reader: asyncio.StreamReader, exchange: Exchange) -> None:
+    async def _watch(self, gone: asyncio.Event, exchange: Exchange) -> None:
         """Notices that the other side hung up while an answer is under way."""
-        while not reader.at_eof():  # noqa: ASYNC110  # a StreamReader has nothing to wait for its end on
-            await asyncio.sleep(0.01)
+        await gone.wait()
         self.hang_ups += 1
         exchange.hung_up.set()
+
+
+class _Connection(asyncio.StreamReaderProtocol):
+    """One connection, which tells of its end."""
+
+    def __init__(self, serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> None:
+        loop = asyncio.get_running_loop()
+        self.gone = asyncio.Event()
+        super().__init__(asyncio.StreamReader(loop=loop), serve, loop=loop)
+
+    def eof_received(self) -> bool | None:
+        self.gone.set()
+        return super().eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gone.set()
+        super().connection_lost(exc)
 
 
 def completion(content: str, *, finish_reason: str | None = "stop", usage: JsonDict | None = None) -> JsonDict:

@@ -200,7 +200,7 @@ def _served_before(registered: RegisteredTemplate, model: str | None) -> int:
     if len(served) < 2:
         raise InvalidRequestError(
             f"Template {registered.template.template_id!r} has no earlier version to go back to for "
-            f"{model or 'every model'}: nothing else was ever live.",
+            f"{model or 'every model'}. Make the one that you mean live by its number.",
             param="model",
         )
     return served[-2]

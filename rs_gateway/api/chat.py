@@ -13,8 +13,8 @@ from rs_gateway.api.wire import (
     Receive,
     Scope,
     Send,
-    abort,
     cancelled_when_client_leaves,
+    connection_of,
     read_body,
 )
 from rs_gateway.domain.access import OPEN, Admission
@@ -52,13 +52,14 @@ class ChatRoute:
             journey = self._gateway.begin(parse_chat_request(body), caller)
             async with cancelled_when_client_leaves(receive):
                 if journey.request.stream:
-                    await self._gateway.stream(journey, _Client(send))
+                    await self._gateway.stream(journey, _Client(scope, send))
                 else:
                     answer = await self._gateway.complete(journey)
                     await _respond(send, 200, answer, journey, journey.trace_id)
         except (ClientLeftError, ClientStalledError) as gone:
-            if isinstance(gone, ClientStalledError):
-                abort(scope)
+            connection = connection_of(scope)
+            if isinstance(gone, ClientStalledError) and connection is not None:
+                connection.abort()
             if journey is None:
                 caller.admission.settle(tokens=0, cost_usd=None)
             else:
@@ -94,8 +95,8 @@ def _store_mode(value: bytes) -> StoreMode:
 class _Client:
     """The client's end of a stream."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope, self._send = scope, send
 
     async def begin(self, journey: Journey) -> None:
         headers = _headers(journey, journey.trace_id, b"text/event-stream; charset=utf-8")
@@ -107,6 +108,12 @@ class _Client:
 
     async def end(self, block: bytes) -> None:
         await self._send({"type": "http.response.body", "body": block, "more_body": False})
+
+    async def fail(self, block: bytes) -> None:
+        connection = connection_of(self._scope)
+        if connection is not None:
+            connection.close_after_answer()
+        await self.end(block)
 
 
 def _headers(journey: Journey | None, request_id: str, content_type: bytes) -> list[tuple[bytes, bytes]]:

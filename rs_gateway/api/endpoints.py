@@ -15,8 +15,8 @@ from rs_gateway.api.wire import (
     Receive,
     Scope,
     Send,
-    abort,
     cancelled_when_client_leaves,
+    connection_of,
     read_body,
 )
 from rs_gateway.domain.access import OPEN, Admission
@@ -61,15 +61,16 @@ class EndpointRoute:
             passage = self._passthrough.begin(parse_endpoint_request(self._endpoint, body, scope["headers"]), caller)
             async with cancelled_when_client_leaves(receive):
                 if passage.request.stream:
-                    client = _Client(send)
+                    client = _Client(scope, send)
                     await self._passthrough.stream(passage, client)
                     await client.end()
                 else:
                     answer = await self._passthrough.complete(passage)
                     await self._respond(send, 200, answer, passage, passage.trace_id)
         except (ClientLeftError, ClientStalledError) as gone:
-            if isinstance(gone, ClientStalledError):
-                abort(scope)
+            connection = connection_of(scope)
+            if isinstance(gone, ClientStalledError) and connection is not None:
+                connection.abort()
             if passage is None:
                 caller.admission.settle(tokens=0, cost_usd=None)
             else:
@@ -127,8 +128,8 @@ def encode_error(passage: Passage, error: RouteSwitchError, number: int) -> byte
 class _Client:
     """The client's end of a stream."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope, self._send = scope, send
 
     async def begin(self, passage: Passage) -> None:
         headers = _headers(passage.request.endpoint, passage, passage.trace_id, b"text/event-stream; charset=utf-8")
@@ -137,6 +138,12 @@ class _Client:
 
     async def write(self, block: bytes) -> None:
         await self._send({"type": "http.response.body", "body": block, "more_body": True})
+
+    async def fail(self, block: bytes) -> None:
+        connection = connection_of(self._scope)
+        if connection is not None:
+            connection.close_after_answer()
+        await self.write(block)
 
     async def end(self) -> None:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})

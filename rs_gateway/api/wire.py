@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from rs_gateway.domain.errors import InvalidRequestError, RequestTooLargeError
-from rs_gateway.http_protocol import ABORT
+from rs_gateway.http_protocol import CONNECTION
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -53,11 +53,22 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
         message = await receive()
 
 
-def abort(scope: Scope) -> None:
-    """Drop the connection of a client that does not read: closing it would wait for that."""
-    extension = scope.get("extensions", {}).get(ABORT)
-    if extension is not None:
-        extension["abort"]()
+class Connection(Protocol):
+    """What the server lets us do to a client's connection."""
+
+    def abort(self) -> None:
+        """Drop it at once: closing would wait until everything was read."""
+        ...
+
+    def close_after_answer(self) -> None:
+        """Close it when the answer that is under way has been sent."""
+        ...
+
+
+def connection_of(scope: Scope) -> Connection | None:
+    """The client's connection; None under a server that does not hand it out."""
+    extension = scope.get("extensions", {}).get(CONNECTION)
+    return extension["connection"] if extension is not None else None
 
 
 class cancelled_when_client_leaves:  # noqa: N801  # reads as the statement that it is

@@ -4,7 +4,7 @@ import contextlib
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,16 @@ from tests.upstream import Upstream
 
 NEW = {"id": "orders", "instruction": "You sell {what}."}
 ROUTES = (
-    ("GET", "/templates"), ("GET", "/templates/support"), ("POST", "/templates"), ("POST", "/templates/support/versions"),
-    ("POST", "/templates/support/live"), ("POST", "/templates/support/rollback"), ("PUT", "/templates/support/weights"),
+    ("GET", "/templates"), ("GET", "/templates/support"), ("POST", "/templates"),
+    ("POST", "/templates/support/versions"), ("POST", "/templates/support/live"),
+    ("POST", "/templates/support/rollback"), ("PUT", "/templates/support/weights"),
     ("POST", "/reload"), ("GET", "/keys"), ("POST", "/keys"), ("GET", "/keys/x"), ("PATCH", "/keys/x"),
     ("DELETE", "/keys/x"),
 )  # fmt: skip
 
 
 @contextlib.contextmanager
-def staged(folder: Path) -> Iterator[Keyed]:
+def staged(folder: Path) -> Generator[Keyed]:
     """Two combinations of template `support`; the registry is looked at by itself once a minute only."""
     up = Upstream([wire.answers("ok")])
     combinations = [
@@ -221,8 +222,9 @@ def test_weights_shift_traffic_show_as_overridden_and_null_takes_them_back(stage
 @pytest.mark.parametrize(
     "body",
     [
-        {"weights": {"a": -1}, "reason": "x"}, {"weights": {"a": "much"}, "reason": "x"}, {"weights": {}, "reason": "x"},
-        {"weights": {"a": 1}}, {"weights": {"a": 1}, "reason": ""}, {"weights": {"a": 1, "z": 1}, "reason": "x"},
+        {"weights": {"a": -1}, "reason": "x"}, {"weights": {"a": "much"}, "reason": "x"},
+        {"weights": {}, "reason": "x"}, {"weights": {"a": 1}}, {"weights": {"a": 1}, "reason": ""},
+        {"weights": {"a": 1, "z": 1}, "reason": "x"},
         {"weights": {"a": 1}, "reason": "x", "why": "y"}, [], None,
     ],
 )  # fmt: skip
@@ -309,7 +311,10 @@ def test_a_body_that_is_no_json_is_refused(untouched: Keyed, content: bytes) -> 
 
 
 def test_what_nobody_expected_is_a_500_in_openais_shape(stage: Keyed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rs_gateway.api.admin._facts", lambda *_: 1 // 0)
+    def breaks(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("rs_gateway.api.admin._facts", breaks)
     error = refused(stage.admin("GET", "/templates"), 500)
     assert (error["type"], error["code"]) == ("server_error", "internal")
     assert served(stage)[0] == "1"

@@ -172,7 +172,7 @@ def test_a_store_that_cannot_be_read_is_tried_again() -> None:
     reader, router = FailingReader(), a_router("c0")
 
     async def until(condition: Callable[[], bool]) -> None:
-        while not condition():
+        while not condition():  # noqa: ASYNC110 what it waits for is a number, and nobody tells when it changes
             await asyncio.sleep(0.001)
 
     async def fail_then_heal() -> None:
@@ -202,7 +202,10 @@ def test_feedback_over_the_wire_shifts_what_answers(tmp_path: Path) -> None:
     register(tmp_path)
     with Upstream([wire.answers("no")]).running() as bad, Upstream([wire.answers("yes")]).running() as good:
         settings = configuration(bad, good, strategy="performance_based")
-        settings |= {"telemetry": {"request_log": False}, "stores": {"durability": "sync"}}
+        settings |= {
+            "telemetry": {"request_log": False},
+            "stores": {"durability": "sync", "flush_interval_seconds": 0.001},
+        }
         with running_gateway(tmp_path, settings) as gateway, gateway.client() as client:
 
             def ask() -> tuple[str, str]:

@@ -29,7 +29,11 @@ HELP: JsonDict = {
 ALONE = "alone"
 CHAT = "/v1/chat/completions"
 GREETING = "Hello from afar"
-BEGUN = (wire.chunk({"role": "assistant", "content": ""}), wire.chunk({"content": "Par"}), wire.chunk({"content": "is"}))
+BEGUN = (
+    wire.chunk({"role": "assistant", "content": ""}),
+    wire.chunk({"content": "Par"}),
+    wire.chunk({"content": "is"}),
+)
 """The first chunks of a stream; together they say Paris."""
 FINISH = wire.chunk({}, finish_reason="stop")
 
@@ -195,7 +199,15 @@ def read_answer(connection: socket.socket, began: float) -> Seen:
     return Seen(response.status, headers, body, whole, took_s, None if response.will_close else connection)
 
 
-def configuration(urls: list[str], *, provider: JsonDict | None = None, gateway: JsonDict | None = None, **api: Any) -> JsonDict:
+def configuration(
+    urls: list[str],
+    *,
+    provider: JsonDict | None = None,
+    gateway: JsonDict | None = None,
+    stores: JsonDict | None = None,
+    equal_weights: bool = False,
+    **api: Any,
+) -> JsonDict:
     """One combination an upstream, asked in order: the first one has all the weight, the others are its fallbacks.
 
     Model ALONE is the first upstream without fallbacks.
@@ -203,7 +215,11 @@ def configuration(urls: list[str], *, provider: JsonDict | None = None, gateway:
     names = [f"p{i}" for i in range(1, len(urls) + 1)]
     return {
         "model_providers": {
-            name: {"base_url": url, "kind": "openai_compatible", **({"models": [ALONE], **(provider or {})} if name == "p1" else {})}
+            name: {
+                "base_url": url,
+                "kind": "openai_compatible",
+                **({"models": [ALONE], **(provider or {})} if name == "p1" else {}),
+            }
             for name, url in zip(names, urls, strict=True)
         },
         "gateway": {
@@ -214,7 +230,7 @@ def configuration(urls: list[str], *, provider: JsonDict | None = None, gateway:
                     "template_id": "support",
                     "model": "gpt-4",
                     "provider": name,
-                    "weight": float(name == "p1"),
+                    "weight": float(name == "p1" or equal_weights),
                     "fallbacks": [f"on-{other}" for other in names if other != name] if name == "p1" else [],
                 }
                 for name in names
@@ -222,7 +238,7 @@ def configuration(urls: list[str], *, provider: JsonDict | None = None, gateway:
             **(gateway or {}),
         },
         "api": {"timeout_seconds": 5, "max_retries": 0, **api},
-        "stores": {"flush_interval_seconds": 0.01},
+        "stores": {"flush_interval_seconds": 0.01, **(stores or {})},
         "telemetry": {"request_log": False},
     }
 
@@ -250,9 +266,7 @@ def staged(
         grant = Grant("wall", admin=True, limits=KeyLimits(concurrency=concurrency))
         secret = issue_key(store, grant, by="tester", now_s=time.time()).secret
     with contextlib.ExitStack() as stack:
-        ups = tuple(
-            stack.enter_context(Upstream(s if isinstance(s, list) else [s]).running()) for s in scripts
-        )
+        ups = tuple(stack.enter_context(Upstream(s if isinstance(s, list) else [s]).running()) for s in scripts)
         urls = without([u.base_url for u in ups])
         gateway = stack.enter_context(running_gateway(folder, configuration(urls, **options)))
         gc.freeze()  # what was there before is not looked through afterwards

@@ -1,5 +1,6 @@
 """Faults in the body of a plain answer: the client has seen nothing yet, so somebody else may still answer."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,13 @@ def half_a_body(*, framing: bytes, body: bytes) -> Behaviour:
     return behave
 
 
+async def breaks_the_framing_later(exchange: Exchange) -> None:
+    await exchange.send(JSON_HEAD + b"transfer-encoding: chunked\r\n\r\n" + framed(HALF))
+    await asyncio.sleep(0.1)
+    await exchange.send(b"zz\r\nxx\r\n")
+    await exchange.hung_up.wait()
+
+
 FAULTS: dict[str, tuple[Behaviour, str]] = {
     "cut, with a length": (half_a_body(framing=b"content-length: 500", body=HALF), "provider_unreachable"),
     "cut, chunked": (half_a_body(framing=b"transfer-encoding: chunked", body=framed(HALF)), "provider_unreachable"),
@@ -31,6 +39,7 @@ FAULTS: dict[str, tuple[Behaviour, str]] = {
         half_a_body(framing=b"transfer-encoding: chunked", body=framed(HALF) + b"zz\r\n"),
         "provider_unreachable",
     ),
+    "broken chunk framing, later": (breaks_the_framing_later, "provider_unreachable"),
     "half a JSON": (wire.page(HALF), "provider_garbage"),
     "no choices": (wire.page(b'{"object": "chat.completion", "choices": []}'), "provider_garbage"),
     "a null": (wire.page(b"null"), "provider_garbage"),
@@ -46,6 +55,7 @@ def test_half_an_answer_is_none(tmp_path: Path, fault: Behaviour, code: str) -> 
     with staged(tmp_path, fault, wire.answers(GREETING)) as stage:
         seen = stage.ask()
         assert (seen.status, seen.content) == (200, GREETING)
+        assert seen.took_s < 2
         assert stage.attempts() == [("on-p1", code), ("on-p2", None)]
         seen = stage.ask(model=ALONE)
         assert (seen.status, seen.error["code"]) == (502, code)
