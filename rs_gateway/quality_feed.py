@@ -49,6 +49,8 @@ class QualityFeed:
             if isinstance(combination_id, str) and isinstance(value, float) and 0 <= value <= 1:
                 self._router.scored(combination_id, value, now_s=now_s)
         self._after = page.last_sequence
-        if not page.rows and after > await anyio.to_thread.run_sync(lambda: self._reader.newest_score(keep=0)):
-            self._after = None  # another store lies there now, which counts from the beginning
+        if after > 0 and not page.rows:
+            newest = await anyio.to_thread.run_sync(lambda: self._reader.newest_score(keep=0))
+            if newest < after:
+                self._after = None  # another store lies there now, which counts from the beginning
         return len(page.rows) == self._page_rows

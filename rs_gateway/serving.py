@@ -191,9 +191,7 @@ class Serving:
             (until, provider) for provider in (*self._providers.values(), *_each_once(self._endpoints))
         )
         if _limits(settings) != _limits(self._settings):
-            self._endpoints = build_endpoints(settings, self._providers)
-        self._rate_limits = rate_limits_of(settings)
-        self._prices = open_prices(settings)
+            self._rate_limits = rate_limits_of(settings)
         self._settings, self._providers, self._endpoints, self._prices = settings, providers, endpoints, prices
         self.served = self._picture()
         changed = tuple(k for k, value in settings.fixed_at_start.items() if value != self._started_with[k])

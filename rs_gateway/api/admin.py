@@ -12,7 +12,7 @@ from rs_gateway.api.schemas import ErrorBody
 from rs_gateway.domain.errors import InvalidRequestError
 from rs_gateway.domain.ports import PromptRegistry
 from rs_gateway.domain.prompts import ANY_MODEL, Origin, RegisteredTemplate
-from rs_gateway.domain.publication import Action, Change
+from rs_gateway.domain.publication import Action, Change, served_before
 from rs_gateway.serving import Serving
 from rs_gateway.template_form import TemplateForm, TextForm
 
@@ -112,7 +112,13 @@ async def roll_back(template_id: str, form: RollbackForm, request: Request) -> d
 
     def change() -> RegisteredTemplate:
         registered = _registry(request).get(template_id)
-        before = _served_before(registered, form.model)
+        before = served_before(registered.history, model=form.model)
+        if before is None:
+            raise InvalidRequestError(
+                f"Template {template_id!r} has no earlier version to go back to for {form.model or 'every model'}. "
+                "Make the one that you mean live by its number.",
+                param="model",
+            )
         live = _live(registered, form.model)
         return _registry(request).make_live(
             template_id, Change(Action.ROLLBACK, before, form.model, _who(request), _now(), form.reason, live)
@@ -179,31 +185,6 @@ def _now() -> str:
 def _live(registered: RegisteredTemplate, model: str | None) -> int | None:
     live = registered.live(model if model is not None else ANY_MODEL)
     return live.number if live is not None else None
-
-
-def _served_before(registered: RegisteredTemplate, model: str | None) -> int:
-    """What served before the live version came, by the history: so often as something was made live, and no further.
-
-    Raises InvalidRequestError: nothing did.
-    """
-    served: list[int] = []
-    for change in registered.history:
-        if change.model != model or change.version is None:
-            continue
-        if change.action is Action.ROLLBACK:
-            while served and served[-1] != change.version:
-                served.pop()
-        elif not served and change.previous is not None:
-            served.append(change.previous)
-        if not served or served[-1] != change.version:
-            served.append(change.version)
-    if len(served) < 2:
-        raise InvalidRequestError(
-            f"Template {registered.template.template_id!r} has no earlier version to go back to for "
-            f"{model or 'every model'}. Make the one that you mean live by its number.",
-            param="model",
-        )
-    return served[-2]
 
 
 def _facts(registered: RegisteredTemplate, problem: str | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from rs_gateway.api.wire import (
 )
 from rs_gateway.domain.access import OPEN, Admission
 from rs_gateway.domain.errors import ClientStalledError, InvalidRequestError, RouteSwitchError
-from rs_gateway.domain.traces import StoreMode
+from rs_gateway.domain.traces import StoreMode, least
 from rs_gateway.gateway import Gateway
 from rs_gateway.journey import Caller, Journey
 
@@ -60,15 +60,16 @@ class ChatRoute:
             connection = connection_of(scope)
             if isinstance(gone, ClientStalledError) and connection is not None:
                 connection.abort()
-            if journey is None:
-                caller.admission.settle(tokens=0, cost_usd=None)
-            else:
+            if journey is not None:
                 log.info("client_left", trace_id=journey.trace_id)
         except RouteSwitchError as error:
             request_id = (
                 await self._gateway.refuse(error, caller, started=started) if journey is None else journey.trace_id
             )
             await _respond(send, status_of(error), body_of(error), journey, request_id, headers_of(error))
+        finally:
+            if journey is None:  # whatever became of it: nobody else gives the key its place back
+                caller.admission.settle(tokens=0, cost_usd=None)
 
 
 def caller_of(headers: Headers, admit: Callable[[Headers], Admission]) -> Caller:
@@ -76,7 +77,7 @@ def caller_of(headers: Headers, admit: Callable[[Headers], Admission]) -> Caller
     store, traceparent = StoreMode.FULL, None
     for name, value in headers:
         if name == b"x-route-switch-store":
-            store = _store_mode(value)
+            store = least(store, _store_mode(value))
         elif name == b"traceparent":
             traceparent = value.decode("latin-1")
     return Caller(admit(headers), store, traceparent)

@@ -71,9 +71,7 @@ class EndpointRoute:
             connection = connection_of(scope)
             if isinstance(gone, ClientStalledError) and connection is not None:
                 connection.abort()
-            if passage is None:
-                caller.admission.settle(tokens=0, cost_usd=None)
-            else:
+            if passage is not None:
                 log.info("client_left", trace_id=passage.trace_id)
         except RouteSwitchError as error:
             if passage is None:
@@ -82,6 +80,9 @@ class EndpointRoute:
                 request_id = passage.trace_id
             refusal = error_body(self._endpoint, error, request_id=request_id)
             await self._respond(send, status_of(error), refusal, passage, request_id, headers_of(error))
+        finally:
+            if passage is None:  # whatever became of it: nobody else gives the key its place back
+                caller.admission.settle(tokens=0, cost_usd=None)
 
     async def _respond(
         self,

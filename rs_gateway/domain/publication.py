@@ -1,5 +1,6 @@
 """The record of making a version live: who, when, why, and on which proof."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -37,3 +38,27 @@ class Change:
     comparison_id: str | None = None
     combination_id: str | None = None
     weight: float | None = None
+
+
+def served_before(history: Iterable[Change], *, model: str | None) -> int | None:
+    """The version that a rollback of `model` goes back to; None when it is at its first one.
+
+    What was made live is a stack, and a rollback takes its top off: one rollback after the other ends at the first
+    version, whatever was made live in between, and never swings to and fro.
+
+    Args:
+        history: oldest first, changes of other models and of weights among them.
+        model: None for every model without a version of its own.
+    """
+    served: list[int] = []
+    for change in history:
+        if change.model != model or change.version is None:
+            continue
+        if change.action is Action.ROLLBACK:
+            while served and served[-1] != change.version:
+                served.pop()
+        elif not served and change.previous is not None:
+            served.append(change.previous)
+        if not served or served[-1] != change.version:
+            served.append(change.version)
+    return served[-2] if len(served) > 1 else None

@@ -104,6 +104,26 @@ def test_keys_made_and_revoked_on_the_command_line_count_in_every_worker(
         eventually(lambda: {ask(url, issued["key"]) for _ in range(20)} == {401})
 
 
+def test_a_version_made_live_over_the_api_is_soon_served_by_every_worker(
+    tmp_path: Path, up: Upstream, address: str
+) -> None:
+    url = configured(tmp_path, up, address)
+    headers = auth(issue(tmp_path, "boss", admin=True).secret)
+
+    def version() -> str:
+        answer = httpx.post(f"{url}/v1/chat/completions", json=HELP, headers=headers)
+        return answer.headers["x-route-switch-version"]
+
+    with serving(tmp_path, url, "--workers", "2"):
+        template = f"{url}/admin/templates/support"
+        added = httpx.post(f"{template}/versions", json={"instruction": "Two."}, headers=headers)
+        assert added.status_code == 201
+        assert {version() for _ in range(20)} == {"1"}
+        live = httpx.post(f"{template}/live", json={"version": 2, "reason": "better"}, headers=headers)
+        assert live.status_code == 200
+        eventually(lambda: {version() for _ in range(20)} == {"2"})
+
+
 def test_two_workers_share_the_rate_and_the_budget_of_a_key(tmp_path: Path, up: Upstream, address: str) -> None:
     url = configured(tmp_path, up, address)
     by_rate = issue(tmp_path, "rate", limits=KeyLimits(requests_per_minute=60))

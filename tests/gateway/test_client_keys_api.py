@@ -320,6 +320,16 @@ def test_the_strictest_of_configuration_template_key_and_request_decides_what_is
     assert stored == {trace_id: mode for trace_id, mode in expected.items() if mode is not StoreMode.NONE}
 
 
+def test_of_two_store_headers_the_stricter_one_counts(stage: Keyed) -> None:
+    for modes in (("none", "full"), ("full", "none")):
+        headers = [("x-route-switch-store", mode) for mode in modes]
+        with stage.gateway.client() as client:
+            headers += list(auth(stage.secrets["boss"]).items())
+            assert client.post("/v1/chat/completions", headers=headers, json=HELP).status_code == 200
+    stage.ask("boss")
+    assert len(stage.gateway.traces()) == 1
+
+
 def test_a_store_header_that_says_nothing_known_is_refused_before_anything_is_sent(stage: Keyed) -> None:
     known(stage)
     response = stage.ask("shop", headers={**auth(stage.secrets["shop"]), "x-route-switch-store": "secret"})

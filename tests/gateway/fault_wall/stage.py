@@ -1,5 +1,6 @@
 """A gateway in front of scripted upstreams, asked by one client key; what is left over afterwards is counted."""
 
+import asyncio
 import contextlib
 import gc
 import http.client
@@ -101,12 +102,19 @@ def error_in(value: Any) -> JsonDict:
 
 @dataclass
 class Stage:
-    """A running gateway, the upstreams behind it in the order in which they are asked, and a client with one key."""
+    """A running gateway, the upstreams behind it in the order in which they are asked, and a client with one key.
+
+    Attributes:
+        n_tasks: that its event loop holds when it has nothing to do.
+        n_traces: stored before the first request that counts.
+    """
 
     gateway: RunningGateway
     upstreams: tuple[Upstream, ...]
     secret: str
     connections: contextlib.ExitStack
+    n_tasks: int = 0
+    n_traces: int = 0
 
     @property
     def inside(self) -> Inside:
@@ -116,6 +124,18 @@ class Stage:
     @property
     def first(self) -> Upstream:
         return self.upstreams[0]
+
+    def play(self, *scripts: Behaviour) -> None:
+        """Begin anew: what the upstreams do from now on, as if nothing had been asked before."""
+        gc.freeze()
+        self.inside.call(lambda: self.inside.app.app.state.router.keep_only(()))
+        eventually(lambda: self.inside.app.app.state.traces.health().queued == 0)
+        self.n_traces = len(self.gateway.traces(at_least=0))
+        for upstream, script in zip(self.upstreams, scripts, strict=False):
+            upstream.script = [script]
+        for upstream in self.upstreams:
+            upstream.requests.clear()
+            upstream.hang_ups, upstream.told = 0, asyncio.Event()
 
     def connect(self, *, receive_buffer: int | None = None, timeout_s: float = 20.0) -> socket.socket:
         """A bare connection of a client; closed with the stage."""
@@ -140,7 +160,7 @@ class Stage:
 
     def trace(self, *, at: int = 0) -> JsonDict:
         """A stored trace, with its JSON columns read."""
-        trace = self.gateway.traces(at_least=at + 1)[at]
+        trace = self.gateway.traces(at_least=self.n_traces + at + 1)[self.n_traces + at]
         return {**trace, **{k: json.loads(trace[k]) for k in ("attempts", "response") if trace[k] is not None}}
 
     def attempts(self, *, at: int = 0) -> list[tuple[str, str | None]]:
@@ -156,10 +176,10 @@ class Stage:
     def circuit(self, combination_id: str = "on-p1") -> CircuitState:
         return self.health(combination_id)["circuit"]
 
-    def check_nothing_is_left(self, *, n_tasks: int) -> None:
+    def check_nothing_is_left(self) -> None:
         """Tasks, connections to both sides, attempts under way, the key's place and the journeys are all given back."""
         eventually(lambda: self.inside.n_connections == 0)
-        eventually(lambda: self.inside.n_tasks == n_tasks)
+        eventually(lambda: self.inside.n_tasks == self.n_tasks)
         for upstream in self.upstreams:
             eventually(lambda upstream=upstream: upstream.n_busy == 0)
         states = self.inside.call(lambda: self.inside.app.app.state.router.states(time.monotonic()))
@@ -269,11 +289,10 @@ def staged(
         ups = tuple(stack.enter_context(Upstream(s if isinstance(s, list) else [s]).running()) for s in scripts)
         urls = without([u.base_url for u in ups])
         gateway = stack.enter_context(running_gateway(folder, configuration(urls, **options)))
-        gc.freeze()  # what was there before is not looked through afterwards
-        stack.callback(gc.unfreeze)
+        gc.freeze()  # what was there before is not looked through afterwards; see `thawed_in_the_end`
         connections = stack.enter_context(contextlib.ExitStack())
         stage = Stage(gateway, ups, secret, connections)
-        n_tasks = stage.inside.n_tasks
+        stage.n_tasks = stage.inside.n_tasks
         yield stage
         connections.close()
-        stage.check_nothing_is_left(n_tasks=n_tasks)
+        stage.check_nothing_is_left()

@@ -15,7 +15,7 @@ from tests.gateway.fault_wall.faults import (
     unread_refusal,
     zipped,
 )
-from tests.gateway.fault_wall.stage import ALONE, GREETING, staged
+from tests.gateway.fault_wall.stage import ALONE, GREETING, Stage, staged
 from tests.running import eventually
 from tests.upstream import Behaviour
 
@@ -64,27 +64,27 @@ CASES = [
 
 @pytest.mark.parametrize(("fault", "status", "code", "stream"), CASES)
 def test_the_client_gets_a_fallbacks_answer_or_the_right_error(
-    tmp_path: Path, fault: Behaviour, status: int, code: str, stream: bool
+    stage: Stage, fault: Behaviour, status: int, code: str, stream: bool
 ) -> None:
-    with staged(tmp_path, fault, wire.answers(GREETING), first_byte_timeout_seconds=0.2) as stage:
-        seen = stage.ask(stream=stream)
-        assert (seen.status, seen.content, seen.whole) == (200, GREETING, True)
-        assert seen.headers["x-route-switch-combination"] == "on-p2"
-        assert seen.took_s < 2
-        trace = stage.trace()
-        assert (trace["outcome"], trace["error_code"], trace["combination_id"]) == ("complete", None, "on-p2")
-        assert (trace["usage_source"], trace["response"]["content"]) == ("provider", GREETING)
-        assert stage.attempts() == [("on-p1", code), ("on-p2", None)]
+    stage.play(fault)
+    seen = stage.ask(stream=stream)
+    assert (seen.status, seen.content, seen.whole) == (200, GREETING, True)
+    assert seen.headers["x-route-switch-combination"] == "on-p2"
+    assert seen.took_s < 2
+    trace = stage.trace()
+    assert (trace["outcome"], trace["error_code"], trace["combination_id"]) == ("complete", None, "on-p2")
+    assert (trace["usage_source"], trace["response"]["content"]) == ("provider", GREETING)
+    assert stage.attempts() == [("on-p1", code), ("on-p2", None)]
 
-        seen = stage.ask(stream=stream, model=ALONE)
-        assert (seen.status, seen.error["code"], seen.whole) == (status, code, True)
-        assert stage.first.base_url not in seen.text
-        assert seen.took_s < 2
-        trace = stage.trace(at=1)
-        assert trace["outcome"] == ("provider_cut" if code == "provider_cut" else "provider_error")
-        assert (trace["error_code"], trace["usage_source"], trace["response"]) == (code, "unknown", None)
-        assert stage.attempts(at=1) == [(f"p1/{ALONE}", code)]
-        eventually(lambda: stage.first.n_open <= 1)
+    seen = stage.ask(stream=stream, model=ALONE)
+    assert (seen.status, seen.error["code"], seen.whole) == (status, code, True)
+    assert stage.first.base_url not in seen.text
+    assert seen.took_s < 2
+    trace = stage.trace(at=1)
+    assert trace["outcome"] == ("provider_cut" if code == "provider_cut" else "provider_error")
+    assert (trace["error_code"], trace["usage_source"], trace["response"]) == (code, "unknown", None)
+    assert stage.attempts(at=1) == [(f"p1/{ALONE}", code)]
+    eventually(lambda: stage.first.n_open <= 1)
 
 
 @STREAMS

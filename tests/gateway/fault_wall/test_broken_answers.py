@@ -7,7 +7,7 @@ import pytest
 
 from tests import upstream as wire
 from tests.gateway.fault_wall.faults import drips, framed
-from tests.gateway.fault_wall.stage import ALONE, GREETING, staged
+from tests.gateway.fault_wall.stage import ALONE, GREETING, Stage, staged
 from tests.running import eventually
 from tests.upstream import Behaviour, Exchange
 
@@ -51,17 +51,17 @@ FAULTS: dict[str, tuple[Behaviour, str]] = {
 
 
 @pytest.mark.parametrize(("fault", "code"), FAULTS.values(), ids=FAULTS)
-def test_half_an_answer_is_none(tmp_path: Path, fault: Behaviour, code: str) -> None:
-    with staged(tmp_path, fault, wire.answers(GREETING)) as stage:
-        seen = stage.ask()
-        assert (seen.status, seen.content) == (200, GREETING)
-        assert seen.took_s < 2
-        assert stage.attempts() == [("on-p1", code), ("on-p2", None)]
-        seen = stage.ask(model=ALONE)
-        assert (seen.status, seen.error["code"]) == (502, code)
-        trace = stage.trace(at=1)
-        assert (trace["outcome"], trace["error_code"], trace["response"]) == ("provider_error", code, None)
-        eventually(lambda: stage.first.n_open <= 1)
+def test_half_an_answer_is_none(stage: Stage, fault: Behaviour, code: str) -> None:
+    stage.play(fault)
+    seen = stage.ask()
+    assert (seen.status, seen.content) == (200, GREETING)
+    assert seen.took_s < 2
+    assert stage.attempts() == [("on-p1", code), ("on-p2", None)]
+    seen = stage.ask(model=ALONE)
+    assert (seen.status, seen.error["code"]) == (502, code)
+    trace = stage.trace(at=1)
+    assert (trace["outcome"], trace["error_code"], trace["response"]) == ("provider_error", code, None)
+    eventually(lambda: stage.first.n_open <= 1)
 
 
 def test_a_body_that_trickles_past_the_deadline_is_a_504(tmp_path: Path) -> None:

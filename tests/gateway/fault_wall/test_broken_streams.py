@@ -1,4 +1,4 @@
-"""Faults after the first byte of a stream: one error event, no [DONE], and nobody takes half an answer for a whole one."""
+"""Faults after the first byte of a stream: one error event, no [DONE], and half an answer never passes for a whole."""
 
 import socket
 import time
@@ -8,7 +8,7 @@ import pytest
 
 from tests import upstream as wire
 from tests.gateway.fault_wall.faults import drips, framed
-from tests.gateway.fault_wall.stage import BEGUN, FINISH, GREETING, Seen, Stage, error_in, read_answer, staged
+from tests.gateway.fault_wall.stage import BEGUN, FINISH, Seen, Stage, error_in, read_answer, staged
 from tests.running import eventually
 from tests.upstream import Behaviour, Exchange
 
@@ -78,26 +78,25 @@ def ask_and_break(stage: Stage) -> Seen:
 
 @pytest.mark.parametrize(("fault", "code"), FAULTS.values(), ids=FAULTS)
 def test_a_stream_that_breaks_ends_in_one_error_and_nobody_else_is_asked(
-    tmp_path: Path, fault: Behaviour, code: str
+    stage: Stage, fault: Behaviour, code: str
 ) -> None:
-    limits = {"idle_timeout_seconds": 0.2, "timeout_seconds": 0.8}
-    with staged(tmp_path, begins_and(fault), wire.answers(GREETING), **limits) as stage:
-        seen = ask_and_break(stage)
-        assert seen.status == 200
-        assert [e["choices"][0]["delta"].get("content", "") for e in seen.events[:3]] == ["", "Par", "is"]
-        assert error_in(seen.events[-1])["code"] == code
-        assert ["error" in event for event in seen.events[:-1]].count(True) == 0
-        assert "[DONE]" not in seen.text
-        assert "overloaded" not in seen.events[-1]["error"]["message"]
-        assert seen.took_s < (1.5 if code == "provider_timeout" else 0.5)
-        trace = stage.trace()
-        assert (trace["outcome"], trace["error_code"], trace["usage_source"]) == ("provider_cut", code, "estimated")
-        assert trace["response"]["content"] == "Paris"
-        assert trace["time_to_first_token_s"] > 0
-        assert stage.attempts() == [("on-p1", None)]
-        assert stage.health()["success_rate"] == 0.0
-        assert stage.upstreams[1].requests == []
-        eventually(lambda: stage.first.n_open <= 1)
+    stage.play(begins_and(fault))
+    seen = ask_and_break(stage)
+    assert seen.status == 200
+    assert [e["choices"][0]["delta"].get("content", "") for e in seen.events[:3]] == ["", "Par", "is"]
+    assert error_in(seen.events[-1])["code"] == code
+    assert ["error" in event for event in seen.events[:-1]].count(True) == 0
+    assert "[DONE]" not in seen.text
+    assert "overloaded" not in seen.events[-1]["error"]["message"]
+    assert seen.took_s < (1.5 if code == "provider_timeout" else 0.75)
+    trace = stage.trace()
+    assert (trace["outcome"], trace["error_code"], trace["usage_source"]) == ("provider_cut", code, "estimated")
+    assert trace["response"]["content"] == "Paris"
+    assert trace["time_to_first_token_s"] > 0
+    assert stage.attempts() == [("on-p1", None)]
+    assert stage.health()["success_rate"] == 0.0
+    assert stage.upstreams[1].requests == []
+    eventually(lambda: stage.first.n_open <= 1)
 
 
 def test_a_broken_stream_closes_the_clients_connection(tmp_path: Path) -> None:

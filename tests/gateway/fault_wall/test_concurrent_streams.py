@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.gateway.fault_wall.stage import HELP, Stage, request_bytes, staged
+from tests import upstream as wire
+from tests.gateway.fault_wall.stage import BEGUN, HELP, Stage, request_bytes, staged
 from tests.running import eventually
 from tests.upstream import DONE, USAGE_CHUNK, Exchange
 
@@ -119,3 +120,27 @@ def test_a_thousand_streams_at_once_keep_apart_and_leave_nothing_behind(tmp_path
             assert json.loads(trace["response"])["content"] == "".join(tokens(name))
         assert stage.first.n_accepted <= len(waves) * N_STREAMS
         assert stage.first.n_open <= N_STREAMS
+
+
+async def leave_together(stage: Stage, n_clients: int) -> None:
+    address = urlsplit(stage.gateway.url)
+    clients = [await asyncio.open_connection(address.hostname, address.port) for _ in range(n_clients)]
+    for _, writer in clients:
+        writer.write(request_bytes(stage.secret, {**HELP, "stream": True}))
+    for reader, _ in clients:
+        await reader.readuntil(b'"is"')
+    for _, writer in clients:
+        writer.transport.abort()
+
+
+def test_two_hundred_clients_that_leave_at_once_end_as_many_upstream_calls(tmp_path: Path) -> None:
+    n_clients = 200
+    with staged(tmp_path, wire.sends(BEGUN, then="stall"), concurrency=n_clients) as stage:
+        for n_left in (n_clients, 2 * n_clients):
+            asyncio.run(leave_together(stage, n_clients))
+            eventually(lambda n_left=n_left: stage.first.hang_ups == n_left, timeout_s=1.0)
+            eventually(lambda: stage.inside.n_tasks == stage.n_tasks)
+        eventually(lambda: stage.first.n_open == 0)
+        assert stage.health()["in_flight"] == 0
+        traces = stage.gateway.traces(at_least=2 * n_clients)
+        assert {(t["outcome"], json.loads(t["response"])["content"]) for t in traces} == {("client_cancelled", "Paris")}
