@@ -193,4 +193,5 @@ def _render(served: Served, journey: Journey, pool: Pool, combination: Combinati
     parameters = {**combination.parameters, **request.parameters}
     if "max_completion_tokens" in request.parameters and "max_tokens" not in request.parameters:
         parameters.pop("max_tokens", None)  # our default must not contradict the client's own limit
-    return ProviderCall(combination.model, messages, parameters, max(0.001, served.timeout_s - journey.elapsed_s))
+    left_s = max(0.001, served.timeout_s - journey.elapsed_s)
+    return ProviderCall(combination.model, messages, parameters, left_s, is_watched=True)

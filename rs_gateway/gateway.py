@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from rs_gateway.adapters.shared_timer import Limit, SharedTimer
 from rs_gateway.attempts import Attempts
 from rs_gateway.calls import OpenedStream, complete_once, open_once, read_batch
 from rs_gateway.domain.answers import WireCompletion, outcome_of, text_of, usage_of
@@ -75,6 +76,7 @@ class Gateway:
         self._encode_error = encode_error
         self._draw = random_draw
         self._ids = TraceIds()
+        self._deadline: SharedTimer | None = None
         self._attempts = Attempts(router, random_draw=random_draw, sleep=sleep)
 
     def begin(self, request: ChatRequest, caller: Caller = ANYBODY) -> Journey:
@@ -87,8 +89,8 @@ class Gateway:
         ending = Ending()
         try:
             self._choose(served, journey)
-            # Each call has what is left of the deadline, and pauses stop short of it.
-            body, answer = await self._attempts.first_answer(served, journey, _complete)
+            with Limit(self._deadline_of(served)):
+                body, answer = await self._attempts.first_answer(served, journey, _complete)
             choice = answer.choices[0]
             ending.response, ending.finish_reason = choice.message, choice.finish_reason
             ending.response_model, ending.outcome = answer.model, outcome_of(choice.finish_reason)
@@ -122,7 +124,7 @@ class Gateway:
 
         try:
             self._choose(served, journey)
-            async with asyncio.timeout(served.timeout_s):
+            with Limit(self._deadline_of(served)):
                 opened = await self._attempts.first_answer(served, journey, open_one)
             ending.first_token_s = journey.elapsed_s
             ending.outcome = Outcome.CLIENT_CANCELLED  # until we know better: nothing but the client can end it now
@@ -224,6 +226,11 @@ class Gateway:
         )
         await self._recorder.record(trace, caller.admission)
         return trace_id
+
+    def _deadline_of(self, served: Served) -> SharedTimer:
+        if self._deadline is None or self._deadline.delay_s != served.timeout_s:
+            self._deadline = SharedTimer(served.timeout_s)
+        return self._deadline
 
     def _choose(self, served: Served, journey: Journey) -> None:
         request, admission = journey.request, journey.caller.admission

@@ -8,8 +8,9 @@ import aiohttp
 import msgspec
 import yarl
 
+from rs_gateway.adapters.shared_timer import Limit, SharedTimer
 from rs_gateway.adapters.sse import SseDecoder
-from rs_gateway.adapters.upstream_http import FAILURES, CloseWatch, UpstreamHttp, allow_silence, drain
+from rs_gateway.adapters.upstream_http import FAILURES, CloseWatch, UpstreamHttp, drain
 from rs_gateway.domain.chat import JsonObject, ProviderCall
 from rs_gateway.domain.errors import ProviderCutError, ProviderGarbageError, ProviderTimeoutError
 
@@ -39,31 +40,55 @@ class OpenAIHttp:
             self._headers["authorization"] = f"Bearer {api_key}"
         self._asks_for_usage = asks_for_usage
         self.first_byte_timeout_s, self.idle_timeout_s = first_byte_timeout_s, idle_timeout_s
+        self._first_byte: SharedTimer | None = None
+        self._idle: SharedTimer | None = None
         self.http = UpstreamHttp(name, secret=api_key, connect_timeout_s=connect_timeout_s, silence_s=idle_timeout_s)
 
     async def complete(self, call: ProviderCall) -> bytes:
+        if call.is_watched:
+            return await self._complete(call)
         try:
             async with asyncio.timeout(call.timeout_s):
-                response = await self.http.post(self._url, _encode(call), self._headers)
-                watch = CloseWatch(response)
-                try:
-                    if response.status != 200:
-                        raise await self.http.refusal(response)
-                    return await response.read()
-                finally:
-                    watch.stop()
-                    response.release()
+                return await self._complete(call)
+        except TimeoutError as error:
+            raise self.http.translate(error) from error
+
+    async def _complete(self, call: ProviderCall) -> bytes:
+        try:
+            response = await self.http.post(self._url, _encode(call), self._headers)
+            watch = CloseWatch(response)
+            try:
+                if response.status != 200:
+                    raise await self.http.refusal(response)
+                return await response.read()
+            finally:
+                watch.stop()
+                response.release()
         except FAILURES as error:
             raise self.http.translate(error) from error
 
     def stream(self, call: ProviderCall) -> "_Stream":
         return _Stream(self, call)
 
+    @property
+    def first_byte(self) -> SharedTimer:
+        """Runs until the first event of a stream."""
+        if self._first_byte is None:
+            self._first_byte = SharedTimer(self.first_byte_timeout_s)
+        return self._first_byte
+
+    @property
+    def idle(self) -> SharedTimer:
+        """Runs between two pieces of a stream."""
+        if self._idle is None:
+            self._idle = SharedTimer(self.idle_timeout_s)
+        return self._idle
+
     async def open(self, call: ProviderCall) -> aiohttp.ClientResponse:
         """A stream whose headers have come. Raises ProviderError."""
         body = _encode_stream(call, asks_for_usage=self._asks_for_usage)
         try:
-            async with asyncio.timeout(min(self.first_byte_timeout_s, call.timeout_s)):
+            with Limit(self.first_byte):
                 response = await self.http.post(self._url, body, self._headers)
         except FAILURES as error:
             raise self.http.translate(error) from error
@@ -93,10 +118,8 @@ class _Stream:
 
     async def __aenter__(self) -> "_Stream":
         provider = self._provider
-        first_byte_s = min(provider.first_byte_timeout_s, self._call.timeout_s)
-        self._first_event_by_s: float | None = asyncio.get_running_loop().time() + first_byte_s
+        self._first_event_by_s: float | None = asyncio.get_running_loop().time() + provider.first_byte_timeout_s
         response = self._response = await provider.open(self._call)
-        allow_silence(response, provider.first_byte_timeout_s)
         self._watch = CloseWatch(response)
         return self
 
@@ -132,18 +155,17 @@ class _Stream:
         """What arrives next; never empty. Raises FAILURES and ProviderCutError."""
         assert self._response is not None
         response, decoder, name = self._response, self._decoder, self._provider.name
-        while received := await response.content.readany():
+        while True:
+            with Limit(self._provider.idle if self._first_event_by_s is None else self._provider.first_byte):
+                received = await response.content.readany()
+            if not received:
+                break
             payloads = decoder.feed(received)
             if payloads:
                 self._first_event_by_s = None
-                allow_silence(response, self._provider.idle_timeout_s)
                 return payloads
-            if self._first_event_by_s is not None:
-                # Comments and halves of events are no answer, however many come.
-                left_s = self._first_event_by_s - asyncio.get_running_loop().time()
-                if left_s <= 0:
-                    raise TimeoutError
-                allow_silence(response, left_s)
+            if self._first_event_by_s is not None and asyncio.get_running_loop().time() >= self._first_event_by_s:
+                raise TimeoutError  # comments and halves of events are no answer, however many come
             if decoder.malformed:
                 raise ProviderCutError(f"{name} sent a malformed event stream.", provider=name)
         raise ProviderCutError(f"{name} ended a stream without its end marker.", provider=name)

@@ -31,6 +31,8 @@ class SseDecoder:
         payloads: list[bytes] = []
         if not self._begun:
             self._begun, received = True, received.removeprefix(codecs.BOM_UTF8)
+        if not self._buffer and not self._data and not self.done and not self.malformed:
+            received = self._feed_whole_events(received, payloads)
         lines = (self._buffer + received).split(b"\n")
         self._buffer = lines.pop()
         for raw in lines:
@@ -45,6 +47,24 @@ class SseDecoder:
                 self.malformed = True
         self.malformed = self.malformed or len(self._buffer) > _MAX_EVENT_BYTES
         return payloads
+
+    def _feed_whole_events(self, received: bytes, payloads: list[bytes]) -> bytes:
+        """Take the events that are one `data: ` line each, as nearly all are. Returns what begins with another kind."""
+        if not received.endswith(b"\n\n"):
+            return received
+        position = 0
+        for event in received[:-2].split(b"\n\n"):
+            if not event.startswith(b"data: ") or b"\n" in event or b"\r" in event:
+                return received[position:]
+            position += len(event) + 2
+            payload = event[6:]
+            if payload == DONE:
+                self.done = True
+                payloads.append(DONE)
+                return b""
+            if payload and not payload.isspace():
+                payloads.append(payload)
+        return b""
 
     def _dispatch(self, payloads: list[bytes]) -> None:
         if not self._data:

@@ -9,11 +9,11 @@ from rs_gateway.api.errors import body_of, headers_of, status_of
 from rs_gateway.api.requests import parse_chat_request
 from rs_gateway.api.wire import (
     ClientLeftError,
+    ClientWatch,
     Headers,
     Receive,
     Scope,
     Send,
-    cancelled_when_client_leaves,
     connection_of,
     read_body,
 )
@@ -41,16 +41,17 @@ class ChatRoute:
         self._gateway = gateway
         self._admit = admit
         self._max_body_bytes = max_body_bytes
+        self._clients = ClientWatch()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         journey: Journey | None = None
-        caller = Caller()
+        caller, accounted = Caller(), False
         try:
             caller = caller_of(scope["headers"], self._admit)
             body = await read_body(scope, receive, limit=self._max_body_bytes)
             journey = self._gateway.begin(parse_chat_request(body), caller)
-            async with cancelled_when_client_leaves(receive):
+            with self._clients.cancelled_when_client_leaves(receive):
                 if journey.request.stream:
                     await self._gateway.stream(journey, _Client(scope, send))
                 else:
@@ -63,12 +64,13 @@ class ChatRoute:
             if journey is not None:
                 log.info("client_left", trace_id=journey.trace_id)
         except RouteSwitchError as error:
+            accounted = True
             request_id = (
                 await self._gateway.refuse(error, caller, started=started) if journey is None else journey.trace_id
             )
             await _respond(send, status_of(error), body_of(error), journey, request_id, headers_of(error))
         finally:
-            if journey is None:  # whatever became of it: nobody else gives the key its place back
+            if not accounted and journey is None:  # nobody else gives the key its place back
                 caller.admission.settle(tokens=0, cost_usd=None)
 
 

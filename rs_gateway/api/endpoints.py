@@ -11,11 +11,11 @@ from rs_gateway.api.errors import headers_of, status_of
 from rs_gateway.api.requests import decode_object
 from rs_gateway.api.wire import (
     ClientLeftError,
+    ClientWatch,
     Headers,
     Receive,
     Scope,
     Send,
-    cancelled_when_client_leaves,
     connection_of,
     read_body,
 )
@@ -50,16 +50,17 @@ class EndpointRoute:
         self._endpoint: Endpoint = endpoint
         self._admit = admit
         self._max_body_bytes = max_body_bytes
+        self._clients = ClientWatch()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         passage: Passage | None = None
-        caller = Caller()
+        caller, accounted = Caller(), False
         try:
             caller = caller_of(scope["headers"], self._admit)
             body = await read_body(scope, receive, limit=self._max_body_bytes)
             passage = self._passthrough.begin(parse_endpoint_request(self._endpoint, body, scope["headers"]), caller)
-            async with cancelled_when_client_leaves(receive):
+            with self._clients.cancelled_when_client_leaves(receive):
                 if passage.request.stream:
                     client = _Client(scope, send)
                     await self._passthrough.stream(passage, client)
@@ -74,6 +75,7 @@ class EndpointRoute:
             if passage is not None:
                 log.info("client_left", trace_id=passage.trace_id)
         except RouteSwitchError as error:
+            accounted = True
             if passage is None:
                 request_id = await self._passthrough.refuse(self._endpoint, error, caller, started=started)
             else:
@@ -81,7 +83,7 @@ class EndpointRoute:
             refusal = error_body(self._endpoint, error, request_id=request_id)
             await self._respond(send, status_of(error), refusal, passage, request_id, headers_of(error))
         finally:
-            if passage is None:  # whatever became of it: nobody else gives the key its place back
+            if not accounted and passage is None:  # nobody else gives the key its place back
                 caller.admission.settle(tokens=0, cost_usd=None)
 
     async def _respond(

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
+from rs_gateway.adapters.shared_timer import SharedTimer
 from rs_gateway.domain.errors import InvalidRequestError, RequestTooLargeError
 from rs_gateway.http_protocol import CONNECTION
 
@@ -71,20 +72,29 @@ def connection_of(scope: Scope) -> Connection | None:
     return extension["connection"] if extension is not None else None
 
 
-class cancelled_when_client_leaves:  # noqa: N801  # reads as the statement that it is
-    """Cancels the block when the client hangs up, which cancels its upstream call; raises ClientLeftError instead."""
+class ClientWatch:
+    """Notices clients that hang up. One for all requests of a route, made inside the event loop."""
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
+    def __init__(self) -> None:
+        # A watch is a task of its own; a request that is answered at once does without.
+        self._begins = SharedTimer(_WATCH_AFTER_S)
+
+    def cancelled_when_client_leaves(self, receive: Receive) -> "_Watched":
+        """Cancels the block when the client hangs up, which cancels its upstream call; raises ClientLeftError then."""
+        return _Watched(self._begins, receive)
+
+
+class _Watched:
+    def __init__(self, begins: SharedTimer, receive: Receive) -> None:
+        self._begins, self._receive = begins, receive
         self._left = False
         self._watch: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> None:
+    def __enter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
-        # The watch is a task of its own; a request that is answered at once does without.
-        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._begin)
+        self._token = self._begins.start(self._begin)
 
     def _begin(self) -> None:
         self._watch = asyncio.ensure_future(self._wait())
@@ -95,8 +105,8 @@ class cancelled_when_client_leaves:  # noqa: N801  # reads as the statement that
         self._left = True
         self._task.cancel()
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._timer.cancel()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._begins.stop(self._token)
         if self._watch is not None:
             self._watch.cancel()
         if self._left and isinstance(error, asyncio.CancelledError):

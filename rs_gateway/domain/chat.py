@@ -50,3 +50,5 @@ class ProviderCall:
     parameters: JsonObject
     timeout_s: float
     """What is left of the request's deadline, in seconds."""
+    is_watched: bool = False
+    """Whether the caller ends the call itself when that is over, so that nobody else need set a timer for it."""
