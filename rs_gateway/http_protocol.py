@@ -63,13 +63,34 @@ class LimitedHttpTools(HttpToolsProtocol):
         self._incomplete = self._in_head = False
         super().on_message_complete()
 
+    def answer(self, head: bytes, body: bytes) -> bool:
+        """Send a whole answer with one write; False when that cannot be, and the application has to send it itself.
+
+        Args:
+            head: status line and header lines, `content-length` among them, each with its line end.
+        """
+        cycle = self.cycle
+        # With requests waiting in line, the newest cycle is not the one that is being answered.
+        if self.pipeline or cycle.response_started or cycle.disconnected or self.flow.write_paused:
+            return False
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        if cycle.keep_alive:
+            self.transport.write(b"%b\r\n%b" % (head, body))
+        else:
+            self.transport.write(b"%bconnection: close\r\n\r\n%b" % (head, body))
+            self.transport.close()
+        cycle.message_event.set()
+        cycle.on_response()
+        return True
+
     def abort(self) -> None:
         """Drop the connection at once, with what the client has not read of it."""
         self.transport.abort()
 
     def close_after_answer(self) -> None:
         """Close the connection when the answer that is under way has been sent."""
-        if self.cycle:
+        if self.cycle and not self.pipeline:
             self.cycle.keep_alive = False
 
     def pause_writing(self) -> None:

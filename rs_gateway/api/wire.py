@@ -57,6 +57,10 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
 class Connection(Protocol):
     """What the server lets us do to a client's connection."""
 
+    def answer(self, head: bytes, body: bytes) -> bool:
+        """Send a whole answer with one write: status line and header lines, then the body. False: it cannot be."""
+        ...
+
     def abort(self) -> None:
         """Drop it at once: closing would wait until everything was read."""
         ...

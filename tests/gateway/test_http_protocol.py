@@ -3,12 +3,14 @@
 import json
 import socket
 from collections.abc import Generator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from rs_gateway import http_protocol
 from tests.running import RunningGateway, running_gateway
+from tests.upstream import Upstream, answers
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +74,33 @@ def test_a_request_in_small_pieces_is_answered(gateway: RunningGateway) -> None:
     request = b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
     answer = talk(gateway, *(request[i : i + 1] for i in range(len(request))))
     assert answer.startswith(b"HTTP/1.1 200")
+
+
+ASK = b'{"model": "m", "messages": [{"role": "user", "content": "hi"}]}'
+
+
+def ask_bytes(*, close: bool) -> bytes:
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n" % len(ASK)
+    return head + (b"connection: close\r\n" if close else b"") + b"\r\n" + ASK
+
+
+@pytest.mark.parametrize("n_requests", [1, 2, 3])
+def test_requests_in_line_are_each_answered_whole_and_in_their_order(tmp_path: Path, n_requests: int) -> None:
+    with Upstream([answers(f"answer {n}") for n in range(n_requests)]).running() as upstream:
+        provider = {"base_url": upstream.base_url, "models": ["m"]}
+        with running_gateway(tmp_path, {"model_providers": {"p": provider}}) as gateway:
+            asked = b"".join(ask_bytes(close=n == n_requests - 1) for n in range(n_requests))
+            received = talk(gateway, asked)
+    assert received.count(b"HTTP/1.1 200 OK\r\n") == n_requests
+    places = [received.index(b'"answer %d"' % n) for n in range(n_requests)]
+    assert places == sorted(places)
+    assert received.count(b"x-request-id: ") == n_requests
+    assert b"connection: close\r\n" in received
+
+
+def test_http_1_0_gets_its_answer_and_the_end_of_the_connection(tmp_path: Path) -> None:
+    with Upstream([answers("hello")]).running() as upstream:
+        provider = {"base_url": upstream.base_url, "models": ["m"]}
+        with running_gateway(tmp_path, {"model_providers": {"p": provider}}) as gateway:
+            received = talk(gateway, ask_bytes(close=False).replace(b"HTTP/1.1", b"HTTP/1.0"))
+    assert received.endswith(b"}") and b'"hello"' in received
