@@ -24,11 +24,9 @@ from rs_gateway.domain.prompts import render_messages
 from rs_gateway.domain.router import Router
 from rs_gateway.domain.traces import Attempt
 from rs_gateway.journey import Journey
-from rs_gateway.retries import Backoff
+from rs_gateway.retries import Backoff, wait_for_turn
 from rs_gateway.serving import Served
 
-_SHORT_WAIT_S = 1.0
-"""A provider's own rate limit is waited for this long; then the next combination is asked."""
 _ELSEWHERE = frozenset({401, 402, 403, 404})
 """Refusals that speak of our account or of the model, not of the request: another combination may well accept it."""
 _T = TypeVar("_T")
@@ -79,7 +77,12 @@ class Attempts:
             for attempt in range(served.max_retries + 1):
                 try:
                     if served.rate_limits:
-                        await self._wait_for_turn(served, journey, combination)
+                        journey.waited_s += await wait_for_turn(
+                            served.rate_limits.get(combination.provider),
+                            provider=combination.provider,
+                            left_s=served.timeout_s - journey.elapsed_s,
+                            sleep=self._sleep,
+                        )
                     if attempt or journey.attempts:
                         call = replace(call, timeout_s=max(0.001, served.timeout_s - journey.elapsed_s))
                     return await self._ask(served, journey, call, ask)
@@ -107,21 +110,6 @@ class Attempts:
 
     def _may_try(self, combination: Combination) -> bool:
         return self._router.may_try(combination.combination_id, now_s=time.monotonic())
-
-    async def _wait_for_turn(self, served: Served, journey: Journey, combination: Combination) -> None:
-        """Keep the provider's `rate_limit`. Raises RateLimitedError when its turn is too far off."""
-        bucket = served.rate_limits.get(combination.provider)
-        if bucket is None:
-            return
-        wait_s = bucket.wait_s(time.monotonic())
-        if wait_s > _SHORT_WAIT_S or journey.elapsed_s + wait_s >= served.timeout_s:
-            raise RateLimitedError(
-                f"model_providers.{combination.provider}.rate_limit is used up for now.", retry_after_s=wait_s
-            )
-        bucket.take(1, time.monotonic())
-        if wait_s > 0:
-            await self._sleep(wait_s)
-            journey.waited_s += wait_s
 
     async def _ask(
         self,

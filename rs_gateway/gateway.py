@@ -25,7 +25,7 @@ from rs_gateway.domain.router import Router
 from rs_gateway.domain.traces import Outcome, StoreMode, Trace, Usage
 from rs_gateway.journey import ANYBODY, Caller, Ending, Journey
 from rs_gateway.patience import Patience
-from rs_gateway.recording import Recorder
+from rs_gateway.recording import Recorder, outcome_of_error
 from rs_gateway.serving import Served, Source
 from rs_gateway.trace_ids import TraceIds
 
@@ -104,7 +104,7 @@ class Gateway:
             return body
         except BaseException as error:
             error = _deadline(error, journey)
-            ending.outcome, ending.error_code = _outcome_of_error(error)
+            ending.outcome, ending.error_code = outcome_of_error(error)
             raise error from error.__cause__
         finally:
             await self._record(served, journey, ending)
@@ -136,7 +136,7 @@ class Gateway:
         except BaseException as error:
             error = _deadline(error, journey)
             if ending.first_token_s is None or not isinstance(error, asyncio.CancelledError):
-                ending.outcome, ending.error_code = _outcome_of_error(error)
+                ending.outcome, ending.error_code = outcome_of_error(error)
             else:
                 ending.error_code = ending.error_code or "client_cancelled"
             raise error from error.__cause__
@@ -275,20 +275,6 @@ def _deadline(error: BaseException, journey: Journey) -> BaseException:
         return error
     provider = journey.combination.provider if journey.combination is not None else "the provider"
     return ProviderTimeoutError(f"{provider} did not answer before the request's deadline.", provider=provider)
-
-
-def _outcome_of_error(error: BaseException) -> tuple[Outcome, str | None]:
-    if isinstance(error, ProviderCutError):
-        return Outcome.PROVIDER_CUT, error.code
-    if isinstance(error, ProviderError):
-        return Outcome.PROVIDER_ERROR, error.code
-    if isinstance(error, ClientStalledError):
-        return Outcome.CLIENT_CANCELLED, error.code
-    if isinstance(error, RouteSwitchError):
-        return Outcome.REJECTED, error.code
-    if isinstance(error, asyncio.CancelledError | GeneratorExit):
-        return Outcome.CLIENT_CANCELLED, "client_cancelled"
-    return Outcome.PROVIDER_ERROR, "internal"
 
 
 def _characters(messages: Sequence[Message]) -> int:

@@ -23,12 +23,10 @@ from rs_gateway.domain.endpoints import (
     options_for,
 )
 from rs_gateway.domain.errors import (
-    ClientStalledError,
     ProviderCutError,
     ProviderError,
     ProviderGarbageError,
     ProviderTimeoutError,
-    RateLimitedError,
     RouteSwitchError,
 )
 from rs_gateway.domain.routing import Decision
@@ -36,13 +34,11 @@ from rs_gateway.domain.traces import Attempt, Outcome, StoreMode, Trace, TracePa
 from rs_gateway.endpoint_streams import OpenedEvents, Read, open_events, read
 from rs_gateway.journey import ANYBODY, Caller
 from rs_gateway.patience import Patience
-from rs_gateway.recording import Recorder
-from rs_gateway.retries import Backoff
+from rs_gateway.recording import Recorder, outcome_of_error
+from rs_gateway.retries import Backoff, wait_for_turn
 from rs_gateway.serving import Served, Source
 from rs_gateway.trace_ids import TraceIds
 
-_SHORT_WAIT_S = 1.0
-"""A provider's own rate limit is waited for this long."""
 _T = TypeVar("_T")
 
 
@@ -105,7 +101,7 @@ class Passage:
     def fail(self, error: BaseException) -> None:
         """It ends with this error, unless it has ended before."""
         if not self.is_settled:
-            self.outcome, self.error_code = _outcome_of(error)
+            self.outcome, self.error_code = outcome_of_error(error)
             self.is_settled = True
 
     def trace(self, *, cost_usd: float | None, default_store: StoreMode) -> Trace:
@@ -265,7 +261,12 @@ class Passthrough:
         defaults = options_for(request.endpoint, combination.parameters)
         attempt = 0
         while True:
-            await self._wait_for_turn(served, passage, combination.provider)
+            passage.waited_s += await wait_for_turn(
+                served.rate_limits.get(combination.provider),
+                provider=combination.provider,
+                left_s=served.timeout_s - passage.elapsed_s,
+                sleep=self._sleep,
+            )
             left_s = max(0.001, served.timeout_s - passage.elapsed_s)
             try:
                 return await _attempt(passage, EndpointCall(request, combination.model, defaults, left_s), ask)
@@ -283,19 +284,6 @@ class Passthrough:
         cost_usd = self._recorder.cost_usd(passage.combination, usage)
         trace = passage.trace(cost_usd=cost_usd, default_store=default_store)
         await self._recorder.record(trace, passage.caller.admission)
-
-    async def _wait_for_turn(self, served: Served, passage: Passage, provider: str) -> None:
-        """Keep the provider's `rate_limit`. Raises RateLimitedError when its turn is too far off."""
-        bucket = served.rate_limits.get(provider)
-        if bucket is None:
-            return
-        wait_s = bucket.wait_s(time.monotonic())
-        if wait_s > _SHORT_WAIT_S or passage.elapsed_s + wait_s >= served.timeout_s:
-            raise RateLimitedError(f"model_providers.{provider}.rate_limit is used up for now.", retry_after_s=wait_s)
-        bucket.take(1, time.monotonic())
-        if wait_s > 0:
-            await self._sleep(wait_s)
-            passage.waited_s += wait_s
 
 
 def _only(combination_id: str) -> Decision:
@@ -357,17 +345,3 @@ def _deadline(error: BaseException, passage: Passage) -> BaseException:
         return error
     name = _name(passage)
     return ProviderTimeoutError(f"{name} did not answer before the request's deadline.", provider=name)
-
-
-def _outcome_of(error: BaseException) -> tuple[Outcome, str]:
-    if isinstance(error, ProviderCutError):
-        return Outcome.PROVIDER_CUT, error.code
-    if isinstance(error, ProviderError):
-        return Outcome.PROVIDER_ERROR, error.code
-    if isinstance(error, ClientStalledError):
-        return Outcome.CLIENT_CANCELLED, error.code
-    if isinstance(error, RouteSwitchError):
-        return Outcome.REJECTED, error.code
-    if isinstance(error, asyncio.CancelledError | GeneratorExit):
-        return Outcome.CLIENT_CANCELLED, "client_cancelled"
-    return Outcome.PROVIDER_ERROR, "internal"

@@ -1,11 +1,13 @@
 """What is done with a request that has ended: its price, its account, its trace."""
 
+import asyncio
 from collections.abc import Callable
 
 from rs_gateway.domain.access import Admission
 from rs_gateway.domain.combinations import Combination
+from rs_gateway.domain.errors import ClientStalledError, ProviderCutError, ProviderError, RouteSwitchError
 from rs_gateway.domain.ports import TraceStore
-from rs_gateway.domain.traces import Trace, Usage
+from rs_gateway.domain.traces import Outcome, Trace, Usage
 
 
 class Recorder:
@@ -46,3 +48,18 @@ class Recorder:
             await self._traces.committed(trace)
         else:
             self._traces.append(trace)
+
+
+def outcome_of_error(error: BaseException) -> tuple[Outcome, str]:
+    """How a request ended that ended with `error`, and the code for its trace."""
+    if isinstance(error, ProviderCutError):
+        return Outcome.PROVIDER_CUT, error.code
+    if isinstance(error, ProviderError):
+        return Outcome.PROVIDER_ERROR, error.code
+    if isinstance(error, ClientStalledError):
+        return Outcome.CLIENT_CANCELLED, error.code
+    if isinstance(error, RouteSwitchError):
+        return Outcome.REJECTED, error.code
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return Outcome.CLIENT_CANCELLED, "client_cancelled"
+    return Outcome.PROVIDER_ERROR, "internal"

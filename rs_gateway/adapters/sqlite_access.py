@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rs_gateway.adapters.sqlite_access_schema import (
+    ACCESS_SCHEMA,
     KEY_COLUMNS,
     SELECT_KEY,
     SELECT_RECORDS,
     key_of,
-    migrate,
     record_of,
     row_of,
 )
@@ -179,7 +179,7 @@ class SqliteAccessStore:
         )
         try:
             self._use_wal(connection)
-            migrate(connection, self._path)
+            ACCESS_SCHEMA.migrate(connection, self._path)
             self._inode = self._path.stat().st_ino
         except BaseException:
             connection.close()

@@ -1,13 +1,11 @@
 """The tables of a SQLite access store, how an older file gets them, and keys <-> rows."""
 
 import json
-import sqlite3
-from pathlib import Path
 from typing import Any, TypeAlias
 
+from rs_gateway.adapters.sqlite_schema import Schema
 from rs_gateway.domain.access import BUDGET_PERIODS, BudgetPeriod, ClientKey, KeyLimits
 from rs_gateway.domain.access_store import KeyRecord, KeyUsage
-from rs_gateway.domain.errors import SchemaTooNewError
 from rs_gateway.domain.traces import StoreMode
 
 Row: TypeAlias = tuple[Any, ...]
@@ -83,34 +81,7 @@ SELECT_RECORDS = (
 """Parameters: the name of the current period for each of BUDGET_PERIODS, then the revision that is known."""
 SELECT_KEY = f"SELECT {', '.join(KEY_COLUMNS)} FROM keys WHERE key_id = ?"  # noqa: S608 our names
 
-
-def schema_version(connection: sqlite3.Connection, path: Path) -> int:
-    """The schema of the file at `path`, 0 when it has no tables yet. Raises SchemaTooNewError, sqlite3.Error."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > len(MIGRATIONS):
-        raise SchemaTooNewError(
-            f"The access store {path} has schema {version}, written by a newer program; this one knows up to "
-            f"{len(MIGRATIONS)}: upgrade route-switch, or point `stores.access` at another file."
-        )
-    return version
-
-
-def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring the file to the newest schema, in one transaction. Raises SchemaTooNewError, sqlite3.Error."""
-    if schema_version(connection, path) == len(MIGRATIONS):
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        # Read again under the lock: another process may have migrated in the meantime.
-        version = schema_version(connection, path)
-        for statement in (statement for migration in MIGRATIONS[version:] for statement in migration):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
+ACCESS_SCHEMA = Schema("access store", "stores.access", MIGRATIONS)
 
 
 def row_of(key: ClientKey) -> Row:

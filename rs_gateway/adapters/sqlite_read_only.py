@@ -5,7 +5,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from rs_gateway.adapters.sqlite_trace_schema import MIGRATIONS, schema_version
+from rs_gateway.adapters.sqlite_trace_schema import MIGRATIONS, TRACE_SCHEMA
 from rs_gateway.adapters.trace_rows import Row
 from rs_gateway.domain.errors import StoreError
 
@@ -57,7 +57,7 @@ class ReadOnlyStore:
         uri = f"{self._path.absolute().as_uri()}?mode=ro"
         connection = sqlite3.connect(uri, uri=True, timeout=5.0, isolation_level=None, check_same_thread=False)
         try:
-            version = schema_version(connection, self._path)
+            version = TRACE_SCHEMA.version(connection, self._path)
         except BaseException:
             connection.close()
             raise

@@ -11,7 +11,7 @@ import structlog
 
 from rs_gateway.adapters.sqlite_read_only import primary_code, unreadable
 from rs_gateway.adapters.sqlite_stats import SqliteStatsWriter
-from rs_gateway.adapters.sqlite_trace_schema import migrate
+from rs_gateway.adapters.sqlite_trace_schema import TRACE_SCHEMA
 from rs_gateway.adapters.sqlite_upkeep import SqliteUpkeep
 from rs_gateway.adapters.trace_retention import Retention
 from rs_gateway.adapters.trace_rows import (
@@ -118,7 +118,7 @@ class SqliteTraceDatabase:
             )
             try:
                 self._use_wal(connection)
-                migrate(connection, self._path)
+                TRACE_SCHEMA.migrate(connection, self._path)
                 self._inode = self._path.stat().st_ino
             except BaseException:
                 connection.close()

@@ -1,9 +1,6 @@
 """The tables of a SQLite trace store, and how an older file gets them."""
 
-import sqlite3
-from pathlib import Path
-
-from rs_gateway.domain.errors import SchemaTooNewError
+from rs_gateway.adapters.sqlite_schema import Schema
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -76,31 +73,4 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 )
 """Forward only: entry n takes a store from schema n to n + 1. Never edit one that was released; append."""
 
-
-def schema_version(connection: sqlite3.Connection, path: Path) -> int:
-    """The schema of the file at `path`, 0 when it has no tables yet. Raises SchemaTooNewError, sqlite3.Error."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > len(MIGRATIONS):
-        raise SchemaTooNewError(
-            f"The trace store {path} has schema {version}, written by a newer program; this one knows up to "
-            f"{len(MIGRATIONS)}: upgrade route-switch, or point `stores.traces` at another file."
-        )
-    return version
-
-
-def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring the file to the newest schema, in one transaction. Raises SchemaTooNewError, sqlite3.Error."""
-    if schema_version(connection, path) == len(MIGRATIONS):
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        # Read again under the lock: another process may have migrated in the meantime.
-        version = schema_version(connection, path)
-        for statement in (statement for migration in MIGRATIONS[version:] for statement in migration):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
+TRACE_SCHEMA = Schema("trace store", "stores.traces", MIGRATIONS)
