@@ -109,10 +109,11 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     Example: `route-switch check --json`
     """
     from rs_gateway.settings import KEYED_PROVIDERS, load_settings, provider_key
-    from rs_gateway.wiring import build_providers, open_registry
+    from rs_gateway.wiring import build_providers, open_registry, redaction_of
 
     settings = load_settings(config)
     build_providers(settings)
+    redaction_of(settings)
     state = open_registry(settings).load()
     problems = [f"{template_id}: {problem}" for template_id, problem in state.problems.items()]
     problems += [

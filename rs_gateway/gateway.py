@@ -13,6 +13,8 @@ from rs_gateway.domain.answers import WireCompletion, outcome_of, text_of, usage
 from rs_gateway.domain.chat import ChatRequest, Message, ProviderCall
 from rs_gateway.domain.errors import (
     ClientStalledError,
+    ModelNotFoundError,
+    NotForThisKeyError,
     ProviderCutError,
     ProviderError,
     ProviderTimeoutError,
@@ -234,7 +236,12 @@ class Gateway:
 
     def _choose(self, served: Served, journey: Journey) -> None:
         request, admission = journey.request, journey.caller.admission
-        pool = resolve(served.catalog, request)
+        try:
+            pool = resolve(served.catalog, request)
+        except ModelNotFoundError as error:
+            if admission.key_id is None:
+                raise
+            raise NotForThisKeyError(error) from None
         journey.pool = pool
         template_id = pool.template.template_id if pool.template is not None else None
         for combination in pool.combinations:

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.setting_sections import (
@@ -170,6 +176,12 @@ def load_settings(path: Path | None = None) -> Settings:
 
     try:
         return FromFile(config_path=chosen)
+    except SettingsError as error:
+        field = str(error).split('"')[1] if '"' in str(error) else "a section"
+        raise ConfigurationError(
+            f"An environment variable of {field!r} (RS_{field.upper()}...) holds a list or object that is not JSON: "
+            """write it as in RS_PRIVACY__REDACT='["emails"]'."""
+        ) from None
     except ValidationError as error:
         lines = [_explain(item) for item in error.errors()]
         raise ConfigurationError(f"{chosen} cannot be used:\n" + "\n".join(f"  - {line}" for line in lines)) from None

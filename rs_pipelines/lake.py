@@ -406,7 +406,7 @@ def _refuse_other_store(lake: Lake, reader: TraceReader, manifest: Manifest) -> 
         # The row itself may have expired since; a store of ours keeps its newest one, so something follows.
         if cursor and not read(after=cursor - 1, limit=1).rows:
             raise LakeCorruptError(
-                f"The trace store has no row {cursor} of {table.name} or later, and the lake in {lake.root} goes up to it: "
+                f"The trace store has no row {cursor} of {table.name} or later, up to which {lake.root} was filled: "
                 "the store was replaced, or restored from an older backup, so new rows would be missed. Move the lake "
                 "folder away and ingest again."
             )

@@ -174,6 +174,7 @@ class SqliteAccessStore:
         if self._generation:
             self._current_inode()  # it was there once: a missing file is not made anew
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.touch(mode=0o600)  # a new store is its owner's alone; one that is there keeps its mode
         connection = sqlite3.connect(
             self._path, timeout=self._busy_timeout_s, isolation_level=None, check_same_thread=False
         )

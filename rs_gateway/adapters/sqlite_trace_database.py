@@ -113,6 +113,7 @@ class SqliteTraceDatabase:
     def _open(self) -> sqlite3.Connection:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.touch(mode=0o600)  # a new store is its owner's alone; one that is there keeps its mode
             connection = self._connect(
                 self._path, timeout=self._busy_timeout_s, isolation_level=None, check_same_thread=False
             )

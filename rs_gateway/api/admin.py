@@ -161,6 +161,9 @@ async def reload(request: Request, _: Annotated[dict[str, Any] | None, Body()] =
     """In this process; other workers do it within `gateway.refresh_seconds`."""
     serving: Serving = request.app.state.serving
     await serving.refresh()
+    refused = serving.freshness.configuration_error or serving.freshness.registry_error
+    if refused is not None:
+        raise InvalidRequestError(f"What was served goes on being served: {refused}")
     return asdict(serving.freshness)
 
 

@@ -77,12 +77,15 @@ async def list_keys(request: Request) -> list[dict[str, Any]]:
 
 @router.post("", status_code=201, summary="Make a key; its secret is in this answer and nowhere else")
 async def create_key(form: KeyForm, request: Request) -> dict[str, Any]:
-    """`key` is what clients send."""
+    """`key` is what clients send. Naming only one of `templates` and `models` closes the other, as in the terminal."""
     now_s = time.time()
+    sent = form.model_fields_set
+    templates = frozenset[str]() if "models" in sent and "templates" not in sent else form.templates
+    models = frozenset[str]() if "templates" in sent and "models" not in sent else form.models
     grant = Grant(
         name=form.name,
-        templates=form.templates,
-        models=form.models,
+        templates=templates,
+        models=models,
         admin=form.admin,
         limits=form.limits.to_limits(),
         store=form.store,

@@ -14,6 +14,7 @@ from rs_gateway.api.wire import (
     Receive,
     Scope,
     Send,
+    Watched,
     connection_of,
     read_body,
 )
@@ -55,9 +56,9 @@ class ChatRoute:
             caller = caller_of(scope["headers"], self._admit)
             body = await read_body(scope, receive, limit=self._max_body_bytes)
             journey = self._gateway.begin(parse_chat_request(body), caller)
-            with self._clients.cancelled_when_client_leaves(receive):
+            with self._clients.cancelled_when_client_leaves(receive) as watched:
                 if journey.request.stream:
-                    await self._gateway.stream(journey, _Client(scope, send))
+                    await self._gateway.stream(journey, _Client(scope, send, watched))
                 else:
                     answer = await self._gateway.complete(journey)
                     await _answer(scope, send, answer, journey)
@@ -102,8 +103,8 @@ def _store_mode(value: bytes) -> StoreMode:
 class _Client:
     """The client's end of a stream."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self._scope, self._send = scope, send
+    def __init__(self, scope: Scope, send: Send, watched: Watched) -> None:
+        self._scope, self._send, self._watched = scope, send, watched
 
     async def begin(self, journey: Journey) -> None:
         headers = _headers(journey, journey.trace_id, b"text/event-stream; charset=utf-8")
@@ -114,6 +115,7 @@ class _Client:
         await self._send({"type": "http.response.body", "body": block, "more_body": True})
 
     async def end(self, block: bytes) -> None:
+        self._watched.over()
         await self._send({"type": "http.response.body", "body": block, "more_body": False})
 
     async def fail(self, block: bytes) -> None:

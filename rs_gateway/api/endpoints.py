@@ -16,6 +16,7 @@ from rs_gateway.api.wire import (
     Receive,
     Scope,
     Send,
+    Watched,
     connection_of,
     read_body,
 )
@@ -60,9 +61,9 @@ class EndpointRoute:
             caller = caller_of(scope["headers"], self._admit)
             body = await read_body(scope, receive, limit=self._max_body_bytes)
             passage = self._passthrough.begin(parse_endpoint_request(self._endpoint, body, scope["headers"]), caller)
-            with self._clients.cancelled_when_client_leaves(receive):
+            with self._clients.cancelled_when_client_leaves(receive) as watched:
                 if passage.request.stream:
-                    client = _Client(scope, send)
+                    client = _Client(scope, send, watched)
                     await self._passthrough.stream(passage, client)
                     await client.end()
                 else:
@@ -131,8 +132,8 @@ def encode_error(passage: Passage, error: RouteSwitchError, number: int) -> byte
 class _Client:
     """The client's end of a stream."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self._scope, self._send = scope, send
+    def __init__(self, scope: Scope, send: Send, watched: Watched) -> None:
+        self._scope, self._send, self._watched = scope, send, watched
 
     async def begin(self, passage: Passage) -> None:
         headers = _headers(passage.request.endpoint, passage, passage.trace_id, b"text/event-stream; charset=utf-8")
@@ -149,6 +150,7 @@ class _Client:
         await self.write(block)
 
     async def end(self) -> None:
+        self._watched.over()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -83,22 +83,31 @@ class ClientWatch:
         # A watch is a task of its own; a request that is answered at once does without.
         self._begins = SharedTimer(_WATCH_AFTER_S)
 
-    def cancelled_when_client_leaves(self, receive: Receive) -> "_Watched":
+    def cancelled_when_client_leaves(self, receive: Receive) -> "Watched":
         """Cancels the block when the client hangs up, which cancels its upstream call; raises ClientLeftError then."""
-        return _Watched(self._begins, receive)
+        return Watched(self._begins, receive)
 
 
-class _Watched:
+class Watched:
+    """One request's watch; see ClientWatch."""
+
     def __init__(self, begins: SharedTimer, receive: Receive) -> None:
         self._begins, self._receive = begins, receive
         self._left = False
         self._watch: asyncio.Task[None] | None = None
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "Watched":
         task = asyncio.current_task()
         assert task is not None
         self._task = task
         self._token = self._begins.start(self._begin)
+        return self
+
+    def over(self) -> None:
+        """The answer is complete: from here on the server reports every client as gone."""
+        self._begins.stop(self._token)
+        if self._watch is not None:
+            self._watch.cancel()
 
     def _begin(self) -> None:
         self._watch = asyncio.ensure_future(self._wait())

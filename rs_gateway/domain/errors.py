@@ -99,6 +99,17 @@ class ModelNotFoundError(RouteSwitchError):
         super().__init__(f"The {kind} {_shortened(name)!r} does not exist here. You can ask for: {known}.")
 
 
+class NotForThisKeyError(ModelNotFoundError):
+    """The same for a client with a key of its own, who is not told what others may ask for."""
+
+    def __init__(self, error: ModelNotFoundError) -> None:
+        RouteSwitchError.__init__(
+            self,
+            f"{_shortened(error.name)!r} does not exist here, or not for this key: `/v1/models` lists what does.",
+        )
+        self.name, self.available, self.param = error.name, (), error.param
+
+
 class AmbiguousModelError(InvalidRequestError):
     """Several templates run on the requested model and none is the default."""
 

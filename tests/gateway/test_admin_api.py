@@ -334,7 +334,9 @@ def test_reload_takes_in_the_configuration_and_the_registry_now(stage: Keyed) ->
 
 def test_reload_says_what_is_wrong_with_the_news_and_the_old_goes_on(stage: Keyed) -> None:
     (stage.gateway.folder / "route-switch.yaml").write_text("gateway: {strategy: best}")
-    assert "'best' is no strategy" in done(stage.admin("POST", "/reload", {}))["configuration_error"]
+    refused = stage.admin("POST", "/reload", {})
+    assert refused.status_code == 400
+    assert "'best' is no strategy" in refused.json()["error"]["message"]
     assert served(stage)[0] == "1"
 
 
@@ -356,8 +358,19 @@ def test_a_key_made_over_the_api_works_at_once_and_its_secret_is_shown_once(stag
     assert stage.secrets["shop"] not in shown.text + stage.admin("GET", "/keys").text
 
 
+@pytest.mark.parametrize(("named", "closed"), [("templates", "models"), ("models", "templates")])
+def test_a_key_that_names_one_kind_of_scope_gets_nothing_of_the_other(stage: Keyed, named: str, closed: str) -> None:
+    made = done(stage.admin("POST", "/keys", {"name": "narrow", named: ["support"]}), 201)
+    assert (made[named], made[closed]) == (["support"], [])
+
+
 def test_a_change_of_a_key_counts_at_once_and_what_is_not_named_stays(stage: Keyed) -> None:
-    made = done(stage.admin("POST", "/keys", {"name": "shop", "models": [], "limits": {"requests_per_minute": 1}}), 201)
+    made = done(
+        stage.admin(
+            "POST", "/keys", {"name": "shop", "templates": None, "models": [], "limits": {"requests_per_minute": 1}}
+        ),
+        201,
+    )
     stage.secrets["shop"], path = made["key"], f"/keys/{made['key_id']}"
     assert [stage.ask("shop").status_code for _ in range(2)] == [200, 429]
     changed = done(stage.admin("PATCH", path, {"limits": None, "templates": ["other"]}))

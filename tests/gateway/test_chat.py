@@ -12,7 +12,7 @@ from rs_gateway.domain.prompts import Demo, PromptText
 from rs_gateway.domain.publication import Action, Change
 from tests import upstream as wire
 from tests.running import ORIGIN, RunningGateway, eventually, register, running_gateway
-from tests.upstream import Behaviour, Upstream
+from tests.upstream import Behaviour, Exchange, Upstream
 
 HELP = {
     "model": "gpt-4",
@@ -477,3 +477,22 @@ def test_a_client_cannot_choose_where_a_request_goes(calm: tuple[RunningGateway,
     body = {**HELP, "base_url": "http://127.0.0.1:9/", "api_base": "http://127.0.0.1:9/", "provider": "evil"}
     assert gateway.ask(body, headers={"x-base-url": "http://127.0.0.1:9/"}).status_code == 200
     assert len(upstream.requests) == 1
+
+
+def test_a_whole_stream_from_an_upstream_that_ends_it_by_hanging_up_is_complete_and_nobody_left(
+    tmp_path: Path,
+) -> None:
+    async def unframed(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
+        choice = {"index": 0, "delta": {"content": "hi"}, "finish_reason": "stop"}
+        chunk = {"id": "c", "model": "m", "choices": [choice]}
+        await exchange.send(b"data: " + json.dumps(chunk).encode() + b"\n\ndata: [DONE]\n\n")
+        await exchange.hung_up.wait()
+
+    with Upstream([unframed]).running() as upstream:
+        provider = {"base_url": upstream.base_url, "models": ["m"]}
+        with running_gateway(tmp_path, {"model_providers": {"p": provider}}) as gateway:
+            status, text = gateway.stream({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
+            assert (status, text.endswith("data: [DONE]\n\n")) == (200, True)
+            (trace,) = gateway.traces()
+    assert (trace["outcome"], trace["error_code"]) == ("complete", None)
