@@ -39,18 +39,6 @@ _INSERT_TRACE = _insert("traces", WRITTEN_TRACE_COLUMNS)
 _INSERT_PAYLOAD = _insert("trace_payloads", WRITTEN_PAYLOAD_COLUMNS)
 _INSERT_FEEDBACK = _insert("feedback", WRITTEN_FEEDBACK_COLUMNS)
 
-_GROUP = 32
-"""Rows of one statement. Every statement hands the interpreter's lock to the event loop and has to get it back."""
-
-
-def _insert_group(table: str, columns: Sequence[str]) -> str:
-    marks = ", ".join([f"({', '.join('?' * len(columns))})"] * _GROUP)
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {marks}"  # noqa: S608 our names
-
-
-_INSERT_TRACES = _insert_group("traces", WRITTEN_TRACE_COLUMNS)
-_INSERT_PAYLOADS = _insert_group("trace_payloads", WRITTEN_PAYLOAD_COLUMNS)
-
 _WAL_BYTES_KEPT = 64 * 2**20
 _CLOSED_PAUSE_S = 1.0
 _PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
@@ -140,14 +128,9 @@ class SqliteTraceDatabase:
             connection.execute(f"PRAGMA synchronous = {synchronous}")
             connection.execute("BEGIN IMMEDIATE")
             tally = Tally()
-            position = 0
-            while position < len(batch):
-                group = batch[position : position + _GROUP]
-                if not _write_group(connection, group, tally):
-                    for item in group:
-                        if item.rows is not None:
-                            _write_item(connection, item, tally)
-                position += _GROUP
+            for item in batch:
+                if item.rows is not None:
+                    _write_item(connection, item, tally)
             self._count(connection, tally)
             connection.execute("COMMIT")
         except BaseException as error:
@@ -195,36 +178,6 @@ class SqliteTraceDatabase:
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES_KEPT}")
         if self._retention.forgets:  # what has expired is overwritten, not just unlinked
             connection.execute("PRAGMA secure_delete = ON")
-
-
-def _write_group(connection: sqlite3.Connection, group: Sequence[QueuedRecord], tally: Tally) -> bool:
-    """Write a full group of traces with payloads in two statements. False: nothing was written, take them singly."""
-    traces: list[object] = []
-    payloads: list[object] = []
-    for item in group:
-        row, payload = item.rows or (None, None)
-        if row is None or payload is None or not isinstance(item.record, Trace):
-            return False
-        traces += row
-        payloads += payload
-    if len(group) != _GROUP:
-        return False
-    try:
-        connection.execute(_INSERT_TRACES, traces)
-    except _ROW_ERRORS:  # one of them cannot be stored, or is there already
-        return False
-    try:
-        connection.execute(_INSERT_PAYLOADS, payloads)
-    except _ROW_ERRORS:
-        marks = ", ".join("?" * _GROUP)
-        ids = [item.record.trace_id for item in group]
-        connection.execute(f"DELETE FROM traces WHERE trace_id IN ({marks})", ids)  # noqa: S608 marks only
-        return False
-    for item in group:
-        item.missed = False
-        if isinstance(item.record, Trace):
-            tally.add(item.record)
-    return True
 
 
 def _write_item(connection: sqlite3.Connection, item: QueuedRecord, tally: Tally) -> None:
