@@ -63,7 +63,7 @@ def test_a_spent_budget_stops_the_scoring(tmp_path: Path) -> None:
 
 
 def test_scoring_can_be_cancelled_and_what_was_answered_is_kept(tmp_path: Path) -> None:
-    chat = ScriptedChat(lambda call: ScriptedReply("x", latency_s=0.0 if len(chat.calls) <= 4 else 60.0))
+    chat = ScriptedChat(["x", "x", "x", "x", ScriptedReply("x", latency_s=60.0)])
     asked = model(chat, cache_at(tmp_path), concurrency=2)
 
     async def cancelled() -> bool:
