@@ -1,4 +1,4 @@
-"""The least that a gateway on uvicorn and aiohttp can do: read the body, post it, hand back what comes.
+"""The least that a gateway on uvicorn and our HTTP client can do: read the body, post it, hand back what comes.
 
 No key, no routing, no record. It is the ceiling against which the cost of all features together is measured.
 
@@ -10,8 +10,10 @@ import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-import aiohttp
 import uvicorn
+
+from rs_gateway.adapters.http_connection import lines_of
+from rs_gateway.adapters.http_pool import HttpPool
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -24,8 +26,8 @@ class BarePassthrough:
     """An ASGI application. Streams go out chunk by chunk as they come in; everything else in one piece."""
 
     def __init__(self, base_url: str) -> None:
-        self._base_url = base_url
-        self._session: aiohttp.ClientSession | None = None
+        self._host = base_url.partition("//")[2]
+        self._pool = HttpPool(base_url, connect_timeout_s=5)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -37,32 +39,34 @@ class BarePassthrough:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
-        async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30), cookie_jar=aiohttp.DummyCookieJar()
-        ) as self._session:
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self._pool.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _forward(self, scope: Message, receive: Receive, send: Send) -> None:
-        assert self._session is not None
         message = await receive()
         body = message["body"]
         while message.get("more_body"):
             message = await receive()
             body += message["body"]
         headers = {name.decode(): value.decode() for name, value in scope["headers"] if name in _FORWARDED}
-        url = self._base_url + scope["path"]
-        async with self._session.post(url, data=body, headers=headers) as response:
-            content_type = response.headers.get("content-type", "application/json").encode()
+        head = f"POST {scope['path']} HTTP/1.1\r\nhost: {self._host}\r\ncontent-length: {len(body)}\r\n"
+        connection = await self._pool.connection()
+        try:
+            connection.send(head.encode() + lines_of(iter(headers.items())) + b"\r\n", body)
+            status = await connection.head()
+            content_type = (connection.header(b"content-type") or "application/json").encode()
             if not content_type.startswith(b"text/event-stream"):
-                await _answer(send, response.status, content_type, await response.read())
+                await _answer(send, status, content_type, await connection.whole())
                 return
-            start = {"type": "http.response.start", "status": response.status}
+            start = {"type": "http.response.start", "status": status}
             await send({**start, "headers": [(b"content-type", content_type)]})
-            async for chunk in response.content.iter_any():
+            while chunk := await connection.piece():
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
+        finally:
+            self._pool.release(connection)
 
 
 async def _answer(send: Send, status: int, content_type: bytes, body: bytes) -> None:

@@ -5,12 +5,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Literal
 
-import aiohttp
 import msgspec
-import yarl
 
+from rs_gateway.adapters.http_connection import HttpConnection
 from rs_gateway.adapters.sse_events import SseEvents
-from rs_gateway.adapters.upstream_http import FAILURES, CloseWatch, UpstreamHttp, allow_silence, drain
+from rs_gateway.adapters.upstream_http import FAILURES, UpstreamHttp, content_type_of, drain
 from rs_gateway.domain.endpoints import Endpoint, EndpointCall, Event
 from rs_gateway.domain.errors import ProviderCutError, ProviderGarbageError
 
@@ -42,12 +41,11 @@ class EndpointHttp:
         base_url = base_url.rstrip("/")
         if key_header == "x-api-key" and not base_url.endswith("/v1"):
             base_url += "/v1"  # Anthropic's own clients, and litellm, are configured without it
-        self._urls: dict[Endpoint, yarl.URL] = {
-            e: yarl.URL(f"{base_url}/{e}") for e in ("embeddings", "responses", "messages")
-        }
         self._secret = api_key
         self._first_byte_timeout_s, self._idle_timeout_s = first_byte_timeout_s, idle_timeout_s
-        self._http = UpstreamHttp(name, secret=api_key, connect_timeout_s=connect_timeout_s, silence_s=idle_timeout_s)
+        self._http = UpstreamHttp(
+            name, base_url=base_url, secret=api_key, connect_timeout_s=connect_timeout_s, silence_s=idle_timeout_s
+        )
         plain = {"content-type": "application/json"}
         messages = {**plain, "anthropic-version": ANTHROPIC_VERSION}
         if api_key:
@@ -59,57 +57,65 @@ class EndpointHttp:
     async def ask(self, call: EndpointCall) -> bytes:
         try:
             async with asyncio.timeout(call.timeout_s):
-                response = await self._post(call)
-                watch = CloseWatch(response)
+                connection = await self._post(call)
                 try:
-                    if response.status != 200:
-                        raise await self._http.refusal(response)
-                    return await response.read()
+                    body = await connection.whole(unless_refused=True)
+                    if connection.status != 200:
+                        raise await self._http.refusal(connection)
+                    return body
                 finally:
-                    watch.stop()
-                    response.release()
+                    self._http.release(connection)
         except FAILURES as error:
             raise self._http.translate(error) from error
 
     @asynccontextmanager
     async def stream(self, call: EndpointCall) -> AsyncGenerator[AsyncIterator[Sequence[Event]]]:
+        patience_s = min(self._first_byte_timeout_s, call.timeout_s)
         try:
-            async with asyncio.timeout(min(self._first_byte_timeout_s, call.timeout_s)):
-                response = await self._post(call)
+            async with asyncio.timeout(patience_s):
+                connection = await self._post(call)
+                try:
+                    await connection.head()
+                except BaseException:
+                    self._http.release(connection)
+                    raise
         except FAILURES as error:
             raise self._http.translate(error) from error
-        watch = CloseWatch(response)
         try:
-            if response.status != 200:
-                raise await self._http.refusal(response)
-            if response.content_type != "text/event-stream":
+            if connection.status != 200:
+                raise await self._http.refusal(connection)
+            content_type = content_type_of(connection)
+            if content_type != "text/event-stream":
                 raise ProviderGarbageError(
-                    f"{self._name} answered a stream with {response.content_type}.", provider=self._name, status=200
+                    f"{self._name} answered a stream with {content_type}.", provider=self._name, status=200
                 )
-            allow_silence(response, min(self._first_byte_timeout_s, call.timeout_s))
-            yield self._events(response)
-            await drain(response)
+            yield self._events(connection, patience_s)
+            await drain(connection)
         finally:
-            watch.stop()
-            # A response that was read to its end has given its connection back; any other one must be cut off.
-            response.close()
+            self._http.release(connection)
 
     async def aclose(self) -> None:
         await self._http.aclose()
 
-    async def _post(self, call: EndpointCall) -> aiohttp.ClientResponse:
+    async def _post(self, call: EndpointCall) -> HttpConnection:
         request = call.request
         headers = self._headers[request.endpoint]
         if request.headers:
             headers = {**headers, **request.headers}
-        return await self._http.post(self._urls[request.endpoint], msgspec.json.encode(call.body), headers)
+        return await self._http.post(
+            self._http.head_of(f"/{request.endpoint}", headers), msgspec.json.encode(call.body)
+        )
 
-    async def _events(self, response: aiohttp.ClientResponse) -> AsyncIterator[Sequence[Event]]:
+    async def _events(self, connection: HttpConnection, patience_s: float) -> AsyncIterator[Sequence[Event]]:
         decoder = SseEvents()
         secret = self._secret.encode() if self._secret else None
         try:
-            async for received in response.content.iter_any():
-                allow_silence(response, self._idle_timeout_s)
+            while True:
+                async with asyncio.timeout(patience_s):
+                    received = await connection.piece()
+                if not received:
+                    return
+                patience_s = self._idle_timeout_s
                 events = decoder.feed(received)
                 if secret is not None and any(secret in event.raw for event in events):
                     events = [Event(e.raw.replace(secret, b"***"), e.data.replace(secret, b"***")) for e in events]

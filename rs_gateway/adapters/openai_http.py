@@ -4,13 +4,12 @@ import asyncio
 from collections.abc import Sequence
 from types import TracebackType
 
-import aiohttp
 import msgspec
-import yarl
 
+from rs_gateway.adapters.http_connection import HttpConnection
 from rs_gateway.adapters.shared_timer import Limit, SharedTimer
 from rs_gateway.adapters.sse import SseDecoder
-from rs_gateway.adapters.upstream_http import FAILURES, CloseWatch, UpstreamHttp, drain
+from rs_gateway.adapters.upstream_http import FAILURES, UpstreamHttp, content_type_of, drain
 from rs_gateway.domain.chat import JsonObject, ProviderCall
 from rs_gateway.domain.errors import ProviderCutError, ProviderGarbageError, ProviderTimeoutError
 
@@ -34,15 +33,20 @@ class OpenAIHttp:
             asks_for_usage: whether streams are asked to count tokens; some providers do it unasked and refuse that.
         """
         self.name = name
-        self._url = yarl.URL(base_url.rstrip("/") + "/chat/completions")
-        self._headers = {"content-type": "application/json"}
+        self.http = UpstreamHttp(
+            name,
+            base_url=base_url,
+            secret=api_key,
+            connect_timeout_s=connect_timeout_s,
+            silence_s=idle_timeout_s,
+        )
+        headers = {"content-type": "application/json"}
         if api_key:
-            self._headers["authorization"] = f"Bearer {api_key}"
+            headers["authorization"] = f"Bearer {api_key}"
+        self._head = self.http.head_of("/chat/completions", headers)
         self._asks_for_usage = asks_for_usage
         self.first_byte_timeout_s, self.idle_timeout_s = first_byte_timeout_s, idle_timeout_s
         self._first_byte: SharedTimer | None = None
-        self._idle: SharedTimer | None = None
-        self.http = UpstreamHttp(name, secret=api_key, connect_timeout_s=connect_timeout_s, silence_s=idle_timeout_s)
 
     async def complete(self, call: ProviderCall) -> bytes:
         if call.is_watched:
@@ -55,54 +59,47 @@ class OpenAIHttp:
 
     async def _complete(self, call: ProviderCall) -> bytes:
         try:
-            response = await self.http.post(self._url, _encode(call), self._headers)
-            watch = CloseWatch(response)
+            connection = await self.http.post(self._head, _encode(call))
             try:
-                if response.status != 200:
-                    raise await self.http.refusal(response)
-                return await response.read()
+                body = await connection.whole(unless_refused=True)
+                if connection.status != 200:
+                    raise await self.http.refusal(connection)
+                return body
             finally:
-                watch.stop()
-                response.release()
+                self.http.release(connection)
         except FAILURES as error:
             raise self.http.translate(error) from error
 
     def stream(self, call: ProviderCall) -> "_Stream":
         return _Stream(self, call)
 
-    @property
-    def first_byte(self) -> SharedTimer:
-        """Runs until the first event of a stream."""
+    async def open(self, call: ProviderCall) -> HttpConnection:
+        """A stream whose head has come. Raises ProviderError."""
+        body = _encode_stream(call, asks_for_usage=self._asks_for_usage)
         if self._first_byte is None:
             self._first_byte = SharedTimer(self.first_byte_timeout_s)
-        return self._first_byte
-
-    @property
-    def idle(self) -> SharedTimer:
-        """Runs between two pieces of a stream."""
-        if self._idle is None:
-            self._idle = SharedTimer(self.idle_timeout_s)
-        return self._idle
-
-    async def open(self, call: ProviderCall) -> aiohttp.ClientResponse:
-        """A stream whose headers have come. Raises ProviderError."""
-        body = _encode_stream(call, asks_for_usage=self._asks_for_usage)
         try:
-            with Limit(self.first_byte):
-                response = await self.http.post(self._url, body, self._headers)
+            with Limit(self._first_byte):
+                connection = await self.http.post(self._head, body)
+                try:
+                    await connection.head()
+                except BaseException:
+                    self.http.release(connection)
+                    raise
         except FAILURES as error:
             raise self.http.translate(error) from error
         try:
-            if response.status != 200:
-                raise await self.http.refusal(response)
-            if response.content_type != "text/event-stream":
+            if connection.status != 200:
+                raise await self.http.refusal(connection)
+            content_type = content_type_of(connection)
+            if content_type != "text/event-stream":
                 raise ProviderGarbageError(
-                    f"{self.name} answered a stream with {response.content_type}.", provider=self.name, status=200
+                    f"{self.name} answered a stream with {content_type}.", provider=self.name, status=200
                 )
         except BaseException:
-            response.close()
+            self.http.release(connection)
             raise
-        return response
+        return connection
 
     async def aclose(self) -> None:
         await self.http.aclose()
@@ -114,13 +111,15 @@ class _Stream:
     def __init__(self, provider: OpenAIHttp, call: ProviderCall) -> None:
         self._provider, self._call = provider, call
         self._decoder = SseDecoder()
-        self._response: aiohttp.ClientResponse | None = None
+        self._connection: HttpConnection | None = None
 
     async def __aenter__(self) -> "_Stream":
         provider = self._provider
-        self._first_event_by_s: float | None = asyncio.get_running_loop().time() + provider.first_byte_timeout_s
-        response = self._response = await provider.open(self._call)
-        self._watch = CloseWatch(response)
+        self._loop = asyncio.get_running_loop()
+        self._first_event_by_s: float | None = self._loop.time() + provider.first_byte_timeout_s
+        self._connection = await provider.open(self._call)
+        # One timer a stream, not one a chunk: when it rings, it is set again for what is left of the patience.
+        self._timer = self._loop.call_at(self._first_event_by_s, self._look, self._connection)
         return self
 
     def __aiter__(self) -> "_Stream":
@@ -140,35 +139,41 @@ class _Stream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        response = self._response
-        if response is None:
+        connection = self._connection
+        if connection is None:
             return
-        self._watch.stop()
+        self._timer.cancel()
         try:
             if error is None and self._decoder.done:
-                await drain(response)
+                await drain(connection)
         finally:
-            # A response that was read to its end has given its connection back; any other one must be cut off.
-            response.close()
+            self._provider.http.release(connection)
 
     async def _payloads(self) -> Sequence[bytes]:
         """What arrives next; never empty. Raises FAILURES and ProviderCutError."""
-        assert self._response is not None
-        response, decoder, name = self._response, self._decoder, self._provider.name
-        while True:
-            with Limit(self._provider.idle if self._first_event_by_s is None else self._provider.first_byte):
-                received = await response.content.readany()
-            if not received:
-                break
+        assert self._connection is not None
+        decoder, name = self._decoder, self._provider.name
+        while received := await self._connection.piece():
             payloads = decoder.feed(received)
             if payloads:
                 self._first_event_by_s = None
                 return payloads
-            if self._first_event_by_s is not None and asyncio.get_running_loop().time() >= self._first_event_by_s:
+            if self._first_event_by_s is not None and self._loop.time() >= self._first_event_by_s:
                 raise TimeoutError  # comments and halves of events are no answer, however many come
             if decoder.malformed:
                 raise ProviderCutError(f"{name} sent a malformed event stream.", provider=name)
         raise ProviderCutError(f"{name} ended a stream without its end marker.", provider=name)
+
+    def _look(self, connection: HttpConnection) -> None:
+        due_s = self._first_event_by_s
+        if due_s is None:
+            # While nobody waits for the provider, it is not the one who is late.
+            since_s = connection.heard_at_s if connection.waits else self._loop.time()
+            due_s = since_s + self._provider.idle_timeout_s
+        if due_s <= self._loop.time():
+            connection.give_up(TimeoutError())
+        else:
+            self._timer = self._loop.call_at(due_s, self._look, connection)
 
 
 def _encode(call: ProviderCall) -> bytes:

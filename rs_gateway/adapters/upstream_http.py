@@ -1,27 +1,26 @@
-"""One provider's HTTP connections: a pool, what its failures mean, and how long it may be silent."""
+"""One provider's HTTP interface: what is sent, what its failures mean, and how long it may be silent."""
 
 import asyncio
-import io
 from collections.abc import Mapping
+from urllib.parse import quote, urlsplit
 
-import aiohttp
-import yarl
-
+from rs_gateway.adapters.http_connection import HttpConnection, lines_of
+from rs_gateway.adapters.http_pool import HttpPool
 from rs_gateway.adapters.http_refusals import refusal_of
 from rs_gateway.domain.errors import (
+    ConfigurationError,
     ProviderCutError,
     ProviderError,
     ProviderTimeoutError,
     ProviderUnreachableError,
 )
 
-FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
-"""What the client raises; `UpstreamHttp.translate` says what it means."""
+FAILURES = (OSError,)
+"""What goes wrong on the way, TimeoutError included; `UpstreamHttp.translate` says what it means."""
 
 _MAX_ERROR_BYTES = 64 * 1024
-_WHOLE_BODY_BYTES = 2**20
+_WHOLE_BODY_BYTES = 2**18
 _DRAIN_S = 0.25
-_DISTRUST_S = 1.0
 
 
 class UpstreamHttp:
@@ -29,51 +28,75 @@ class UpstreamHttp:
 
     Args:
         name: the provider's, for messages.
-        secret: its key, which must not show in any of them.
+        base_url: what all paths begin with.
+        secret: its key, which must not show in any message.
         silence_s: between two pieces of an answer.
+    Raises:
+        ConfigurationError: `base_url` is no URL, or `secret` cannot stand in a header.
     """
 
-    def __init__(self, name: str, *, secret: str | None, connect_timeout_s: float, silence_s: float) -> None:
+    def __init__(
+        self, name: str, *, base_url: str, secret: str | None, connect_timeout_s: float, silence_s: float
+    ) -> None:
         self._name, self._secret, self._silence_s = name, secret, silence_s
-        # Deadlines are the caller's; a timer a call is enough.
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s)
-        self._session: aiohttp.ClientSession | None = None
-        self._unpooled: aiohttp.ClientSession | None = None
-        self._distrusts_pool_until_s = 0.0
-
-    async def post(self, url: yarl.URL, body: bytes, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
-        """The answer, as soon as its headers are there. Raises FAILURES."""
-        session = self._session
-        if session is None:
-            session = self._session = self._new_session(aiohttp.TCPConnector(limit=0, keepalive_timeout=30))
-        if self._distrusts_pool_until_s and asyncio.get_running_loop().time() < self._distrusts_pool_until_s:
-            if self._unpooled is None:
-                self._unpooled = self._new_session(aiohttp.TCPConnector(limit=0, force_close=True))
-            session = self._unpooled
-        # Written in pieces, a large body does not hold up the loop.
-        data = body if len(body) <= _WHOLE_BODY_BYTES else io.BytesIO(body)
+        if secret is not None and not (secret.isascii() and secret.isprintable()):
+            raise ConfigurationError(f"The API key of {name} holds a character that no key has, such as a line break.")
+        url = urlsplit(base_url)
+        self._prefix = quote(url.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
+        self._host = url.netloc.rpartition("@")[2]
         try:
-            return await session.post(url, data=data, headers=headers, allow_redirects=False)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            if not isinstance(error, aiohttp.ClientConnectorError):
-                # A kept connection had gone stale. The others may have gone with it: the retries take fresh ones.
-                self._distrusts_pool_until_s = asyncio.get_running_loop().time() + _DISTRUST_S
-            raise
+            self._pool = HttpPool(base_url, connect_timeout_s=connect_timeout_s)
+        except ValueError as error:
+            raise ConfigurationError(f"model_providers.{name}.base_url: {error}") from None
 
-    async def refusal(self, response: aiohttp.ClientResponse) -> ProviderError:
-        """What a status other than 200 means."""
+    def head_of(self, path: str, headers: Mapping[str, str]) -> bytes:
+        """The unchanging part of the head of a POST, for `post`. Raises ValueError: something no header can hold."""
+        fixed = {"host": self._host, "accept": "*/*", "user-agent": "route-switch", **headers}
+        return f"POST {self._prefix}{path} HTTP/1.1\r\n".encode("ascii") + lines_of(iter(fixed.items()))
+
+    async def post(self, head: bytes, body: bytes) -> HttpConnection:
+        """Send a request. The answer is read from the connection that comes back; then `release` it. Raises FAILURES.
+
+        Args:
+            head: from `head_of`.
+        """
+        connection = await self._pool.connection()
+        try:
+            whole_head = b"%bcontent-length: %d\r\n\r\n" % (head, len(body))
+            if len(body) <= _WHOLE_BODY_BYTES:
+                connection.send(whole_head, body)
+            else:
+                await connection.send_large(whole_head, body)
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
+
+    def release(self, connection: HttpConnection) -> None:
+        """Done with an answer. A connection whose answer was not read to its end is cut off."""
+        self._pool.release(connection)
+
+    async def refusal(self, connection: HttpConnection) -> ProviderError:
+        """What a status other than 200 means; reads the answer, for a while and up to a limit."""
+        body = b""
         try:
             async with asyncio.timeout(self._silence_s):
-                body = await response.content.read(_MAX_ERROR_BYTES)
+                while len(body) < _MAX_ERROR_BYTES and (piece := await connection.piece()):
+                    body += piece
         except FAILURES as error:
             return self.translate(error)
-        return refusal_of(response.status, body, response.headers, provider=self._name, secret=self._secret)
+        header = connection.header(b"retry-after")
+        headers = {} if header is None else {"retry-after": header}
+        return refusal_of(connection.status, body[:_MAX_ERROR_BYTES], headers, provider=self._name, secret=self._secret)
 
     def translate(self, error: Exception) -> ProviderError:
         """What a failure before the answer means."""
         if isinstance(error, TimeoutError):
             return ProviderTimeoutError(f"{self._name} did not answer in time.", provider=self._name)
-        # The vendor's message may hold the URL; the type says enough.
+        if isinstance(error, ConnectionResetError | BrokenPipeError):
+            # A kept connection may have gone stale, and the others with it: the retries take fresh ones.
+            self._pool.drop_idle()
+        # The system's message may hold the address; the type says enough.
         return ProviderUnreachableError(
             f"{self._name} cannot be reached ({type(error).__name__}).", provider=self._name
         )
@@ -86,59 +109,22 @@ class UpstreamHttp:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        for session in (self._session, self._unpooled):
-            if session is not None:
-                await session.close()
-
-    def _new_session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=self._timeout,
-            read_bufsize=256 * 1024,
-        )
+        self._pool.close()
 
 
-class CloseWatch:
-    """Wakes whoever reads a response when its connection closes. aiohttp does not, where the framing broke.
-
-    Stop it when done with the response: the connection lives on.
-    """
-
-    __slots__ = ("_closed", "_response")
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        protocol = response.connection.protocol if response.connection is not None else None
-        self._response = response
-        self._closed = protocol.closed if protocol is not None else None
-        if self._closed is not None:
-            self._closed.add_done_callback(self._wake)
-
-    def stop(self) -> None:
-        """Let go."""
-        if self._closed is not None:
-            self._closed.remove_done_callback(self._wake)
-
-    def _wake(self, _: object) -> None:
-        content = self._response.content
-        if not content.is_eof() and content.exception() is None:
-            content.set_exception(aiohttp.ClientPayloadError("the connection closed in the middle of the body"))
+def content_type_of(connection: HttpConnection) -> str:
+    """The media type of an answer, without its parameters; `application/octet-stream` when it has none (RFC 9110)."""
+    stated = connection.header(b"content-type") or ""
+    return stated.partition(";")[0].strip().lower() or "application/octet-stream"
 
 
-def allow_silence(response: aiohttp.ClientResponse, silence_s: float) -> None:
-    """From now on, the provider may be silent for so long; nothing to do once its answer is here to the end."""
-    protocol = response.connection.protocol if response.connection is not None else None
-    if protocol is not None and protocol.read_timeout != silence_s:
-        protocol.read_timeout = silence_s
-        protocol.start_timeout()
-
-
-async def drain(response: aiohttp.ClientResponse) -> None:
+async def drain(connection: HttpConnection) -> None:
     """Wait a moment for the end that follows the last event, so that the connection can be used again."""
-    if response.content.is_eof():
+    if connection.complete:
         return
     try:
         async with asyncio.timeout(_DRAIN_S):
-            await response.content.read()
+            while await connection.piece():
+                pass
     except FAILURES:
         pass
