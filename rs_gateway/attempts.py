@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 
+from rs_gateway.adapters.shared_timer import Limit, SharedTimer
 from rs_gateway.domain.chat import ProviderCall
 from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.errors import (
@@ -14,6 +15,7 @@ from rs_gateway.domain.errors import (
     MissingVariablesError,
     ProviderError,
     ProviderRefusedError,
+    ProviderTimeoutError,
     RateLimitedError,
     RouteSwitchError,
 )
@@ -51,22 +53,33 @@ class Attempts:
         self._sleep = sleep
 
     async def first_answer(
-        self, served: Served, journey: Journey, ask: Callable[[ChatProvider, ProviderCall, str], Awaitable[_T]]
+        self,
+        served: Served,
+        journey: Journey,
+        ask: Callable[[ChatProvider, ProviderCall, str], Awaitable[_T]],
+        *,
+        patience: SharedTimer | None = None,
     ) -> _T:
         """The first usable answer. The answering combination is `started` at the router: the caller ends it.
 
+        Args:
+            patience: how long one attempt may take as long as somebody else is left to be asked; None: the deadline.
         Raises:
             RouteSwitchError: the last failure, when nobody answered; or a refusal that nobody else could mend.
         """
         pool, decision = journey.pool, journey.decision
         assert pool is not None and decision is not None
         order = [pool.members[c] for c in (decision.chosen, *decision.fallbacks) if c in pool.members]
+        if journey.barred:
+            order = [c for c in order if c.combination_id not in journey.barred]
+        # Where nobody should be asked, everybody may be: the decision stands, and so do its fallbacks.
+        regardless = not any(map(self._may_try, order))
         failure: RouteSwitchError | None = None
         for combination in order:
             last_resort = combination is order[-1]
             if failure is not None and journey.elapsed_s >= served.timeout_s:
                 break
-            if not last_resort and not self._may_try(combination):
+            if not last_resort and not regardless and not self._may_try(combination):
                 continue
             try:
                 call = _render(served, journey, pool, combination)
@@ -85,7 +98,7 @@ class Attempts:
                         )
                     if attempt or journey.attempts:
                         call = replace(call, timeout_s=max(0.001, served.timeout_s - journey.elapsed_s))
-                    return await self._ask(served, journey, call, ask)
+                    return await self._ask(served, journey, call, ask, None if last_resort else patience)
                 except RateLimitedError as error:
                     failure = failure or error
                     break
@@ -98,10 +111,14 @@ class Attempts:
                         raise
                     pause_s = self._backoff.pause_s(attempt, retry_after_s=error.retry_after_s)
                     out_of_time = journey.elapsed_s + pause_s >= served.timeout_s
-                    told_to_wait = self._backoff.is_told_to_wait(error.retry_after_s) and not last_resort
-                    if attempt == served.max_retries or out_of_time or told_to_wait:
+                    told_to_wait = self._backoff.is_told_to_wait(error.retry_after_s)
+                    # Another wait as long as this one would leave no time for anybody else.
+                    too_slow = isinstance(error, ProviderTimeoutError)
+                    if attempt == served.max_retries or out_of_time:
                         break
-                    if not last_resort and not self._may_try(combination):
+                    if (told_to_wait or too_slow) and not last_resort:
+                        break
+                    if not last_resort and not regardless and not self._may_try(combination):
                         break
                     await self._sleep(pause_s)
                     journey.waited_s += pause_s
@@ -117,6 +134,7 @@ class Attempts:
         journey: Journey,
         call: ProviderCall,
         ask: Callable[[ChatProvider, ProviderCall, str], Awaitable[_T]],
+        patience: SharedTimer | None,
     ) -> _T:
         combination = journey.combination
         assert combination is not None
@@ -125,7 +143,8 @@ class Attempts:
         code, status = "internal", None
         succeeded: bool | None = None
         try:
-            answer = await ask(served.providers[combination.provider], call, combination.provider)
+            asked = ask(served.providers[combination.provider], call, combination.provider)
+            answer = await (asked if patience is None else _within(patience, asked, provider=combination.provider))
             code = None
             return answer
         except ProviderError as error:
@@ -159,6 +178,15 @@ class Attempts:
                     took_s,
                 )
             )
+
+
+async def _within(patience: SharedTimer, asked: Awaitable[_T], *, provider: str) -> _T:
+    """Raises ProviderTimeoutError when there is no answer in time."""
+    try:
+        with Limit(patience):
+            return await asked
+    except TimeoutError as error:
+        raise ProviderTimeoutError(f"{provider} did not begin to answer in time.", provider=provider) from error
 
 
 def _is_mendable_elsewhere(error: ProviderRefusedError) -> bool:

@@ -3,17 +3,18 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
 from rs_gateway.domain.answers import StreamedAnswer, WireCompletion, decode_chunk, decode_completion
 from rs_gateway.domain.chat import ProviderCall
+from rs_gateway.domain.chunk_repair import repaired
 from rs_gateway.domain.errors import ProviderCutError, ProviderError, ProviderGarbageError, ProviderOverloadedError
 from rs_gateway.domain.ports import DONE, ChatProvider
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """What arrived together.
 
     Attributes:
@@ -59,15 +60,6 @@ async def complete_once(provider: ChatProvider, call: ProviderCall, *, name: str
         ) from error
 
 
-def _role_said_once(payload: bytes, answer: StreamedAnswer) -> bytes:
-    """The chunk without the roles of choices that have begun: some providers repeat them, and clients add them up."""
-    chunk = msgspec.json.decode(payload)
-    for choice in chunk.get("choices") or ():
-        if answer.has_begun_choice(choice.get("index", 0)) and isinstance(delta := choice.get("delta"), dict):
-            delta.pop("role", None)
-    return msgspec.json.encode(chunk)
-
-
 async def open_once(provider: ChatProvider, call: ProviderCall, *, name: str, wants_usage: bool) -> OpenedStream:
     """Open a stream and wait for its first chunk; closed at once if none comes. Raises ProviderError."""
     context = provider.stream(call)
@@ -95,6 +87,9 @@ def read_batch(payloads: Sequence[bytes], answer: StreamedAnswer, *, wants_usage
             break
         try:
             chunk = decode_chunk(payload)
+            if chunk.error is None and not answer.is_regular(chunk, payload):
+                payload = repaired(payload, answer)  # noqa: PLW2901  # it is this payload that goes out
+                chunk = decode_chunk(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             error = ProviderCutError(f"{provider} sent a malformed chunk.", provider=provider)
             break
@@ -103,12 +98,15 @@ def read_batch(payloads: Sequence[bytes], answer: StreamedAnswer, *, wants_usage
             error = ProviderOverloadedError(f"{provider} reported an error in its stream.", provider=provider)
             break
         says_something = True
-        if b'"role"' in payload and answer.has_begun:
-            payload = _role_said_once(payload, answer)  # noqa: PLW2901  # it is this payload that goes out
         answer.add(chunk)
         if chunk.usage is not None and not chunk.choices and not wants_usage:
             continue
         # A payload may have come on several lines; a line break in JSON is a space, in SSE it is the end of the field.
         out.append(payload.replace(b"\n", b" ") if b"\n" in payload else payload)
-    block = b"data: " + b"\n\ndata: ".join(out) + b"\n\n" if out else b""
+    if not out:
+        block = b""
+    elif len(out) == 1:
+        block = b"data: %b\n\n" % out[0]
+    else:
+        block = b"data: %b\n\n" % b"\n\ndata: ".join(out)
     return Batch(block, error, ended, says_something)

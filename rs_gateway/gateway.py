@@ -6,13 +6,23 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from rs_gateway.adapters.shared_timer import Limit, SharedTimer
+from rs_gateway.adapters.shared_timer import Limit, TimerOf
 from rs_gateway.attempts import Attempts
 from rs_gateway.calls import OpenedStream, complete_once, open_once, read_batch
-from rs_gateway.domain.answers import WireCompletion, outcome_of, text_of, usage_of
+from rs_gateway.domain.access import Admission
+from rs_gateway.domain.answers import (
+    WireCompletion,
+    counted_usage,
+    estimated_usage,
+    generated_characters,
+    outcome_of,
+)
 from rs_gateway.domain.chat import ChatRequest, Message, ProviderCall
+from rs_gateway.domain.combinations import Combination
+from rs_gateway.domain.endpoints import text_length
 from rs_gateway.domain.errors import (
     ClientStalledError,
+    ForbiddenError,
     ModelNotFoundError,
     NotForThisKeyError,
     ProviderCutError,
@@ -37,12 +47,16 @@ _SUCCESSES = frozenset({Outcome.COMPLETE, Outcome.TRUNCATED, Outcome.CONTENT_FIL
 class Reader(Protocol):
     """The client's end of a stream."""
 
-    async def begin(self, journey: Journey) -> None:
-        """The answer has begun: headers may go out."""
+    def begin(self, journey: Journey, block: bytes) -> bool:
+        """The answer has begun: headers may go out, and its first SSE bytes, if any. Returns as `write`."""
         ...
 
-    async def write(self, block: bytes) -> None:
-        """Send SSE bytes; returns when there is room for more."""
+    def write(self, block: bytes) -> bool:
+        """Send SSE bytes. False: `room` has to be waited for before anything else is sent."""
+        ...
+
+    async def room(self) -> None:
+        """Wait until there is room for more."""
         ...
 
     async def end(self, block: bytes) -> None:
@@ -78,7 +92,7 @@ class Gateway:
         self._encode_error = encode_error
         self._draw = random_draw
         self._ids = TraceIds()
-        self._deadline: SharedTimer | None = None
+        self._deadline, self._first_byte = TimerOf(), TimerOf()
         self._attempts = Attempts(router, random_draw=random_draw, sleep=sleep)
 
     def begin(self, request: ChatRequest, caller: Caller = ANYBODY) -> Journey:
@@ -91,16 +105,16 @@ class Gateway:
         ending = Ending()
         try:
             self._choose(served, journey)
-            with Limit(self._deadline_of(served)):
-                body, answer = await self._attempts.first_answer(served, journey, _complete)
+            with Limit(self._deadline.of(served.timeout_s)):
+                patience = self._first_byte.of(served.first_byte_timeout_s)
+                body, answer = await self._attempts.first_answer(served, journey, _complete, patience=patience)
             choice = answer.choices[0]
             ending.response, ending.finish_reason = choice.message, choice.finish_reason
             ending.response_model, ending.outcome = answer.model, outcome_of(choice.finish_reason)
             ending.n_bytes = len(body)
-            ending.usage = usage_of(
-                answer.usage,
+            ending.usage = counted_usage(answer.usage) or estimated_usage(
                 input_characters=_characters(journey.rendered),
-                output_characters=len(text_of(choice.message.get("content"))),
+                output_characters=sum(generated_characters(one.message) for one in answer.choices),
             )
             self._close_attempt(journey, ending)
             return body
@@ -126,7 +140,7 @@ class Gateway:
 
         try:
             self._choose(served, journey)
-            with Limit(self._deadline_of(served)):
+            with Limit(self._deadline.of(served.timeout_s)):
                 opened = await self._attempts.first_answer(served, journey, open_one)
             ending.first_token_s = journey.elapsed_s
             ending.outcome = Outcome.CLIENT_CANCELLED  # until we know better: nothing but the client can end it now
@@ -147,10 +161,8 @@ class Gateway:
                 answer = opened.answer
                 ending.response, ending.finish_reason = answer.message(), answer.finish_reason
                 ending.response_model, ending.n_bytes = answer.model, answer.output_characters
-                ending.usage = usage_of(
-                    answer.usage,
-                    input_characters=_characters(journey.rendered),
-                    output_characters=ending.n_bytes,
+                ending.usage = counted_usage(answer.usage) or estimated_usage(
+                    input_characters=_characters(journey.rendered), output_characters=ending.n_bytes
                 )
             await self._record(served, journey, ending)
 
@@ -165,28 +177,32 @@ class Gateway:
         """SSE bytes for the client: chunks as they came, then `[DONE]`, or an error event if the answer broke off."""
         assert journey.combination is not None
         provider, wants_usage, answer = journey.combination.provider, journey.request.include_usage, opened.answer
+        rest = opened.rest
         failure: BaseException | None = None
         try:
             with patience:
-                patience.on_client()
-                await reader.begin(journey)
-                batch, block = opened.first, b""
+                block, fault, ended, _ = opened.first
+                has_room = reader.begin(journey, block)
+                block = b""
                 try:
                     while True:
-                        block = batch.block
-                        if batch.error is not None:
-                            raise batch.error
-                        if batch.ended:
-                            break
-                        if block:
+                        if not has_room:
                             patience.on_client()
-                            await reader.write(block)
-                            block = b""
-                        patience.on_provider()
-                        payloads = await anext(opened.rest, None)
-                        if payloads is None:
+                            await reader.room()
+                            patience.on_provider()
+                        if fault is not None:
+                            raise fault
+                        if ended:
+                            break
+                        try:
+                            payloads = await rest.__anext__()
+                        except StopAsyncIteration:
                             break
                         batch = read_batch(payloads, answer, wants_usage=wants_usage, provider=provider)
+                        block, fault, ended, _ = batch
+                        if fault is None and not ended:  # what came with the end goes out with the end: one write less
+                            has_room = not block or reader.write(block)
+                            block = b""
                     if not answer.whole:
                         raise ProviderCutError(f"{provider} ended a stream without a finish_reason.", provider=provider)
                     ending.outcome = outcome_of(answer.finish_reason)
@@ -195,7 +211,6 @@ class Gateway:
                     failure = error
                     ending.outcome, ending.error_code = Outcome.PROVIDER_CUT, error.code
                     last = b"data: " + self._encode_error(error) + b"\n\n"
-                # What came with the end goes out with the end: one write less.
                 patience.on_client()
                 await (reader.end if failure is None else reader.fail)(block + last)
         except TimeoutError as late:
@@ -229,11 +244,6 @@ class Gateway:
         await self._recorder.record(trace, caller.admission)
         return trace_id
 
-    def _deadline_of(self, served: Served) -> SharedTimer:
-        if self._deadline is None or self._deadline.delay_s != served.timeout_s:
-            self._deadline = SharedTimer(served.timeout_s)
-        return self._deadline
-
     def _choose(self, served: Served, journey: Journey) -> None:
         request, admission = journey.request, journey.caller.admission
         try:
@@ -246,6 +256,8 @@ class Gateway:
         template_id = pool.template.template_id if pool.template is not None else None
         for combination in pool.combinations:
             admission.check(template_id=template_id, model=combination.model)
+        if pool.reserve:
+            journey.barred = _barred(pool.reserve, admission, template_id=template_id)
         journey.decision = self._router.choose(pool.key, pool.combinations, draw=self._draw(), now_s=time.monotonic())
 
     def _close_attempt(self, journey: Journey, ending: Ending, *, after_s: float = 0.0) -> None:
@@ -277,6 +289,17 @@ async def _complete(provider: ChatProvider, call: ProviderCall, name: str) -> tu
     return await complete_once(provider, call, name=name)
 
 
+def _barred(reserve: Sequence[Combination], admission: Admission, *, template_id: str | None) -> frozenset[str]:
+    """Those that nobody asked for and that the key may not ask, such as ones without a price when it has a budget."""
+    barred: set[str] = set()
+    for combination in reserve:
+        try:
+            admission.check(template_id=template_id, model=combination.model)
+        except ForbiddenError:
+            barred.add(combination.combination_id)
+    return frozenset(barred)
+
+
 def _deadline(error: BaseException, journey: Journey) -> BaseException:
     if not isinstance(error, TimeoutError):
         return error
@@ -285,4 +308,4 @@ def _deadline(error: BaseException, journey: Journey) -> BaseException:
 
 
 def _characters(messages: Sequence[Message]) -> int:
-    return sum(len(content) if isinstance(content := m.get("content"), str) else 0 for m in messages)
+    return sum(map(text_length, messages))

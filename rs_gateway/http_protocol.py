@@ -4,14 +4,15 @@ import asyncio
 from typing import Any
 
 import msgspec
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD_BYTES = 64 * 1024
 PATIENCE_S = 30.0
 """How long a request may stand still before it is complete, or an answer before it is read."""
 
 CONNECTION = "route_switch.connection"
-"""ASGI extension: its `connection` has `abort` and `close_after_answer`."""
+"""ASGI extension: its `connection` has `answer`, `stream`, `abort` and `close_after_answer`."""
 
 _STATUS = {400: b"400 Bad Request", 408: b"408 Request Timeout", 431: b"431 Request Header Fields Too Large"}
 _CODE = {400: "invalid_request", 408: "request_timeout", 431: "headers_too_large"}
@@ -84,6 +85,12 @@ class LimitedHttpTools(HttpToolsProtocol):
         cycle.on_response()
         return True
 
+    def stream(self) -> "DirectStream | None":
+        """A way past ASGI for the answer that is to begin now; None where the application has to send it itself."""
+        cycle = self.cycle
+        # With requests waiting in line, the newest cycle is not the one that is being answered.
+        return None if self.pipeline or cycle.response_started else DirectStream(cycle, self.flow)
+
     def abort(self) -> None:
         """Drop the connection at once, with what the client has not read of it."""
         self.transport.abort()
@@ -150,3 +157,52 @@ class LimitedHttpTools(HttpToolsProtocol):
         head = b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(head % (_STATUS[status], len(body)) + body)
         self.transport.close()
+
+
+class DirectStream:
+    """One streamed answer, written chunk by chunk without a message and a coroutine for each."""
+
+    __slots__ = ("_cycle", "_flow")
+
+    def __init__(self, cycle: RequestResponseCycle, flow: FlowControl) -> None:
+        self._cycle, self._flow = cycle, flow
+
+    def begin(self, head: bytes, block: bytes) -> bool:
+        """Send status line and header lines (each with its line end), and a first block. Returns as `write`."""
+        cycle = self._cycle
+        if cycle.disconnected:
+            return True
+        cycle.response_started = cycle.chunked_encoding = True
+        cycle.waiting_for_100_continue = False
+        last_line = b"" if cycle.keep_alive else b"connection: close\r\n"
+        first = b"%x\r\n%b\r\n" % (len(block), block) if block else b""
+        cycle.transport.write(b"%btransfer-encoding: chunked\r\n%b\r\n%b" % (head, last_line, first))
+        return not self._flow.write_paused
+
+    def write(self, block: bytes) -> bool:
+        """Send a block that is not empty. False: there is no room for more; wait for `room`."""
+        if not self._cycle.disconnected:
+            self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(block), block))
+        return not self._flow.write_paused
+
+    async def room(self) -> None:
+        """Wait until more can be written."""
+        if not self._cycle.disconnected:
+            await self._flow.drain()
+
+    def end(self, block: bytes) -> None:
+        """Send the last block, which is not empty; the connection stays open when both sides want it."""
+        cycle = self._cycle
+        if cycle.disconnected:
+            return
+        cycle.transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(block), block))
+        cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
+
+    def fail(self, block: bytes) -> None:
+        """Send the last block of an answer that broke off, and close the connection."""
+        self._cycle.keep_alive = False
+        self.end(block)

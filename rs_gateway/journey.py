@@ -35,6 +35,7 @@ class Journey:
     Attributes:
         started_at: seconds since the epoch; started: on the performance counter.
         mark: the router's, of the attempt under way.
+        barred: fallbacks that the caller's key may not ask.
         waited_s: spent waiting for providers and rate limits, in seconds; the rest is our own overhead.
     """
 
@@ -51,6 +52,7 @@ class Journey:
     attempts: list[Attempt] = field(default_factory=list[Attempt])
     waited_s: float = 0.0
     mark: int = 0
+    barred: frozenset[str] = frozenset()
 
     @property
     def overhead_ms(self) -> float:

@@ -43,6 +43,7 @@ class Served:
     combinations: Mapping[str, Combination]
     timeout_s: float
     max_retries: int
+    first_byte_timeout_s: float = 60.0
     client_stall_s: float = 30.0
     rate_limits: Mapping[str, TokenBucket] = field(default_factory=dict[str, TokenBucket])
     """Provider -> its own limit, shared by everything that calls it."""
@@ -213,6 +214,7 @@ class Serving:
             combinations=known,
             timeout_s=self._settings.api.timeout_seconds,
             max_retries=self._settings.api.max_retries,
+            first_byte_timeout_s=self._settings.api.first_byte_timeout_seconds,
             client_stall_s=self._settings.api.client_stall_seconds,
             rate_limits=self._rate_limits,
             endpoints=self._endpoints,

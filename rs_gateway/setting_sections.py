@@ -124,7 +124,7 @@ class ApiSettings(Section):
     """Budget of one request, retries and fallbacks included."""
     connect_timeout_seconds: PositiveFloat = 5.0
     first_byte_timeout_seconds: PositiveFloat = 60.0
-    """Until the first event of a stream."""
+    """Until the first event of a stream; until a whole answer, as long as there is somebody else to ask."""
     idle_timeout_seconds: PositiveFloat = 30.0
     """Between two pieces of a stream."""
     max_retries: int = Field(default=2, ge=0, le=10)

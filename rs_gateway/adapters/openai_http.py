@@ -153,6 +153,8 @@ class _Stream:
         """What arrives next; never empty. Raises FAILURES and ProviderCutError."""
         assert self._connection is not None
         decoder, name = self._decoder, self._provider.name
+        if decoder.malformed:
+            raise ProviderCutError(f"{name} sent a malformed event stream.", provider=name)
         while received := await self._connection.piece():
             payloads = decoder.feed(received)
             if payloads:
@@ -162,6 +164,8 @@ class _Stream:
                 raise TimeoutError  # comments and halves of events are no answer, however many come
             if decoder.malformed:
                 raise ProviderCutError(f"{name} sent a malformed event stream.", provider=name)
+        if payloads := decoder.end():
+            return payloads
         raise ProviderCutError(f"{name} ended a stream without its end marker.", provider=name)
 
     def _look(self, connection: HttpConnection) -> None:

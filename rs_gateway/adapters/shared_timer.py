@@ -49,6 +49,21 @@ class SharedTimer:
             callback()
 
 
+class TimerOf:
+    """The shared timer for a length that may change, as configured lengths do."""
+
+    __slots__ = ("_timer",)
+
+    def __init__(self) -> None:
+        self._timer: SharedTimer | None = None
+
+    def of(self, delay_s: float) -> SharedTimer:
+        """The one of this length; those that wait on another one go on waiting."""
+        if self._timer is None or self._timer.delay_s != delay_s:
+            self._timer = SharedTimer(delay_s)
+        return self._timer
+
+
 class Limit:
     """As `asyncio.timeout`, of a shared timer's length: raises TimeoutError when the block takes longer."""
 

@@ -48,6 +48,18 @@ class SseDecoder:
         self.malformed = self.malformed or len(self._buffer) > _MAX_EVENT_BYTES
         return payloads
 
+    def end(self) -> list[bytes]:
+        """What the end of the connection completes: an end marker without the empty line that belongs after it.
+
+        Half an event is dropped, as the standard says.
+        """
+        line = self._buffer.removesuffix(b"\r")
+        data = [*self._data, line.removeprefix(b"data:")] if line.startswith(b"data:") else self._data
+        if not self.done and not self.malformed and len(data) == 1 and data[0].strip() == DONE:
+            self.done = True
+            return [DONE]
+        return []
+
     def _feed_whole_events(self, received: bytes, payloads: list[bytes]) -> bytes:
         """Take the events that are one `data: ` line each, as nearly all are. Returns what begins with another kind."""
         if not received.endswith(b"\n\n"):

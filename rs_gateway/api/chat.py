@@ -22,13 +22,18 @@ from rs_gateway.domain.access import OPEN, Admission
 from rs_gateway.domain.errors import ClientStalledError, InvalidRequestError, RouteSwitchError
 from rs_gateway.domain.traces import StoreMode, least
 from rs_gateway.gateway import Gateway
+from rs_gateway.http_protocol import DirectStream
 from rs_gateway.journey import Caller, Journey
 
 log = structlog.get_logger()
 CHAT_PATH = "/v1/chat/completions"
-_WHOLE_HEAD = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-request-id: %b\r\nx-route-switch-trace-id: %b\r\n"
-    b"x-route-switch-overhead-ms: %.3f\r\nx-route-switch-combination: %b\r\n%bcontent-length: %d\r\n"
+_HEAD = (
+    b"x-request-id: %b\r\nx-route-switch-trace-id: %b\r\n"
+    b"x-route-switch-overhead-ms: %.3f\r\nx-route-switch-combination: %b\r\n%b"
+)
+_WHOLE_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n" + _HEAD + b"content-length: "
+_STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n" + _HEAD
 )
 STORE_HEADER = "x-route-switch-store"
 
@@ -101,24 +106,53 @@ def _store_mode(value: bytes) -> StoreMode:
 
 
 class _Client:
-    """The client's end of a stream."""
+    """The client's end of a stream: past ASGI where the server lets us, through `send` elsewhere."""
 
     def __init__(self, scope: Scope, send: Send, watched: Watched) -> None:
         self._scope, self._send, self._watched = scope, send, watched
+        self._direct: DirectStream | None = None
+        self._begins_with: Journey | None = None
+        self._unsent = b""
 
-    async def begin(self, journey: Journey) -> None:
-        headers = _headers(journey, journey.trace_id, b"text/event-stream; charset=utf-8")
-        headers.append((b"cache-control", b"no-cache"))
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+    def begin(self, journey: Journey, block: bytes) -> bool:
+        connection, head = connection_of(self._scope), _head(_STREAM_HEAD, journey)
+        self._direct = connection.stream() if connection is not None and head is not None else None
+        if self._direct is not None and head is not None:
+            return self._direct.begin(head, block)
+        self._begins_with, self._unsent = journey, block
+        return False
 
-    async def write(self, block: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": block, "more_body": True})
+    def write(self, block: bytes) -> bool:
+        if self._direct is not None:
+            return self._direct.write(block)
+        self._unsent = block
+        return False
+
+    async def room(self) -> None:
+        if self._direct is not None:
+            await self._direct.room()
+            return
+        if self._begins_with is not None:
+            journey, self._begins_with = self._begins_with, None
+            headers = _headers(journey, journey.trace_id, b"text/event-stream; charset=utf-8")
+            headers.append((b"cache-control", b"no-cache"))
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        if self._unsent:
+            block, self._unsent = self._unsent, b""
+            await self._send({"type": "http.response.body", "body": block, "more_body": True})
 
     async def end(self, block: bytes) -> None:
         self._watched.over()
-        await self._send({"type": "http.response.body", "body": block, "more_body": False})
+        if self._direct is not None:
+            self._direct.end(block)
+        else:
+            await self._send({"type": "http.response.body", "body": block, "more_body": False})
 
     async def fail(self, block: bytes) -> None:
+        if self._direct is not None:
+            self._watched.over()
+            self._direct.fail(block)
+            return
         connection = connection_of(self._scope)
         if connection is not None:
             connection.close_after_answer()
@@ -139,18 +173,22 @@ def _headers(journey: Journey | None, request_id: str, content_type: bytes) -> l
 
 
 async def _answer(scope: Scope, send: Send, body: bytes, journey: Journey) -> None:
-    """A whole answer: in one write where the server lets us and nothing in the headers needs a second look."""
-    connection = connection_of(scope)
+    """A whole answer: in one write where the server lets us."""
+    connection, head = connection_of(scope), _head(_WHOLE_HEAD, journey)
+    if connection is None or head is None or not connection.answer(b"%b%d\r\n" % (head, len(body)), body):
+        await _respond(send, 200, body, journey, journey.trace_id)
+
+
+def _head(template: bytes, journey: Journey) -> bytes | None:
+    """The head of an answer; None when a name in it needs a second look."""
     combination = journey.combination
     assert combination is not None
     name = combination.combination_id
-    if connection is not None and name.isascii() and name.isprintable():
-        version = b"" if journey.version is None else b"x-route-switch-version: %d\r\n" % journey.version
-        trace_id = journey.trace_id.encode()
-        head = _WHOLE_HEAD % (trace_id, trace_id, journey.overhead_ms, name.encode(), version, len(body))
-        if connection.answer(head, body):
-            return
-    await _respond(send, 200, body, journey, journey.trace_id)
+    if not (name.isascii() and name.isprintable()):
+        return None
+    version = b"" if journey.version is None else b"x-route-switch-version: %d\r\n" % journey.version
+    trace_id = journey.trace_id.encode()
+    return template % (trace_id, trace_id, journey.overhead_ms, name.encode(), version)
 
 
 async def _respond(

@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeAlias
 
 from rs_gateway.adapters.shared_timer import SharedTimer
 from rs_gateway.domain.errors import InvalidRequestError, RequestTooLargeError
-from rs_gateway.http_protocol import CONNECTION
+from rs_gateway.http_protocol import CONNECTION, DirectStream
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -59,6 +59,10 @@ class Connection(Protocol):
 
     def answer(self, head: bytes, body: bytes) -> bool:
         """Send a whole answer with one write: status line and header lines, then the body. False: it cannot be."""
+        ...
+
+    def stream(self) -> DirectStream | None:
+        """A way past ASGI for the answer that is to begin now; None where there is none."""
         ...
 
     def abort(self) -> None:

@@ -59,6 +59,7 @@ class WireDelta(msgspec.Struct):
     content: JsonValue = None
     refusal: JsonValue = None
     tool_calls: JsonValue = None
+    reasoning_content: JsonValue = None
 
 
 class WireChoice(msgspec.Struct):
@@ -76,6 +77,8 @@ class WireChunk(msgspec.Struct):
     usage: WireUsage | None = None
     model: str | None = None
     error: JsonValue = None
+    id: JsonValue = None
+    created: JsonValue = None
 
 
 class WireMessageChoice(msgspec.Struct):
@@ -117,18 +120,22 @@ def outcome_of(finish_reason: str | None) -> Outcome:
     return Outcome.TRUNCATED if finish_reason in ("length", None) else Outcome.COMPLETE
 
 
-def usage_of(wire: WireUsage | None, *, input_characters: int, output_characters: int) -> Usage:
-    """The provider's counts, or an estimate that says so."""
-    input_tokens, output_tokens = (wire.input_tokens, wire.output_tokens) if wire is not None else (None, None)
-    if wire is not None and input_tokens is not None and output_tokens is not None:
-        return Usage(
-            input_tokens,
-            output_tokens,
-            UsageSource.PROVIDER,
-            cached_input_tokens=wire.cached_input_tokens,
-            reasoning_tokens=wire.reasoning_tokens,
-            cache_write_tokens=wire.cache_write_tokens,
-        )
+def counted_usage(wire: WireUsage | None) -> Usage | None:
+    """The provider's counts; None where it did not count."""
+    if wire is None or (input_tokens := wire.input_tokens) is None or (output_tokens := wire.output_tokens) is None:
+        return None
+    return Usage(
+        input_tokens,
+        output_tokens,
+        UsageSource.PROVIDER,
+        cached_input_tokens=wire.cached_input_tokens,
+        reasoning_tokens=wire.reasoning_tokens,
+        cache_write_tokens=wire.cache_write_tokens,
+    )
+
+
+def estimated_usage(*, input_characters: int, output_characters: int) -> Usage:
+    """Counts from the length of the texts, marked as what they are."""
     return Usage(
         -(-input_characters // _CHARACTERS_PER_TOKEN),
         -(-output_characters // _CHARACTERS_PER_TOKEN),
@@ -141,9 +148,14 @@ class StreamedAnswer:
 
     Attributes:
         finish_reason: of the first choice; None until it came.
+        identity: id, created and model of the first chunk that has an id; all others must have the same.
+        n_tool_calls: tool calls of the first choice that have begun.
     """
 
     def __init__(self) -> None:
+        self.identity: tuple[JsonValue, JsonValue, str | None] | None = None
+        self.n_tool_calls = 0
+        self._n_unkept_characters = 0
         self.finish_reason: str | None = None
         self.usage: WireUsage | None = None
         self.model: str | None = None
@@ -153,8 +165,27 @@ class StreamedAnswer:
         self._begun: set[int] = set()
         self._ended: set[int] = set()
 
+    def is_regular(self, chunk: WireChunk, payload: bytes) -> bool:
+        """Whether the chunk may go to a client as it came; `domain/chunk_repair.py` mends those that may not.
+
+        Clients add up roles, tell choices and calls apart by their index, and some demand `choices` in every chunk.
+        """
+        identity = self.identity
+        if identity is not None and (
+            chunk.id != identity[0] or chunk.created != identity[1] or chunk.model != identity[2]
+        ):
+            return False
+        choices = chunk.choices
+        if choices is None:
+            return False
+        if self._begun and b'"role"' in payload:
+            return False
+        return b'"tool_calls"' not in payload or all(_calls_are_numbered(choice.delta) for choice in choices)
+
     def add(self, chunk: WireChunk) -> None:
         """Take in one chunk."""
+        if self.identity is None and chunk.id:
+            self.identity = (chunk.id, chunk.created, chunk.model)
         if chunk.usage is not None:
             self.usage = chunk.usage
         if chunk.model is not None:
@@ -171,6 +202,7 @@ class StreamedAnswer:
             and first.index == 0
             and delta.refusal is None
             and delta.tool_calls is None
+            and delta.reasoning_content is None
             and len(choices) == 1
         ):
             # A piece of text and nothing else, as nearly all chunks are.
@@ -184,12 +216,21 @@ class StreamedAnswer:
                 if choice.index == 0:
                     self.finish_reason = choice.finish_reason
             delta = choice.delta
-            if delta is None or choice.index != 0:
+            if delta is None:
+                continue
+            self._n_unkept_characters += len(text_of(delta.reasoning_content))
+            if choice.index != 0:
+                self._n_unkept_characters += len(text_of(delta.content)) + len(text_of(delta.refusal))
+                self._n_unkept_characters += _argument_characters(delta.tool_calls)
                 continue
             self._contents.append(text_of(delta.content))
             self._refusals.append(text_of(delta.refusal))
             if isinstance(delta.tool_calls, list):
-                self._tool_deltas.extend(d for d in delta.tool_calls if isinstance(d, dict))
+                deltas = [d for d in delta.tool_calls if isinstance(d, dict)]
+                self._tool_deltas.extend(deltas)
+                self._n_unkept_characters += _argument_characters(deltas)
+                indices = [i for d in deltas if isinstance(i := d.get("index"), int)]
+                self.n_tool_calls = max(self.n_tool_calls, *(i + 1 for i in indices)) if indices else self.n_tool_calls
 
     @property
     def has_begun(self) -> bool:
@@ -207,8 +248,8 @@ class StreamedAnswer:
 
     @property
     def output_characters(self) -> int:
-        """Length of the text so far."""
-        return sum(map(len, self._contents)) + sum(map(len, self._refusals))
+        """Length of all that was generated so far: text, refusals, reasoning, arguments of calls, of every choice."""
+        return sum(map(len, self._contents)) + sum(map(len, self._refusals)) + self._n_unkept_characters
 
     def message(self) -> JsonObject | None:
         """The assistant message as far as it came; None before the first choice."""
@@ -232,6 +273,29 @@ def text_of(content: JsonValue) -> str:
     if isinstance(content, list):
         return "".join(text_of(part.get("text")) for part in content if isinstance(part, dict))
     return content if isinstance(content, str) else ""
+
+
+def generated_characters(message: JsonObject) -> int:
+    """Length of all that was generated for a whole message."""
+    texts = (message.get("content"), message.get("refusal"), message.get("reasoning_content"))
+    return sum(len(text_of(text)) for text in texts) + _argument_characters(message.get("tool_calls"))
+
+
+def _argument_characters(calls: JsonValue) -> int:
+    """Length of the functions' names and arguments in tool calls, or in pieces of them."""
+    functions = [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    return sum(
+        len(value)
+        for function in functions
+        if isinstance(function, dict)
+        for value in (function.get("name"), function.get("arguments"))
+        if isinstance(value, str)
+    )
+
+
+def _calls_are_numbered(delta: WireDelta | None) -> bool:
+    calls = delta.tool_calls if delta is not None else None
+    return not isinstance(calls, list) or all(not isinstance(call, dict) or "index" in call for call in calls)
 
 
 def _join_tool_calls(deltas: list[JsonObject]) -> list[JsonObject]:

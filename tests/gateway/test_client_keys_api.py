@@ -354,3 +354,23 @@ def test_storage_health_says_that_the_key_store_fails_while_known_keys_stay_in_f
 def storage(stage: Keyed) -> tuple[int, Any]:
     response = stage.request("GET", "/health/storage")
     return response.status_code, response.json()
+
+
+def test_a_budget_keeps_a_request_from_falling_back_on_a_model_without_a_price(tmp_path: Path) -> None:
+    down, up = Upstream([wire.resets]), Upstream([wire.answers("Paris")])
+    register(tmp_path)
+    boss = issue(tmp_path, "boss", admin=True)
+    with down.running(), up.running():
+        settings = priced(down, up)
+        settings["api"] = {"max_retries": 0}
+        first = {"id": "on-p1", "template_id": "support", "model": "gpt-4", "provider": "p1", "fallbacks": ["on-p2"]}
+        second = {"id": "on-p2", "template_id": "support", "model": "nobody-knows-its-price", "provider": "p2"}
+        settings["gateway"] = {**settings["gateway"], "combinations": [first, second]}
+        with running_gateway(tmp_path, settings) as gateway:
+            stage = Keyed(gateway, down, {"boss": boss.secret})
+            known(stage, "thrifty", limits=KeyLimits(budget_usd=1e6))
+            known(stage, "rich")
+            asked = {**HELP, "model": "gpt-4"}
+            assert stage.ask("thrifty", asked).status_code == 502
+            assert up.requests == []
+            assert stage.ask("rich", asked).json()["choices"][0]["message"]["content"] == "Paris"

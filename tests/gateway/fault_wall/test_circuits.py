@@ -66,6 +66,28 @@ def test_with_nobody_else_an_open_circuit_refuses_no_request(tmp_path: Path) -> 
         assert stage.ask().content == "from the first"
 
 
+def test_with_every_circuit_open_the_chosen_one_is_asked_all_the_same(tmp_path: Path) -> None:
+    first, second = Fickle(), Fickle()
+    with staged(tmp_path, first, second) as stage:
+        for _ in range(8):
+            stage.ask()
+        assert (stage.circuit(), stage.circuit("on-p2")) == ("open", "open")
+        first.fails = False
+        assert stage.ask().content == "from the first"
+        assert stage.attempts(at=8) == [("on-p1", None)]
+
+
+def test_with_every_circuit_open_the_fallback_is_asked_too(tmp_path: Path) -> None:
+    first, second = Fickle(), Fickle()
+    with staged(tmp_path, first, second) as stage:
+        for _ in range(8):
+            stage.ask()
+        assert (stage.circuit(), stage.circuit("on-p2")) == ("open", "open")
+        second.fails = False
+        assert stage.ask().content == "from the first"
+        assert stage.attempts(at=8)[-1] == ("on-p2", None)
+
+
 @STREAMS
 def test_of_equals_the_one_with_the_open_circuit_gets_no_requests(tmp_path: Path, stream: bool) -> None:
     equals = {"strategy": "round_robin"}

@@ -9,6 +9,7 @@ from tests import upstream as wire
 from tests.gateway.fault_wall.faults import late
 from tests.gateway.fault_wall.stage import BEGUN, FINISH, GREETING, error_in, staged
 from tests.running import eventually
+from tests.upstream import Behaviour
 
 STREAMS = pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 
@@ -56,12 +57,25 @@ def test_fallbacks_share_the_deadline_of_the_first_try(tmp_path: Path, stream: b
         assert stage.attempts() == [("on-p1", "provider_overloaded"), ("on-p2", "provider_timeout")]
 
 
-def test_a_stream_that_fell_silent_early_leaves_time_for_a_fallback(tmp_path: Path) -> None:
-    with staged(tmp_path, wire.hangs, wire.answers(GREETING), first_byte_timeout_seconds=0.2) as stage:
-        seen = stage.ask(stream=True)
+@STREAMS
+@pytest.mark.parametrize("fault", [wire.hangs, wire.sends([], then="stall")], ids=["no head", "a head and no more"])
+def test_a_provider_that_is_silent_early_is_not_asked_twice_while_there_is_a_fallback(
+    tmp_path: Path, stream: bool, fault: Behaviour
+) -> None:
+    # The ratio of the defaults, 60 to 120 s: two silent tries would be the whole deadline.
+    limits = {"first_byte_timeout_seconds": 0.4, "timeout_seconds": 0.8, "max_retries": 2}
+    with staged(tmp_path, fault, wire.answers(GREETING), **limits) as stage:
+        seen = stage.ask(stream=stream)
         assert seen.content == GREETING
-        assert 0.2 <= seen.took_s < 1.0
+        assert 0.4 <= seen.took_s < 0.8
+        assert stage.attempts() == [("on-p1", "provider_timeout"), ("on-p2", None)]
         eventually(lambda: stage.first.hang_ups == 1, timeout_s=1.0)
+
+
+def test_a_plain_answer_that_nobody_else_can_give_has_the_whole_deadline(tmp_path: Path) -> None:
+    slow = late(wire.answers(GREETING), by_s=0.3)
+    with staged(tmp_path, slow, first_byte_timeout_seconds=0.1) as stage:
+        assert stage.ask().content == GREETING
 
 
 def test_a_stream_that_goes_on_beyond_the_deadline_is_cut_at_it(tmp_path: Path) -> None:

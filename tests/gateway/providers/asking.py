@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from rs_gateway.domain.answers import StreamedAnswer, decode_chunk, decode_completion, usage_of
+from rs_gateway.domain.answers import StreamedAnswer, counted_usage, decode_chunk, decode_completion, estimated_usage
 from rs_gateway.domain.chat import JsonObject, ProviderCall
 from rs_gateway.domain.ports import DONE, ChatProvider
 from rs_gateway.domain.traces import Usage
@@ -53,7 +53,7 @@ class Streamed:
 
     @property
     def usage(self) -> Usage:
-        return usage_of(self.answer.usage, input_characters=1, output_characters=1)
+        return counted_usage(self.answer.usage) or estimated_usage(input_characters=1, output_characters=1)
 
 
 async def stream(adapter: ChatProvider, asked: ProviderCall, into: Streamed) -> Streamed:
@@ -89,5 +89,5 @@ class Completed:
 
 def completed(adapter: ChatProvider, asked: ProviderCall) -> Completed:
     body = run(adapter, lambda provider: provider.complete(asked))
-    usage = usage_of(decode_completion(body).usage, input_characters=1, output_characters=1)
+    usage = counted_usage(decode_completion(body).usage) or estimated_usage(input_characters=1, output_characters=1)
     return Completed(json.loads(body), usage)
