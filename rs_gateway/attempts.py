@@ -73,7 +73,7 @@ class Attempts:
         if journey.barred:
             order = [c for c in order if c.combination_id not in journey.barred]
         # Where nobody should be asked, everybody may be: the decision stands, and so do its fallbacks.
-        regardless = not any(map(self._may_try, order))
+        regardless = not self._router.all_sound and not any(map(self._may_try, order))
         failure: RouteSwitchError | None = None
         for combination in order:
             last_resort = combination is order[-1]

@@ -3,10 +3,12 @@
 import os
 import time
 
-_RANDOM_BYTES = 10
-_SUPPLY_BYTES = 4096 // _RANDOM_BYTES * _RANDOM_BYTES
-_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_PAIRS = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
+_ALPHABET = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_N_RANDOM = 16
+"""Characters of five random bits each: 80 bits."""
+_SUPPLY = 4096
+_CHARACTER_OF = bytes(_ALPHABET[byte & 31] for byte in range(256))
+_PAIRS = tuple(chr(a) + chr(b) for a in _ALPHABET for b in _ALPHABET)
 
 
 class TraceIds:
@@ -17,14 +19,18 @@ class TraceIds:
     """
 
     def __init__(self) -> None:
-        self._supply = b""
-        self._position = 0
+        self._supply = ""
+        self._position = _SUPPLY
+        self._now_ms, self._prefix = -1, ""
 
     def new(self) -> str:
         """The next id."""
-        if self._position >= len(self._supply):
-            self._supply, self._position = os.urandom(_SUPPLY_BYTES), 0
-        end = self._position + _RANDOM_BYTES
-        value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(self._supply[self._position : end])
-        self._position = end
-        return "".join([_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)])
+        begin = self._position
+        if begin >= _SUPPLY:
+            self._supply, begin = os.urandom(_SUPPLY).translate(_CHARACTER_OF).decode("ascii"), 0
+        self._position = end = begin + _N_RANDOM
+        now_ms = time.time_ns() // 1_000_000
+        if now_ms != self._now_ms:
+            self._now_ms = now_ms
+            self._prefix = "".join([_PAIRS[(now_ms >> shift) & 1023] for shift in (40, 30, 20, 10, 0)])
+        return self._prefix + self._supply[begin:end]

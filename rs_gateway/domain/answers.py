@@ -30,6 +30,16 @@ class WireUsage(msgspec.Struct):
         return _count(self.completion_tokens)
 
     @property
+    def has_no_details(self) -> bool:
+        """Whether the two totals are all there is."""
+        return (
+            self.prompt_tokens_details is None
+            and self.completion_tokens_details is None
+            and self.cache_creation_input_tokens is None
+            and self.prompt_cache_hit_tokens is None
+        )
+
+    @property
     def cached_input_tokens(self) -> int | None:
         """Tokens of the request that came out of the provider's cache: OpenAI's spelling, then DeepSeek's."""
         details = self.prompt_tokens_details
@@ -124,6 +134,8 @@ def counted_usage(wire: WireUsage | None) -> Usage | None:
     """The provider's counts; None where it did not count."""
     if wire is None or (input_tokens := wire.input_tokens) is None or (output_tokens := wire.output_tokens) is None:
         return None
+    if wire.has_no_details:
+        return Usage(input_tokens, output_tokens, UsageSource.PROVIDER)
     return Usage(
         input_tokens,
         output_tokens,

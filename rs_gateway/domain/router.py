@@ -70,6 +70,11 @@ class Router:
             self._look_again(combination_id, self._health[combination_id])
         return pool.menu(standings).decide(draw, now_s)
 
+    @property
+    def all_sound(self) -> bool:
+        """Whether there is nobody whom `may_try` could say no to."""
+        return not self._ailing
+
     def may_try(self, combination_id: str, *, now_s: float) -> bool:
         """Whether a fallback or a retry makes sense: not while the circuit is open, nor while its one probe runs."""
         health = self._health.get(combination_id)
