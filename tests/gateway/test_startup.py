@@ -1,7 +1,7 @@
-import os
 
 """What a fresh process loads: heavy imports wait until somebody needs them."""
 
+import os
 import subprocess
 import sys
 
