@@ -17,6 +17,7 @@ import msgspec
 
 from rs_gateway.adapters.cohere_stream import cohere_chunks, whole_answer
 from rs_gateway.adapters.litellm_errors import translate
+from rs_gateway.adapters.litellm_media import refuse_addresses
 from rs_gateway.adapters.litellm_parameters import forwardable, forwarded
 from rs_gateway.adapters.vendor_lines import ENDINGS, VendorLines
 from rs_gateway.domain.chat import JsonObject, ProviderCall
@@ -31,6 +32,8 @@ def load_litellm() -> Any:
     # Without these the import itself fetches a price list from the network and reads a .env of the working directory.
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
+    # `refuse_addresses` keeps addresses from it. Should one get through, litellm downloads nothing at this size.
+    os.environ["MAX_IMAGE_URL_DOWNLOAD_SIZE_MB"] = "0"
     import litellm
 
     litellm.telemetry = False  # pyright: ignore[reportAttributeAccessIssue]  # set, not declared, there
@@ -94,6 +97,8 @@ class LiteLLMChat:
                         **arguments, stream=True, stream_options={"include_usage": True}
                     )
                     opened.append(answer)
+                    # Where the vendor counts no tokens, litellm would: it downloads images to measure them.
+                    answer.messages = None
                     if answer.completion_stream is None:
                         await answer.fetch_stream()
             except Exception as error:
@@ -172,8 +177,9 @@ class LiteLLMChat:
             raise self._cut(error) from error
 
     def _arguments(self, litellm: Any, call: ProviderCall) -> JsonObject:
-        """Raises ProviderRefusedError for a parameter that would not reach the provider."""
+        """Raises ProviderRefusedError for a parameter or an address that would not reach the provider."""
         model = self._model(litellm, call.model)
+        refuse_addresses(call.messages, vendor=model.partition("/")[0], name=self._name)
         known = self._known.get(model)
         if known is None:
             vendor, _, bare = model.partition("/")
