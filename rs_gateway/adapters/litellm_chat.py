@@ -33,8 +33,10 @@ _MORE_THAN_ANY_STREAM = 1_000_000_000
 
 @functools.cache
 def load_litellm() -> Any:
-    # Without these the import itself fetches a price list from the network and reads a .env of the working directory.
+    # Without these the import itself fetches a price list from the network, and the first call of Anthropic a list of
+    # its headers, and a .env of the working directory is read.
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    os.environ.setdefault("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
     # `refuse_addresses` keeps addresses from it. Should one get through, litellm downloads nothing at this size.
     os.environ["MAX_IMAGE_URL_DOWNLOAD_SIZE_MB"] = "0"
