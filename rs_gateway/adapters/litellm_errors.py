@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from rs_gateway.adapters.http_refusals import parse_retry_after
+from rs_gateway.adapters.vendor_words import fit_for_clients
 from rs_gateway.domain.chat import JsonObject
 from rs_gateway.domain.errors import (
     ProviderError,
@@ -21,11 +22,9 @@ from rs_gateway.domain.errors import (
 
 _RETRYABLE_STATUS = frozenset({408, 409, 429})
 _TRANSPORTS = frozenset({"httpx", "httpcore", "aiohttp"})
-_ADDRESS = re.compile(r"\b(?:https?|wss?)://\S+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b")
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?)s")
 _UNSUPPORTED = re.compile(r"does not support param(?:eter)?s?:? *[\[{]?'(\w+)'")
 _OWN_PREFIX = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Exception):? *-? *)+")
-_MAX_WORDS = 500
 
 
 def translate(error: BaseException, *, name: str, secret: str | None) -> ProviderError:
@@ -90,9 +89,9 @@ def _refusal(
         message,
         provider=name,
         status=status,
-        upstream_code=_text(error.get("code") if isinstance(error.get("code"), str) else error.get("status")),
-        upstream_type=_text(error.get("type")),
-        upstream_param=_text(error.get("param")),
+        upstream_code=_text(error.get("code") if isinstance(error.get("code"), str) else error.get("status"), secret),
+        upstream_type=_text(error.get("type"), secret),
+        upstream_param=_text(error.get("param"), secret),
     )
 
 
@@ -139,11 +138,9 @@ def _retry_after(chain: tuple[BaseException, ...], error: JsonObject) -> float |
 
 
 def _clean(words: str, secret: str | None) -> str:
-    """One line without our key, addresses and litellm's own preamble."""
-    words = _OWN_PREFIX.sub("", words.strip()).split("\n", 1)[0]
-    words = words.replace(secret, "***") if secret else words
-    return _ADDRESS.sub("(address)", words)[:_MAX_WORDS]
+    """What is fit for a client, without litellm's own preamble."""
+    return fit_for_clients(_OWN_PREFIX.sub("", words.strip()), secret=secret)
 
 
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
+def _text(value: object, secret: str | None) -> str | None:
+    return None if value is None else fit_for_clients(str(value), secret=secret)
