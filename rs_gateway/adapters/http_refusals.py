@@ -34,17 +34,21 @@ def refusal_of(
         return None if value is None else fit_for_clients(str(value), secret=secret, host=host)
 
     message = f"{provider}: {told('message') or f'status {status}'}"
+    code, kind, param = told("code"), told("type"), told("param")
     if status in _RETRYABLE_STATUS or status >= 500:
         retry_after_s = parse_retry_after(headers.get("retry-after"), now=datetime.now(UTC))
-        return ProviderOverloadedError(message, provider=provider, status=status, retry_after_s=retry_after_s)
-    if 400 <= status < 500:
-        return ProviderRefusedError(
+        return ProviderOverloadedError(
             message,
             provider=provider,
             status=status,
-            upstream_code=told("code"),
-            upstream_type=told("type"),
-            upstream_param=told("param"),
+            retry_after_s=retry_after_s,
+            upstream_code=code,
+            upstream_type=kind,
+            upstream_param=param,
+        )
+    if 400 <= status < 500:
+        return ProviderRefusedError(
+            message, provider=provider, status=status, upstream_code=code, upstream_type=kind, upstream_param=param
         )
     return ProviderGarbageError(f"{provider} answered with status {status}.", provider=provider, status=status)
 

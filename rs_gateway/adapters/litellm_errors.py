@@ -81,17 +81,22 @@ def _refusal(
     message = f"{name}: {_clean(str(error.get('message') or f'status {status}'), secret)}"
     if "API_KEY_INVALID" in str(error.get("details")):
         status = 401  # Google says 400, as of a malformed request
+    code = _text(error.get("code") if isinstance(error.get("code"), str) else error.get("status"), secret)
+    kind, param = _text(error.get("type"), secret), _text(error.get("param"), secret)
     if status in _RETRYABLE_STATUS or status >= 500:
-        return ProviderOverloadedError(message, provider=name, status=status, retry_after_s=_retry_after(chain, error))
+        return ProviderOverloadedError(
+            message,
+            provider=name,
+            status=status,
+            retry_after_s=_retry_after(chain, error),
+            upstream_code=code,
+            upstream_type=kind,
+            upstream_param=param,
+        )
     if status < 400:
         return ProviderGarbageError(f"{name} answered with status {status}.", provider=name, status=status)
     return ProviderRefusedError(
-        message,
-        provider=name,
-        status=status,
-        upstream_code=_text(error.get("code") if isinstance(error.get("code"), str) else error.get("status"), secret),
-        upstream_type=_text(error.get("type"), secret),
-        upstream_param=_text(error.get("param"), secret),
+        message, provider=name, status=status, upstream_code=code, upstream_type=kind, upstream_param=param
     )
 
 

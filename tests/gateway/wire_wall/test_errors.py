@@ -63,6 +63,33 @@ def test_a_failure_is_the_same_kind_of_failure_for_the_client(
     assert response.status_code == seen
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (429, "insufficient_quota", "insufficient_quota"),
+        (429, "rate_limit_exceeded", "tokens"),
+        (409, "conflict", "invalid_request_error"),
+        (503, "engine_overloaded", "server_error"),
+    ],
+)
+def test_a_failure_keeps_the_upstreams_code_type_and_param(
+    wall: Wall, status: int, code: str, kind: str, *, stream: bool
+) -> None:
+    response = wall.ask(wire.fails(status, error(code, kind=kind, param="messages")), stream=stream)
+    said = is_openais(response)
+    assert (response.status_code, said["code"], said["type"], said["param"]) == (status, code, kind, "messages")
+    assert wall.trace(response)["error_code"] == "provider_overloaded"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(429, "rate_limit_error"), (409, "invalid_request_error"), (500, "server_error")]
+)
+def test_a_failure_without_a_code_gets_ours(wall: Wall, status: int, kind: str) -> None:
+    said = is_openais(wall.ask(wire.fails(status, {"error": {"message": "No."}})))
+    assert (said["code"], said["type"], said["param"]) == ("provider_overloaded", kind, None)
+
+
 @pytest.mark.parametrize(
     "body",
     [
