@@ -230,10 +230,28 @@ class ProviderTimeoutError(ProviderError):
 
 
 class ProviderOverloadedError(ProviderError):
-    """It answered 408, 409, 429 or 5xx: another try, or another combination, may succeed."""
+    """It answered 408, 409, 429 or 5xx: another try, or another combination, may succeed.
+
+    Attributes:
+        upstream_code, upstream_type, param: the provider's own error fields, passed on to the client.
+    """
 
     code = "provider_overloaded"
     retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        upstream_code: str | None = None,
+        upstream_type: str | None = None,
+        upstream_param: str | None = None,
+    ) -> None:
+        super().__init__(message, provider=provider, status=status, retry_after_s=retry_after_s)
+        self.upstream_code, self.upstream_type, self.param = upstream_code, upstream_type, upstream_param
 
 
 class ProviderGarbageError(ProviderError):
@@ -254,7 +272,7 @@ class ProviderRefusedError(ProviderError):
     """It refused the request itself (4xx); no other try can mend it.
 
     Attributes:
-        upstream_code, upstream_type, upstream_param: the provider's own error fields, passed on to the client.
+        upstream_code, upstream_type, param: the provider's own error fields, passed on to the client.
     """
 
     code = "provider_refused"

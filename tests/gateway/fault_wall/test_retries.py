@@ -82,7 +82,7 @@ def test_whoever_is_told_to_wait_is_left_alone_and_the_last_error_says_how_long(
         assert stage.attempts() == [("on-p1", "provider_overloaded"), ("on-p2", None)]
         # Nobody else is left: there is no point in waiting beyond the deadline.
         seen = stage.ask(stream=stream, model=ALONE)
-        assert (seen.status, seen.error["type"]) == (429, "rate_limit_error")
+        assert (seen.status, seen.error["type"]) == (429, "some_type")
         waits_s = int(seen.headers["retry-after"])
         assert waits_s == 7 if value != "date" else 3_500 < waits_s <= 3_601
         assert seen.took_s < 1.0
