@@ -110,6 +110,22 @@ def test_health_and_storage_answer(gateway: RunningGateway) -> None:
     assert storage["dropped"] == 0
 
 
+def test_storage_health_says_that_the_registry_is_gone_while_its_templates_go_on_being_served(tmp_path: Path) -> None:
+    register(tmp_path)
+    prompts, aside = tmp_path / "data/prompts", tmp_path / "aside"
+    with Upstream([wire.answers("ok")]).running() as up, running_gateway(tmp_path, configuration(up)) as gateway:
+        assert get(gateway, "/health/storage")[1]["registry_error"] is None
+        prompts.rename(aside)
+        eventually(lambda: get(gateway, "/health/storage")[0] == 503)
+        _, storage = get(gateway, "/health/storage")
+        assert (storage["ok"], storage["error"], storage["access_error"]) == (False, None, None)
+        assert "1 template(s)" in str(storage["registry_error"])
+        assert get(gateway, "/health")[0] == 200
+        assert gateway.ask(HELP).status_code == 200
+        aside.rename(prompts)
+        eventually(lambda: get(gateway, "/health/storage")[0] == 200)
+
+
 def test_the_openapi_document_has_the_hot_route(gateway: RunningGateway) -> None:
     _, document = get(gateway, "/openapi.json")
     assert "/v1/chat/completions" in json.dumps(document)
