@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,11 @@ from rs_gateway.api.wire import Headers, Receive, Scope, Send
 from rs_gateway.domain.access import OPEN, Admission
 from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.endpoints import ENDPOINT_PATHS, Endpoint, EndpointProvider
+from rs_gateway.domain.health import CombinationState
 from rs_gateway.domain.pools import Catalog
 from rs_gateway.domain.pricing import Price, PriceBook
+from rs_gateway.domain.router import Router
+from rs_gateway.domain.routing import CircuitRules, RouterRules
 from rs_gateway.domain.traces import Trace
 from rs_gateway.passthrough import Passthrough
 from rs_gateway.recording import Recorder
@@ -27,6 +31,7 @@ from rs_gateway.serving import Served
 from tests.fakes import MemoryTraceStore, eventually
 from tests.upstream import Upstream
 
+RULES = RouterRules("weighted", circuit=CircuitRules(failures_in_a_row=3, open_s=60.0))
 SECRET = "sk-upstream-secret"
 TIMEOUTS: Any = {"connect_timeout_s": 2.0, "first_byte_timeout_s": 5.0, "idle_timeout_s": 5.0}
 
@@ -46,6 +51,7 @@ class Stage:
     upstream: Upstream
     recorded: list[Trace]
     pauses: list[float]
+    router: Router
 
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=20, **options)
@@ -72,6 +78,10 @@ class Stage:
             first = next(pieces)
             go_on.set()
             return first, b"".join(pieces)
+
+    def health(self, combination_id: str) -> CombinationState:
+        """How a combination is doing."""
+        return self.router.states(time.monotonic())[combination_id]
 
     def trace(self) -> Trace:
         """The only trace."""
@@ -142,8 +152,11 @@ def on_stage(
     class Source:
         served = shown
 
+    router = Router(RULES)
     recorder = Recorder(MemoryTraceStore(), observers=(recorded.append,))
-    passthrough = Passthrough(Source(), recorder, encode_error=encode_error, random_draw=lambda: 0.5, sleep=sleep)
+    passthrough = Passthrough(
+        Source(), recorder, router, encode_error=encode_error, random_draw=lambda: 0.5, sleep=sleep
+    )
     routes = {
         path: EndpointRoute(passthrough, endpoint, max_body_bytes=100_000, admit=admit)
         for endpoint, path in ENDPOINT_PATHS.items()
@@ -171,7 +184,7 @@ def on_stage(
     try:
         eventually(lambda: server.started or not thread.is_alive())
         assert server.started
-        yield Stage(f"http://127.0.0.1:{listener.getsockname()[1]}", upstream, recorded, pauses)
+        yield Stage(f"http://127.0.0.1:{listener.getsockname()[1]}", upstream, recorded, pauses, router)
     finally:
         server.should_exit = True
         thread.join(15)

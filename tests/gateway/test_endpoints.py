@@ -629,6 +629,7 @@ def test_a_client_that_leaves_a_stream_ends_the_upstream_call(endpoint: Endpoint
             next(response.iter_raw())
         eventually(lambda: up.hang_ups == 1)
         assert stage.trace().outcome == Outcome.CLIENT_CANCELLED
+        assert stage.health(stage.trace().attempts[0].combination_id).success_rate is None
         usage = stage.trace().usage
     assert usage.source is UsageSource.ESTIMATED
     assert usage.input_tokens is not None
