@@ -56,14 +56,16 @@ def test_every_error_has_openais_shape_and_a_request_id(
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/feedback"])
 @pytest.mark.parametrize("headers", [{"content-type": "application/json"}, {}])
+@pytest.mark.parametrize("body", [b"{nonsense", b'{"model": "\xff"}'])
 def test_a_body_that_is_no_json_is_refused_in_words_with_a_request_id(
-    gateway: RunningGateway, path: str, headers: dict[str, str]
+    gateway: RunningGateway, path: str, headers: dict[str, str], body: bytes
 ) -> None:
     with gateway.client() as client:
-        response = client.post(path, content=b"{nonsense", headers=headers)
+        response = client.post(path, content=body, headers=headers)
     assert response.status_code == 400
     assert "JSON" in response.json()["error"]["message"]
     assert response.json()["error"]["param"] is None
+    assert response.json()["error"]["code"] == "invalid_request"
     assert response.headers["x-request-id"]
 
 
