@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rs_gateway.domain.errors import TemplateInvalidError
-from rs_gateway.domain.prompts import Demo, PromptTemplate, PromptText, check_template_id
+from rs_gateway.domain.prompts import TEMPLATE_ID_PATTERN, Demo, PromptTemplate, PromptText, check_template_id
 from rs_gateway.domain.traces import StoreMode
 
 
@@ -33,7 +33,7 @@ class TextForm(BaseModel):
 class TemplateForm(TextForm):
     """A template and its first version."""
 
-    id: str
+    id: str = Field(json_schema_extra={"pattern": f"^{TEMPLATE_ID_PATTERN}$"})
     name: str = ""
     variables: tuple[str, ...] | None = Field(default=None, description="By default those that the texts use.")
     evaluator: dict[str, Any] | str | None = None

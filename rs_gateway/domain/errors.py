@@ -5,6 +5,7 @@ from typing import ClassVar
 
 _SHOWN_CHARACTERS = 100
 _SHOWN_NAMES = 30
+_ABOUT_US = frozenset({401, 402, 403, 404})
 
 
 class RouteSwitchError(Exception):
@@ -289,6 +290,11 @@ class ProviderRefusedError(ProviderError):
     ) -> None:
         super().__init__(message, provider=provider, status=status)
         self.upstream_code, self.upstream_type, self.param = upstream_code, upstream_type, upstream_param
+
+    @property
+    def is_about_us(self) -> bool:
+        """It speaks of our account or of the model, not of the request: that counts against the combination."""
+        return self.status in _ABOUT_US
 
 
 def _shortened(text: str) -> str:

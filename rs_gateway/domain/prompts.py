@@ -20,7 +20,8 @@ from rs_gateway.domain.publication import Change
 from rs_gateway.domain.traces import StoreMode
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_TEMPLATE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
+TEMPLATE_ID_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+_TEMPLATE_ID = re.compile(rf"{TEMPLATE_ID_PATTERN}\Z")
 ANY_MODEL = "*"
 """The key of `serving` for every model that has no version of its own."""
 

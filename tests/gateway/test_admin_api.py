@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 import yaml
 
 from tests import upstream as wire
@@ -315,8 +316,11 @@ def test_what_nobody_expected_is_a_500_in_openais_shape(stage: Keyed, monkeypatc
         raise ZeroDivisionError
 
     monkeypatch.setattr("rs_gateway.api.admin._facts", breaks)
+    logged = structlog.testing.LogCapture()  # and no picture of the traceback, which takes seconds to draw
+    monkeypatch.setattr("rs_gateway.api.edge.log", structlog.wrap_logger(None, processors=[logged]))
     error = refused(stage.admin("GET", "/templates"), 500)
     assert (error["type"], error["code"]) == ("server_error", "internal")
+    eventually(lambda: [entry["event"] for entry in logged.entries] == ["internal_error"])
     assert served(stage)[0] == "1"
 
 
