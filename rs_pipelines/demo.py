@@ -1,7 +1,6 @@
 """The demo: real traffic on a real local model, through every part of the product, to a better prompt in service."""
 
 import json
-import shutil
 import threading
 import time
 from collections.abc import Sequence
@@ -12,15 +11,15 @@ from typing import Any
 
 import httpx
 import yaml
-from filelock import FileLock, Timeout
 from openai import OpenAI
 from rich.console import Console
 from rich.table import Table
 
-from rs_gateway.domain.errors import ConfigurationError, RouteSwitchError
+from rs_gateway.domain.errors import RouteSwitchError
 from rs_gateway.domain.evaluation import Answer
 from rs_gateway.local_model import fetch
 from rs_pipelines.defs.runs import add_partitions, optimize_in_process
+from rs_pipelines.demo_directory import demo_directory
 from rs_pipelines.inputs import input_key
 from rs_pipelines.paired_statistics import paired_interval
 from rs_pipelines.processes import Processes, free_port, route_switch
@@ -34,7 +33,6 @@ MODEL = "smollm2-135m-instruct"
 _SLOTS = 4
 """On two cores more slots are slower: each computes the demos' prefix for itself."""
 _MESSAGES = 300
-_MARK = ".route-switch-demo"
 _SHOWN = 3
 
 
@@ -71,16 +69,7 @@ def run_demo(directory: Path, console: Console, *, keep_running: bool) -> dict[s
         RouteSwitchError: a part did not start, a request failed, or `directory` holds something that is not the demo's.
     """
     began = time.monotonic()
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory.parent / f".{directory.name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise DemoFailedError(
-            f"Another demo is running in {directory}: stop it, or name another --directory."
-        ) from None
-    with lock:
-        _clear(directory)
+    with demo_directory(directory):
         weights = fetch(directory.parent / "models", on_progress=lambda line: console.print(f"  {line}", markup=False))
         with Processes(directory / "logs") as processes:
             demo = _Demo(directory, console, processes, weights, with_ui=keep_running)
@@ -287,15 +276,6 @@ def _in_parallel(do: Any, items: Sequence[Any]) -> list[Any]:
         return list(pool.map(do, items))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _clear(directory: Path) -> None:
-    """An empty directory of the demo's own; what is not the demo's is never deleted."""
-    if directory.exists() and any(directory.iterdir()) and not (directory / _MARK).exists():
-        raise ConfigurationError(f"{directory} holds something that is not the demo's: name another --directory.")
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    (directory / _MARK).touch()
 
 
 def _write_configuration(path: Path, template_id: str, *, model_port: int, gateway_port: int) -> None:
