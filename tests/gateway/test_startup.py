@@ -1,4 +1,3 @@
-
 """What a fresh process loads: heavy imports wait until somebody needs them."""
 
 import os
