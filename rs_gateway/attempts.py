@@ -29,8 +29,6 @@ from rs_gateway.journey import Journey
 from rs_gateway.retries import Backoff, wait_for_turn
 from rs_gateway.serving import Served
 
-_ELSEWHERE = frozenset({401, 402, 403, 404})
-"""Refusals that speak of our account or of the model, not of the request: another combination may well accept it."""
 _T = TypeVar("_T")
 
 
@@ -149,7 +147,7 @@ class Attempts:
             return answer
         except ProviderError as error:
             code, status = error.code, error.status
-            blameless = isinstance(error, ProviderRefusedError) and error.status not in _ELSEWHERE
+            blameless = isinstance(error, ProviderRefusedError) and not error.is_about_us
             succeeded = None if blameless else False
             raise
         except asyncio.CancelledError:
@@ -191,7 +189,7 @@ async def _within(patience: SharedTimer, asked: Awaitable[_T], *, provider: str)
 
 def _is_mendable_elsewhere(error: ProviderRefusedError) -> bool:
     """Whether another combination may accept the request that this one refused."""
-    return error.status in _ELSEWHERE or error.upstream_code == "unsupported_parameter"
+    return error.is_about_us or error.upstream_code == "unsupported_parameter"
 
 
 def _render(served: Served, journey: Journey, pool: Pool, combination: Combination) -> ProviderCall:
