@@ -402,3 +402,12 @@ def test_the_document_describes_every_admin_route(stage: Keyed) -> None:
     for method, path in ROUTES:
         documented = "/admin" + path.replace("/support", "/{template_id}").replace("/x", "/{key_id}")
         assert {"401", "403"} <= set(paths[documented][method.lower()]["responses"])
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_template_that_names_python_code_is_never_taken_over_the_api(stage: Keyed, nested: bool) -> None:
+    evaluator: dict[str, Any] = {"name": "python", "python": "os:system"}
+    if nested:
+        evaluator = {"name": "Weighted", "parts": [{"evaluator": evaluator}]}
+    refused(stage.admin("POST", "/templates", {**NEW, "evaluator": evaluator}), 400, "never named over the API")
+    done(stage.admin("GET", "/templates/orders"), 404)
