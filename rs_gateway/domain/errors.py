@@ -1,10 +1,13 @@
 """Every error we raise on purpose. Only `api/errors.py` knows which HTTP status each one becomes."""
 
+import reprlib
 from collections.abc import Iterable
 from typing import ClassVar
 
 _SHOWN_CHARACTERS = 100
 _SHOWN_NAMES = 30
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _SHOWN_CHARACTERS
 
 
 class RouteSwitchError(Exception):
@@ -291,8 +294,13 @@ class ProviderRefusedError(ProviderError):
         self.upstream_code, self.upstream_type, self.param = upstream_code, upstream_type, upstream_param
 
 
+def shown(value: object) -> str:
+    """A client's own value in a message to it, quoted: enough to recognise it, however large it is."""
+    return _shortened(_REPR.repr(value))
+
+
 def _shortened(text: str) -> str:
-    """A client's own words in a message to it: enough to recognise them."""
+    """The same for words."""
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
 
 
