@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rs_gateway.domain.errors import TemplateInvalidError
+from rs_gateway.domain.errors import TemplateInvalidError, shown
 from rs_gateway.domain.prompts import TEMPLATE_ID_PATTERN, Demo, PromptTemplate, PromptText, check_template_id
 from rs_gateway.domain.traces import StoreMode
 
@@ -74,10 +74,10 @@ class TemplateForm(TextForm):
 
 def _checked_reference(reference: str | None) -> str | None:
     if reference is not None and not reference.removeprefix("captured:").strip(" "):
-        raise TemplateInvalidError(f"reference {reference!r} names no combination.")
+        raise TemplateInvalidError(f"reference {shown(reference)} names no combination.")
     if reference is not None and not reference.startswith("captured:"):
         raise TemplateInvalidError(
-            f"reference {reference!r} is not understood: write captured:COMBINATION_ID, the combination whose served "
-            "answers may be labels for other models."
+            f"reference {shown(reference)} is not understood: write captured:COMBINATION_ID, the combination whose "
+            "served answers may be labels for other models."
         )
     return reference

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from rs_gateway.api.schemas import ErrorBody
-from rs_gateway.domain.errors import InvalidRequestError, TemplateInvalidError
+from rs_gateway.domain.errors import InvalidRequestError, TemplateInvalidError, shown
 from rs_gateway.domain.evaluation import names_python
 from rs_gateway.domain.ports import PromptRegistry
 from rs_gateway.domain.prompts import ANY_MODEL, Origin, RegisteredTemplate
@@ -120,8 +120,9 @@ async def roll_back(template_id: str, form: RollbackForm, request: Request) -> d
         registered = _registry(request).get(template_id)
         before = served_before(registered.history, model=form.model)
         if before is None:
+            whom = shown(form.model) if form.model else "every model"
             raise InvalidRequestError(
-                f"Template {template_id!r} has no earlier version to go back to for {form.model or 'every model'}. "
+                f"Template {template_id!r} has no earlier version to go back to for {whom}. "
                 "Make the one that you mean live by its number.",
                 param="model",
             )

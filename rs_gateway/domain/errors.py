@@ -1,11 +1,14 @@
 """Every error we raise on purpose. Only `api/errors.py` knows which HTTP status each one becomes."""
 
+import reprlib
 from collections.abc import Iterable
 from typing import ClassVar
 
 _SHOWN_CHARACTERS = 100
 _SHOWN_NAMES = 30
 _ABOUT_US = frozenset({401, 402, 403, 404})
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _SHOWN_CHARACTERS
 
 
 class RouteSwitchError(Exception):
@@ -297,8 +300,13 @@ class ProviderRefusedError(ProviderError):
         return self.status in _ABOUT_US
 
 
+def shown(value: object) -> str:
+    """A client's own value in a message to it, quoted: enough to recognise it, however large it is."""
+    return _shortened(_REPR.repr(value))
+
+
 def _shortened(text: str) -> str:
-    """A client's own words in a message to it: enough to recognise them."""
+    """The same for words."""
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
 
 

@@ -15,6 +15,7 @@ from rs_gateway.domain.errors import (
     TemplateInvalidError,
     TemplateNotFoundError,
     VersionConflictError,
+    shown,
 )
 from rs_gateway.domain.publication import Change
 from rs_gateway.domain.traces import StoreMode
@@ -138,7 +139,7 @@ def check_template_id(template_id: str) -> str:
     """Return `template_id`, or raise TemplateInvalidError: it names a directory and stands in URLs."""
     if not _TEMPLATE_ID.match(template_id):
         raise TemplateInvalidError(
-            f"Template id {template_id!r} is not allowed: use 1-100 letters, digits, '.', '_' or '-', "
+            f"Template id {shown(template_id)} is not allowed: use 1-100 letters, digits, '.', '_' or '-', "
             "starting with a letter or digit."
         )
     return template_id
@@ -153,8 +154,8 @@ def check_text(text: PromptText, *, template: PromptTemplate) -> PromptText:
     undeclared = sorted(text.placeholders - set(template.variables))
     if undeclared:
         raise TemplateInvalidError(
-            f"Template {template.template_id!r} declares no variable {', '.join(undeclared)}, which its text uses: "
-            "add it to the template's `variables`, or write '{{' and '}}' where braces are meant."
+            f"Template {template.template_id!r} declares no variable {', '.join(undeclared)[:200]}, which its text "
+            "uses: add it to the template's `variables`, or write '{{' and '}}' where braces are meant."
         )
     return text
 
@@ -164,11 +165,11 @@ def check_variables(variables: Sequence[str]) -> tuple[str, ...]:
     wrong = [name for name in variables if not _IDENTIFIER.match(name)]
     if wrong:
         raise TemplateInvalidError(
-            f"Variable {wrong[0]!r} is not allowed: use letters, digits and '_', not starting with a digit."
+            f"Variable {shown(wrong[0])} is not allowed: use letters, digits and '_', not starting with a digit."
         )
     repeated = sorted({name for name in variables if variables.count(name) > 1})
     if repeated:
-        raise TemplateInvalidError(f"Variable {repeated[0]!r} is declared more than once.")
+        raise TemplateInvalidError(f"Variable {shown(repeated[0])} is declared more than once.")
     return tuple(variables)
 
 
@@ -189,7 +190,7 @@ def make_live(registered: RegisteredTemplate, change: Change) -> RegisteredTempl
     if number != change.previous:
         raise VersionConflictError(
             f"Version {'none' if number is None else number} of template {template_id!r} is live for "
-            f"{'every model' if model == ANY_MODEL else repr(model)} by now, not {change.previous}: "
+            f"{'every model' if model == ANY_MODEL else shown(model)} by now, not {change.previous}: "
             "look at it, and decide again."
         )
     return replace(

@@ -244,6 +244,35 @@ def test_a_weight_that_is_no_number_is_refused(untouched: Keyed) -> None:
         refused(response, 400)
 
 
+LONG = "x" * 300_000
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", f"/templates/{LONG[:30_000]}", None),
+        ("GET", f"/keys/{LONG[:30_000]}", None),
+        ("POST", "/templates", {**NEW, "id": LONG}),
+        ("POST", "/templates", {**NEW, "reference": LONG}),
+        ("POST", "/templates", {**NEW, "variables": ["1" + LONG]}),
+        ("POST", "/templates", {**NEW, "variables": [LONG, LONG]}),
+        ("POST", "/templates/support/versions", {"instruction": f"{{{LONG}}}"}),
+        ("POST", "/templates/support/live", {"version": 1, "reason": LONG}),
+        ("POST", "/templates/support/rollback", {"model": LONG, "reason": "x"}),
+        ("PUT", "/templates/support/weights", {"weights": {LONG: 1}, "reason": "x"}),
+        ("POST", "/keys", {"name": LONG}),
+        ("POST", "/keys", {"name": "x", "limits": {"requests_per_minute": 10**4000}}),
+        ("POST", "/keys", {"name": "x", "limits": {"budget_period": LONG}}),
+        ("POST", "/keys", {"name": "x", "expires_at": LONG}),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_an_error_does_not_repeat_a_large_value(untouched: Keyed, method: str, path: str, body: Any) -> None:
+    response = untouched.admin(method, path, body)
+    assert response.status_code in (400, 404)
+    assert len(response.content) < 1_000
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status"),
     [

@@ -105,6 +105,34 @@ def test_feedback_that_cannot_be_used_is_refused(
     assert response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": "score", "value": "x" * 300_000},
+        {"kind": "outcome", "value": [["x" * 1_000] * 20] * 20},
+        {"kind": "label", "value": {f"{n:01000}": "x" * 1_000 for n in range(100)}},
+        {"trace_id": "x" * 300_000},
+        {"kind": "x" * 300_000},
+        {"source": "x" * 300_000},
+        {"x" * 300_000: 1},
+    ],
+    ids=lambda changes: next(iter(changes))[:10],
+)
+def test_an_error_does_not_repeat_a_large_value(gateway: RunningGateway, changes: dict[str, object]) -> None:
+    with gateway.client() as client:
+        response = client.post("/v1/feedback", json={"trace_id": "t", "kind": "comment", "value": "fine", **changes})
+    assert response.status_code in (400, 404)
+    assert len(response.content) < 1_000
+
+
+@pytest.mark.parametrize("path", ["/v1/system/analytics?window={}", "/v1/prompts/{}/stats", "/v1/models/{}"])
+def test_an_error_does_not_repeat_a_long_address(gateway: RunningGateway, path: str) -> None:
+    with gateway.client() as client:
+        response = client.get(path.format("x" * 30_000))
+    assert response.status_code in (400, 404)
+    assert len(response.content) < 1_000
+
+
 def test_health_and_storage_answer(gateway: RunningGateway) -> None:
     assert get(gateway, "/health") == (200, {"status": "ok"})
     status, storage = get(gateway, "/health/storage")
