@@ -14,6 +14,7 @@ from rs_gateway.domain.errors import (
     InvalidRequestError,
     MissingVariablesError,
     ProviderError,
+    ProviderOverloadedError,
     ProviderRefusedError,
     ProviderTimeoutError,
     RateLimitedError,
@@ -112,7 +113,7 @@ class Attempts:
                     told_to_wait = self._backoff.is_told_to_wait(error.retry_after_s)
                     # Another wait as long as this one would leave no time for anybody else.
                     too_slow = isinstance(error, ProviderTimeoutError)
-                    if attempt == served.max_retries or out_of_time:
+                    if attempt == served.max_retries or out_of_time or _is_out_of_quota(error):
                         break
                     if (told_to_wait or too_slow) and not last_resort:
                         break
@@ -176,6 +177,11 @@ class Attempts:
                     took_s,
                 )
             )
+
+
+def _is_out_of_quota(error: ProviderError) -> bool:
+    """OpenAI says so with the status of a rate limit, but no wait within a request mends it."""
+    return isinstance(error, ProviderOverloadedError) and error.upstream_code == "insufficient_quota"
 
 
 async def _within(patience: SharedTimer, asked: Awaitable[_T], *, provider: str) -> _T:
