@@ -58,7 +58,10 @@ def run_demo(folder: Path) -> dict[str, Any]:
     output = log.read_text()
     assert process.returncode == 0, output
     assert running_in(groups) == []
-    return json.loads(output.splitlines()[-1])
+    figures = json.loads(output.splitlines()[-1])
+    tokens = f"{figures['input_tokens']} input and {figures['output_tokens']} output tokens"
+    assert f"{figures['task_model_calls']} model calls, {tokens}, " in output
+    return figures
 
 
 def check(figures: dict[str, Any]) -> None:
