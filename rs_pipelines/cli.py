@@ -47,37 +47,38 @@ def import_dataset(
     Example: `route-switch dataset import support labels.jsonl`
     """
     _need_pipelines()
-    from rs_pipelines.datasets import read_dataset
+    from rs_pipelines.datasets import DatasetError, ImportReport, read_dataset
     from rs_pipelines.workbench import Workbench
 
     bench = Workbench.at(config)
     content = read_dataset(file, bench.registry.get(template_id).template)
-    for problem in content.problems:
-        words.print(f"line {problem.line}: {problem.reason}", highlight=False, markup=False, soft_wrap=True)
-    if content.problems and not skip_invalid:
+    try:
+        report, refused = bench.datasets.add(template_id, content, skip_invalid=skip_invalid), False
+    except DatasetError as error:
+        report, refused = ImportReport(0, 0, 0, error.problems), True
+    for problem in report.problems:
+        words.print(f"line {problem.line}: {problem.reason}")
+    if refused:
         words.print(
-            f"{len(content.problems)} bad row(s), nothing imported. Mend them, or pass --skip-invalid.",
-            style="bold red",
+            f"{report.skipped} bad row(s), nothing imported. Mend them, or pass --skip-invalid.", style="bold red"
         )
-        if as_json:
-            _print_json({"imported": 0, "problems": [{"line": p.line, "reason": p.reason} for p in content.problems]})
-        raise typer.Exit(1)
-    report = bench.datasets.add(template_id, content, skip_invalid=skip_invalid)
     if as_json:
         _print_json(
             {
                 "imported": report.added,
                 "corrected": report.corrected,
                 "duplicates": report.duplicates,
-                "problems": [{"line": p.line, "reason": p.reason} for p in content.problems],
+                "skipped": report.skipped,
+                "problems": [{"line": p.line, "reason": p.reason} for p in report.problems],
             }
         )
-    else:
+    elif not refused:
         words.print(
             f"Imported {report.added} rows ({report.corrected} corrected, {report.duplicates} already known, "
-            f"{report.skipped} skipped).",
-            highlight=False,
+            f"{report.skipped} skipped)."
         )
+    if refused:
+        raise typer.Exit(1)
 
 
 def ingest(config: ConfigOption = None, as_json: JsonOption = False) -> None:

@@ -189,3 +189,51 @@ def test_bad_rows_are_listed_by_line_and_nothing_is_imported_unless_told(tmp_pat
         taken = route_switch("dataset", "import", "parcels", "rows.jsonl", "--skip-invalid", "--json", cwd=tmp_path)
     assert json.loads(taken.stdout)["imported"] == 1
     assert len(bench.datasets.rows("parcels")) == 1
+
+
+BOTH_KINDS = (
+    {"variables": {"message": "where is AB-1"}, "expected": "AB-1", "split": "train"},
+    {"variables": {"message": "where is CD-2"}, "expected": "CD-2"},
+    {"variables": {}, "expected": "x"},
+    {"variables": {"message": "Where is  EF-3"}, "expected": "EF-3", "split": "val"},
+)
+"""One good row; rows 1 and 4 were imported on another side before, row 3 lacks a variable."""
+
+
+@pytest.fixture
+def faulty_file(tmp_path: Path) -> Path:
+    """A file with faults of its own and conflicts with an earlier one, beside the configuration."""
+    earlier = [{**row, "split": "test"} for row in (BOTH_KINDS[0], BOTH_KINDS[3])]
+    for name, rows in (("earlier.jsonl", earlier), ("rows.jsonl", BOTH_KINDS)):
+        (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
+    with Upstream([tiny]).running() as upstream:
+        workbench(tmp_path, upstream)
+    assert route_switch("dataset", "import", "parcels", "earlier.jsonl", cwd=tmp_path).returncode == 0
+    return tmp_path
+
+
+REASONS = {1: "was imported as test", 3: "variable `message` is missing", 4: "was imported as test"}
+
+
+def test_a_refused_import_lists_every_bad_row_of_either_kind(faulty_file: Path) -> None:
+    refused = route_switch("dataset", "import", "parcels", "rows.jsonl", "--json", cwd=faulty_file)
+    assert refused.returncode == 1
+    report = json.loads(refused.stdout)
+    assert {problem["line"]: problem["reason"].partition(":")[0] for problem in report["problems"]} == REASONS
+    counts = {name: count for name, count in report.items() if name != "problems"}
+    assert counts == {"imported": 0, "corrected": 0, "duplicates": 0, "skipped": 3}
+    *listed, verdict = refused.stderr.splitlines()
+    assert [line.partition(":")[0] for line in listed] == ["line 1", "line 3", "line 4"]
+    assert verdict.startswith("3 bad row(s), nothing imported.")
+
+
+def test_an_import_that_skips_bad_rows_lists_them_all_too(faulty_file: Path) -> None:
+    skipping = ("dataset", "import", "parcels", "rows.jsonl", "--skip-invalid")
+    told = route_switch(*skipping, cwd=faulty_file)
+    assert told.returncode == 0
+    *listed, verdict = told.stderr.splitlines()
+    assert [line.partition(":")[0] for line in listed] == ["line 1", "line 3", "line 4"]
+    assert verdict == "Imported 1 rows (0 corrected, 0 already known, 3 skipped)."
+    report = json.loads(route_switch(*skipping, "--json", cwd=faulty_file).stdout)
+    assert (report["imported"], report["duplicates"], report["skipped"]) == (0, 1, 3)
+    assert [problem["line"] for problem in report["problems"]] == [1, 3, 4]
