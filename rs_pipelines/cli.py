@@ -117,7 +117,7 @@ def optimize(
     _need_pipelines()
     from rs_pipelines.defs.runs import optimize_in_process
     from rs_pipelines.progress import RunProgress, print_comparison, print_study
-    from rs_pipelines.steps import Effort, latest_comparison, latest_study, published_version, reasons, spending
+    from rs_pipelines.steps import Effort, comparison_of, published_version, reasons, spending, study_of
     from rs_pipelines.workbench import Workbench
 
     if mode not in (None, "light", "medium", "heavy"):
@@ -129,12 +129,12 @@ def optimize(
     words.print(f"Optimising {target.template_id!r} for {target.model!r}", highlight=False)
     try:
         with RunProgress(words) as progress:
-            run_id = optimize_in_process(bench, target, Effort(chosen, trials, max_calls, seed), watch=progress)
+            run = optimize_in_process(bench, target, Effort(chosen, trials, max_calls, seed), watch=progress)
     except KeyboardInterrupt:
         words.print("Stopped. What was evaluated is kept: the same command goes on where it was.")
         raise typer.Exit(130) from None
-    study, comparison = latest_study(bench, target), latest_comparison(bench, target)
-    published = published_version(bench, target)
+    study, comparison = study_of(bench, target, run.study_id), comparison_of(bench, target, run.study_id)
+    published, why = published_version(bench, comparison), reasons(bench, comparison)
     if as_json:
         verdict = comparison.verdict
         _print_json(
@@ -147,18 +147,18 @@ def optimize(
                 "n_test": verdict.n,
                 "published": published is not None,
                 "published_version": published,
-                "reasons": list(reasons(bench, target)),
+                "reasons": list(why),
                 "model_calls": spending(bench, study.study_id).calls,
                 "seconds": round(time.monotonic() - began, 1),
                 "study_id": study.study_id,
                 "comparison_id": comparison.comparison_id,
-                "run_id": run_id,
+                "run_id": run.run_id,
             }
         )
     else:
         console = Console(highlight=False, markup=False)
         print_study(console, study)
-        print_comparison(console, comparison, published=published, reasons=reasons(bench, target))
+        print_comparison(console, comparison, published=published, reasons=why)
         calls, seconds = spending(bench, study.study_id).calls, time.monotonic() - began
         console.print(f"{calls} model calls for this study in all, interrupted runs included; {seconds:.0f} s now")
 

@@ -26,7 +26,7 @@ from rs_pipelines.processes import Processes, free_port, route_switch
 from rs_pipelines.progress import RunProgress, print_comparison, print_study
 from rs_pipelines.sample import Split, Target
 from rs_pipelines.stack import sample_folder, start_dagster, start_gateway, wait_for_dagster
-from rs_pipelines.steps import Effort, latest_comparison, latest_study, published_version, spending
+from rs_pipelines.steps import Effort, comparison_of, published_version, spending, study_of
 from rs_pipelines.workbench import Workbench
 
 MODEL = "smollm2-135m-instruct"
@@ -146,9 +146,9 @@ class _Demo:
 
         self._step(4, "Running the pipeline in Dagster: ingest, sample, MIPROv2 search, proof, publication")
         with RunProgress(self._console) as progress:
-            run_id = optimize_in_process(bench, target, Effort(), watch=progress)
-        study, comparison = latest_study(bench, target), latest_comparison(bench, target)
-        published = published_version(bench, target)
+            run = optimize_in_process(bench, target, Effort(), watch=progress)
+        study, comparison = study_of(bench, target, run.study_id), comparison_of(bench, target, run.study_id)
+        published = published_version(bench, comparison)
         print_study(self._console, study)
         print_comparison(self._console, comparison, published=published)
 
@@ -180,7 +180,7 @@ class _Demo:
             "input_tokens": sum(one.input_tokens for one in sent) + paid.input_tokens,
             "output_tokens": sum(one.output_tokens for one in sent) + paid.output_tokens,
             "study_id": study.study_id,
-            "run_id": run_id,
+            "run_id": run.run_id,
         }
         self._print_result(figures, held_out, after)
         return figures

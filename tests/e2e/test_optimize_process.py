@@ -13,6 +13,7 @@ import httpx
 import pytest
 from openai import OpenAI
 
+from rs_pipelines.sample import Split
 from tests.e2e.processes import answers, free_address, route_switch, started
 from tests.pipelines.parcels import parcels
 from tests.pipelines.tiny_upstream import configuration, import_parcels, tiny, workbench
@@ -129,6 +130,35 @@ def test_of_two_optimisations_of_one_template_the_second_is_refused(tmp_path: Pa
             assert first.wait(90) == 0
     assert second.returncode == 1
     assert f"process {first.pid}" in " ".join(second.stderr.split())
+
+
+def test_a_second_optimisation_is_refused_while_the_first_compares_and_the_first_ends_in_its_own_verdict(
+    tmp_path: Path,
+) -> None:
+    comparing, release = threading.Event(), threading.Event()
+    held_out = {example.variables["message"] for example in parcels().rows(Split.TEST)}
+
+    async def slow_on_held_out_rows(exchange: Exchange) -> None:
+        if exchange.body["messages"][-1]["content"] in held_out:
+            comparing.set()
+            await asyncio.to_thread(release.wait, 100)
+        await tiny(exchange)
+
+    with Upstream([slow_on_held_out_rows]).running() as upstream:
+        bench = workbench(tmp_path, upstream)
+        import_parcels(tmp_path, bench)
+        with started("optimize", "parcels", cwd=tmp_path) as first:
+            eventually(comparing.is_set, timeout_s=90)
+            second = route_switch("optimize", "parcels", "--seed", "1", cwd=tmp_path)
+            release.set()
+            assert first.wait(90) == 0
+        assert second.returncode == 1
+        assert f"process {first.pid}" in " ".join(second.stderr.split())
+        asked = [json.dumps(body, sort_keys=True) for body in upstream.requests]
+    assert len(asked) == len(set(asked)), "no row was paid for twice"
+    target = bench.target("parcels")
+    [study] = bench.studies.studies(target)
+    assert bench.live(target).origin.study_id == study.study_id
 
 
 def test_without_labels_it_is_refused_with_the_remedy(tmp_path: Path) -> None:
