@@ -40,8 +40,8 @@ class Load:
         answered: trace id -> when its answer had come (`time.monotonic`).
     """
 
-    def __init__(self, url: str, n_clients: int = 4) -> None:
-        self._url, self._stopped = url, threading.Event()
+    def __init__(self, url: str, *, pause_s: float = 0.0, n_clients: int = 4) -> None:
+        self._url, self._pause_s, self._stopped = url, pause_s, threading.Event()
         self.answered: dict[str, float] = {}
         self._threads = [threading.Thread(target=self._ask) for _ in range(n_clients)]
         for thread in self._threads:
@@ -49,7 +49,7 @@ class Load:
 
     def _ask(self) -> None:
         with httpx.Client(base_url=self._url, timeout=5) as client:
-            while not self._stopped.is_set():
+            while not self._stopped.wait(self._pause_s):
                 try:
                     response = client.post("/v1/chat/completions", json=HELP)
                 except httpx.HTTPError:
@@ -84,8 +84,9 @@ def test_killed_under_load_only_answers_of_the_last_flush_interval_are_lost_and_
     with Upstream([wire.answers("ok")]).running() as up:
         url = configured(tmp_path, up, address, stores={"flush_interval_seconds": FLUSH_S})
         with serving(tmp_path, url) as process:
-            load, began = Load(url), time.monotonic()
-            eventually(lambda: time.monotonic() > began + 6 * FLUSH_S and len(load.answered) > 150, timeout_s=30)
+            # With the pause no batch is full before the interval is over; a full one is committed at once.
+            load, began = Load(url, pause_s=0.02), time.monotonic()
+            eventually(lambda: time.monotonic() > began + 8.5 * FLUSH_S and len(load.answered) > 150, timeout_s=30)
             killed_at = time.monotonic()
             process.kill()
             answered = load.stop()
