@@ -50,9 +50,7 @@ def real_searches(table: ScoreTable, policy: DspyPolicy, *, seeds: Sequence[int]
         if done.returncode != 0:
             raise BenchmarkError(f"DSPy's search failed:\n{done.stderr[-2000:]}")
         for answer in json.loads(done.stdout):
-            traces.append(
-                SearchTrace(seed, Candidate(*answer["choice"]), answer["evaluations"], answer["calls"])
-            )
+            traces.append(SearchTrace(seed, Candidate(*answer["choice"]), answer["evaluations"], answer["calls"]))
     return traces
 
 

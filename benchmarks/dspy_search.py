@@ -36,7 +36,9 @@ def search(request: dict[str, Any], seed: int) -> dict[str, Any]:
     demo_sets = [[dspy.Example(demo_set=n)] for n in range(n_demo_sets)]
     program.predict.demos = demo_sets[0]
     lm = dspy.LM("openai/never-asked", api_key="none")
-    optimizer = dspy.MIPROv2(metric=metric, auto=None, num_candidates=n_demo_sets, seed=seed, prompt_model=lm, task_model=lm)
+    optimizer = dspy.MIPROv2(
+        metric=metric, auto=None, num_candidates=n_demo_sets, seed=seed, prompt_model=lm, task_model=lm
+    )
     optimizer.rng = Random(seed)
     valset = [dspy.Example(row=n).with_inputs("row") for n in range(len(rows))]
     evaluate = dspy.Evaluate(devset=valset, metric=metric, num_threads=1, display_progress=False, max_errors=1)

@@ -16,15 +16,13 @@ from rs_pipelines.mipro.records import LIVE, Candidate
 
 @dataclass(frozen=True, slots=True)
 class RacingPolicy:
-    """Ours: top-two expected improvement under an additive row-level model, all budget spent, choice by posterior mean.
+    """Ours: top-two expected improvement under an additive row-level model, all of the budget spent.
 
     Attributes:
         step: rows that one look adds.
-        least_rows: share of the validation rows that a choice must have seen.
     """
 
-    step: int = 10
-    least_rows: float = 0.5
+    step: int = 4
 
     def __call__(self, replay: Replay, seed: int) -> Candidate:
         del seed  # nothing is drawn
@@ -36,13 +34,7 @@ class RacingPolicy:
                 break
             have = len(replay.seen.get(look.candidate, ()))
             replay.score(look.candidate, range(have, min(look.n_rows, have + replay.calls_left)))
-        return chosen(
-            replay.seen,
-            candidates,
-            lengths=replay.table.length_of,
-            n_rows=n_rows,
-            least_rows=round(self.least_rows * n_rows),
-        )
+        return chosen(replay.seen, candidates, lengths=replay.table.length_of, n_rows=n_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,4 +134,3 @@ def _complete(replay: Replay) -> list[Candidate]:
 def _promising(replay: Replay) -> Candidate | None:
     partly = sorted(c for c, values in replay.seen.items() if len(values) < replay.n_rows)
     return max(partly, key=GainEstimates(replay.seen).gain) if partly else None
-

@@ -19,13 +19,14 @@ N_VAL = 100
 REFERENCE = DspyPolicy(num_trials=10, minibatch_size=35, full_eval_steps=5)
 """MIPROv2's own numbers for `auto="light"` with one predictor."""
 POLICIES: Mapping[str, Policy] = {
-    OURS: RacingPolicy(),
+    OURS: RacingPolicy(step=4),
+    "racing, larger looks": RacingPolicy(step=12),
     "tpe on common rows": TpePolicy(),
     "halving": HalvingPolicy(),
     "random": RandomPolicy(),
 }
-_DEVELOPMENT_TABLES = range(40)
-_DEVELOPMENT_SEEDS = 5
+_DEVELOPMENT_TABLES = range(50)
+_DEVELOPMENT_SEEDS = 4
 
 
 def replay(folder: Path, *, seeds: int) -> list[Verdict]:

@@ -69,7 +69,9 @@ async def search_space(
     large = tuple(row.demo for row in draw_random(pool, _LARGE_SET, rng=Random(f"{seed}:large set")))
     rewrites = plain_rewrites(default.instruction, pool)
     return SearchSpace(
-        (Instruction(default.instruction, "live"), *(Instruction(text, "rewrite", 0) for text in rewrites))[:n_instructions],
+        (Instruction(default.instruction, "live"), *(Instruction(text, "rewrite", 0) for text in rewrites))[
+            :n_instructions
+        ],
         (*demo_sets, DemoSet(f"labeled-{_LARGE_SET}", "labeled", large)),
         default.user,
     )
@@ -131,7 +133,9 @@ async def _run(options: argparse.Namespace) -> None:
     model = CachedModel(provider, identity, cache, rng=Random(0), limits=limits)
     try:
         default = default_prompt(options.instruction, rows, seed=options.seed)
-        space = await search_space(default, rows, model=model, evaluator=evaluator, seed=options.seed, n_instructions=options.n_instructions)
+        space = await search_space(
+            default, rows, model=model, evaluator=evaluator, seed=options.seed, n_instructions=options.n_instructions
+        )
         table = await make_table(
             space, rows, n_rows=options.n_rows, model=model, model_name=options.model, evaluator=evaluator
         )

@@ -30,6 +30,9 @@ _DEMO_SET_SPREADS = (0.005, 0.05, 0.2)
 _INTERACTION_SPREADS = (0.005, 0.03, 0.1)
 """Standard deviations of the effects, in score units: none to speak of, some, large."""
 _MEAN_SPREAD = 1.0
+_LEAST_VARIANCE = 1e-12
+_LEAST_BELIEF = 0.75
+_LEAST_SEEN = 0.3
 _LEAST_NOISE = 0.005
 """Variance that one row's score has at least; a handful of equal scores proves nothing."""
 
@@ -55,11 +58,20 @@ class Levels:
     means: _FloatArray
     covariance: _FloatArray
 
+    def superiority(self, candidate: int, other: int) -> float:
+        """Probability that one candidate is better than another, both named by their positions; 0.5 for the same."""
+        mean, deviation = self._difference(candidate, other)
+        return 0.5 * (1 + erf(mean / deviation / sqrt(2)))
+
     def improvement(self, candidate: int, leader: int) -> float:
         """Expected positive part of the difference between two candidates, named by their positions."""
+        return _positive_part(*self._difference(candidate, leader))
+
+    def _difference(self, candidate: int, other: int) -> tuple[float, float]:
+        """Mean and standard deviation."""
         covariance = self.covariance
-        variance = covariance[candidate, candidate] + covariance[leader, leader] - 2 * covariance[candidate, leader]
-        return _positive_part(float(self.means[candidate] - self.means[leader]), sqrt(max(float(variance), 1e-12)))
+        variance = covariance[candidate, candidate] + covariance[other, other] - 2 * covariance[candidate, other]
+        return float(self.means[candidate] - self.means[other]), sqrt(max(float(variance), _LEAST_VARIANCE))
 
 
 def believed_levels(results: Mapping[Candidate, RowValues], candidates: Sequence[Candidate]) -> Levels:
@@ -125,18 +137,25 @@ def chosen(
     *,
     lengths: Mapping[Candidate, int],
     n_rows: int,
-    least_rows: int,
 ) -> Candidate:
     """The candidate with the highest believed level; less than half a row apart, the shortest prompt.
 
+    The live version is kept unless another is believed to be better with a probability of 0.75. Candidates that were
+    seen on less than 30 % of the rows are not chosen.
+
     Args:
         lengths: characters of each candidate's prompt.
-        least_rows: candidates that have seen fewer are not chosen; the live version always may be.
+        n_rows: length of the study's row order.
     """
     levels = believed_levels(results, candidates)
+    live = candidates.index(LIVE)
     eligible = [
-        n for n, c in enumerate(candidates) if c == LIVE or len(results.get(c, ())) >= min(least_rows, n_rows)
+        n
+        for n, candidate in enumerate(candidates)
+        if len(results.get(candidate, ())) >= _LEAST_SEEN * n_rows and levels.superiority(n, live) >= _LEAST_BELIEF
     ]
+    if not eligible:
+        return LIVE
     best = max(levels.means[n] for n in eligible)
     near = [n for n in eligible if levels.means[n] > best - 0.5 / n_rows]
     return candidates[min(near, key=lambda n: (lengths[candidates[n]], -levels.means[n], n))]
