@@ -1,4 +1,4 @@
-"""Whether our replay of DSPy's policy does what DSPy does: the same searches over one table, in DSPy's own environment."""
+"""Whether our replay of DSPy's policy does what DSPy does: the same searches over one table, in its own environment."""
 
 import json
 import subprocess

@@ -15,7 +15,7 @@ def optimise(request: dict[str, Any]) -> dict[str, Any]:
     dspy: Any = importlib.import_module("dspy")
 
     class PlainAdapter(dspy.ChatAdapter):
-        """For the task exactly what a gateway sends: system, demos as turns, the input. Proposers keep DSPy's markup."""
+        """What a gateway sends, for the task: system, demos as turns, the input. Proposers keep the markup."""
 
         def format(self, signature: Any, demos: list[dict[str, Any]], inputs: dict[str, Any]) -> list[dict[str, str]]:
             if not _is_task(signature):

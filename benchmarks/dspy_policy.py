@@ -14,8 +14,8 @@ from rs_pipelines.mipro.records import LIVE, Candidate
 class DspyPolicy:
     """MIPROv2 with these sizes; called with a replay and a seed, it returns its choice.
 
-    Minibatches are drawn anew for every trial, the sampler sees full evaluations as further trials, and the program with
-    strictly the highest full evaluation is returned.
+    Minibatches are drawn anew for every trial, the sampler sees full evaluations as further trials, and the program
+    with strictly the highest full evaluation is returned.
     """
 
     num_trials: int = 10

@@ -1,4 +1,4 @@
-"""Policies judged on score tables: random re-splits, each policy at the calls that the reference policy made on the same one."""
+"""Policies judged on random re-splits of score tables, at the calls that a reference policy made on the same one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

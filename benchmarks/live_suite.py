@@ -1,4 +1,4 @@
-"""The live part of the optimiser's benchmark: whole optimisations, ours and DSPy's, one after the other on the same server."""
+"""The live part of the optimiser's benchmark: whole optimisations, ours and DSPy's in turn on the same server."""
 
 import asyncio
 import json

@@ -46,7 +46,8 @@ def check_lines(pairs: Sequence[tuple[SearchTrace, SearchTrace]]) -> list[str]:
 def live_lines(runs: Sequence[LiveRun]) -> list[str]:
     """One line a run, then the means of each pair."""
     lines = [
-        "| task | model | seed | default | ours (SE of the difference) | DSPy | calls ours / DSPy | seconds ours / DSPy |",
+        "| task | model | seed | default | ours (SE of the difference) | DSPy | calls ours / DSPy "
+        "| seconds ours / DSPy |",
         "|---|---|---|---|---|---|---|---|",
     ]
     lines += [

@@ -1,4 +1,4 @@
-"""Score tables: what every candidate of a small search space scores on every row, as numbers, so that a search can be replayed.
+"""Score tables: what every candidate of a small search space scores on every row, so that a search can be replayed.
 
 A table holds no text: names of kinds, prompt lengths, and scores.
 """

@@ -9,8 +9,8 @@ from benchmarks.score_tables import SCALE, ScoreTable
 def synthetic_table(seed: int, *, n_instructions: int = 3, n_demo_sets: int = 6, n_rows: int = 200) -> ScoreTable:
     """One table of a broad family: flat or steep, easy or hard, 0/1 or graded, with or without an empty set that fails.
 
-    A score is drawn from level + difficulty of the row on the logit scale; the level is the sum of an instruction's and a
-    demo set's effect and an interaction. The first candidate is an ordinary one, as a live version with some demos is.
+    A score is drawn from level + difficulty of the row on the logit scale; the level is the sum of an instruction's and
+    a demo set's effect and an interaction. The first candidate is an ordinary one, as a live version with demos is.
     """
     rng = Random(f"synthetic:{seed}")
     spread = rng.choice([0.1, 0.3, 0.7])

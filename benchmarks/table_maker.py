@@ -1,7 +1,7 @@
 """Make one score table with a real model: python -m benchmarks.table_maker --help.
 
-Answers are kept in the answer cache, so an interrupted run goes on where it was. Prompts, demo sets, rewrites and scores
-are made by the product's own code.
+Answers are kept in the answer cache, so an interrupted run goes on where it was. Prompts, demo sets, rewrites and
+scores are made by the product's own code.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def default_prompt(instruction: str, rows: TaskRows, *, seed: int) -> PromptText
 async def search_space(
     default: PromptText, rows: TaskRows, *, model: CachedModel, evaluator: Evaluator, seed: int, n_instructions: int
 ) -> SearchSpace:
-    """At most `n_instructions` instructions and six demo sets, made without a proposer. Demos come from train rows only."""
+    """At most `n_instructions` instructions and six demo sets, made without a proposer. Demos are train rows."""
     train = rows.of(Split.TRAIN)
     plan = plan_for("light", len(rows.of(Split.VAL)), numbers=PlanNumbers(num_candidates=5, seed=seed))
     demo_sets = await build_demo_sets(

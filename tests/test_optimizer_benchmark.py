@@ -29,6 +29,7 @@ def _replay(seed: int = 0, *, max_calls: int | None = None) -> Replay:
     return Replay(table, resplit(table.n_rows, n_val=50, seed=seed), max_calls=max_calls)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 300), st.integers(0, 10_000))
 def test_a_resplit_puts_every_row_on_exactly_one_side(n_rows: int, seed: int) -> None:
     split = resplit(n_rows, n_val=n_rows // 2, seed=seed)
