@@ -31,27 +31,22 @@ class SearchTrace:
 
 def real_searches(table: ScoreTable, policy: DspyPolicy, *, seeds: Sequence[int], n_val: int) -> list[SearchTrace]:
     """The searches as DSPy itself makes them. Raises BenchmarkError."""
-    python = install_dspy()
-    traces: list[SearchTrace] = []
-    for seed in seeds:
-        request = {
-            "scores": table.scores,
-            "n_demo_sets": len(table.demo_sets),
-            "rows": resplit(table.n_rows, n_val=n_val, seed=seed).val,
-            "seeds": [seed],
-            "num_trials": policy.num_trials,
-            "minibatch_size": policy.minibatch_size,
-            "full_eval_steps": policy.full_eval_steps,
-        }
-        script = Path(__file__).with_name("dspy_search.py")
-        done = subprocess.run(
-            [str(python), str(script)], input=json.dumps(request), capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0:
-            raise BenchmarkError(f"DSPy's search failed:\n{done.stderr[-2000:]}")
-        for answer in json.loads(done.stdout):
-            traces.append(SearchTrace(seed, Candidate(*answer["choice"]), answer["evaluations"], answer["calls"]))
-    return traces
+    request = {
+        "scores": table.scores,
+        "n_demo_sets": len(table.demo_sets),
+        "searches": [(seed, resplit(table.n_rows, n_val=n_val, seed=seed).val) for seed in seeds],
+        "num_trials": policy.num_trials,
+        "minibatch_size": policy.minibatch_size,
+        "full_eval_steps": policy.full_eval_steps,
+    }
+    command = [str(install_dspy()), str(Path(__file__).with_name("dspy_search.py"))]
+    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BenchmarkError(f"DSPy's search failed:\n{done.stderr[-2000:]}")
+    return [
+        SearchTrace(answer["seed"], Candidate(*answer["choice"]), answer["evaluations"], answer["calls"])
+        for answer in json.loads(done.stdout)
+    ]
 
 
 def replayed_searches(table: ScoreTable, policy: DspyPolicy, *, seeds: Sequence[int], n_val: int) -> list[SearchTrace]:

@@ -12,10 +12,10 @@ from random import Random
 from typing import Any
 
 
-def search(request: dict[str, Any], seed: int) -> dict[str, Any]:
+def search(request: dict[str, Any], seed: int, rows: list[int]) -> dict[str, Any]:
     """One search; returns the choice and how often rows were scored."""
     dspy: Any = importlib.import_module("dspy")
-    n_demo_sets, scores, rows = request["n_demo_sets"], request["scores"], request["rows"]
+    n_demo_sets, scores = request["n_demo_sets"], request["scores"]
     asked: list[tuple[int, int]] = []
 
     class Program(dspy.Module):
@@ -62,7 +62,7 @@ def main() -> None:
     """Answer one request."""
     logging.disable(logging.WARNING)
     request = json.load(sys.stdin)
-    json.dump([search(request, seed) for seed in request["seeds"]], sys.stdout)
+    json.dump([search(request, seed, rows) for seed, rows in request["searches"]], sys.stdout)
 
 
 if __name__ == "__main__":

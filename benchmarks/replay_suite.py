@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.dspy_check import SearchTrace, real_searches, replayed_searches
@@ -37,7 +38,7 @@ def replay(folder: Path, *, seeds: int) -> list[Verdict]:
 def develop(*, seeds: int) -> list[Verdict]:
     """Verdicts on made-up tables: few splits of many tables, summed up as if they were one table."""
     runs = [
-        run
+        replace(run, table="made-up tables")
         for number in _DEVELOPMENT_TABLES
         for run in judge(
             synthetic_table(number, n_rows=300),
@@ -51,8 +52,8 @@ def develop(*, seeds: int) -> list[Verdict]:
 
 
 def check(folder: Path, *, seeds: int) -> list[tuple[SearchTrace, SearchTrace]]:
-    """Searches of DSPy itself, each beside our replay of it, on the first table."""
-    table = tables_in(folder)[0]
+    """Searches of DSPy itself, each beside our replay of it, on the first table or a made-up one."""
+    table = tables_in(folder)[0] if any(folder.glob("*.json")) else synthetic_table(_DEVELOPMENT_TABLES[-1] + 1)
     real = real_searches(table, REFERENCE, seeds=range(seeds), n_val=N_VAL)
     return list(zip(real, replayed_searches(table, REFERENCE, seeds=range(seeds), n_val=N_VAL), strict=True))
 
