@@ -1,6 +1,6 @@
 """A proxy that counts: one path prefix an account, in front of an OpenAI-compatible server."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -32,7 +32,7 @@ class CallProxy:
 
 
 @asynccontextmanager
-async def call_proxy() -> AsyncIterator[CallProxy]:
+async def call_proxy() -> AsyncGenerator[CallProxy]:
     """A proxy on a free port of this machine, until the context is left."""
     proxy = CallProxy()
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=900)) as session:

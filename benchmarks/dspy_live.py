@@ -81,7 +81,11 @@ def _scorer(evaluator: str) -> Any:
     evaluation: Any = importlib.import_module("rs_gateway.domain.evaluation")
     module: Any = importlib.import_module(f"rs_pipelines.evaluators.{evaluator}")
     judge = module.ExactMatch() if evaluator == "exact_match" else module.JsonMatch()
-    return lambda output, expected: judge.score([evaluation.Answer(output, expected)])[0].value
+
+    def score(output: str, expected: str) -> float:
+        return judge.score([evaluation.Answer(output, expected)])[0].value
+
+    return score
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """The search of DSPy 3.4's MIPROv2, step for step, for one predictor (`_optimize_prompt_parameters`)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from statistics import fmean
@@ -42,7 +43,7 @@ class DspyPolicy:
             study.add_trial(optuna.trial.create_trial(params=params, distributions=dict(space), value=value))
 
         rows = range(replay.n_rows)
-        best, best_value = LIVE, fmean(replay.score(LIVE, rows))
+        best, best_value = LIVE, _percent(replay.score(LIVE, rows))
         add(LIVE, best_value)
         averages: dict[Candidate, list[float]] = {}
         # The default's own full evaluation does not count as one here, as it does not there.
@@ -53,17 +54,22 @@ class DspyPolicy:
                 trial.suggest_categorical("0_predictor_instruction", range(len(replay.table.instructions))),
                 trial.suggest_categorical("0_predictor_demos", range(len(replay.table.demo_sets))),
             )
-            value = fmean(replay.score(candidate, rng.sample(rows, min(self.minibatch_size, len(rows)))))
+            value = _percent(replay.score(candidate, rng.sample(rows, min(self.minibatch_size, len(rows)))))
             averages.setdefault(candidate, []).append(value)
             if n_trials % self.full_eval_steps == 0 or n_trials == self.num_trials:
                 open_ones = [c for c in averages if c not in fully_evaluated]
                 if not open_ones:
                     break  # DSPy raises ValueError here and loses the run
                 promising = max(open_ones, key=lambda c: fmean(averages[c]))
-                full_value = fmean(replay.score(promising, rows))
+                full_value = _percent(replay.score(promising, rows))
                 add(promising, full_value)
                 fully_evaluated.add(promising)
                 if full_value > best_value:
                     best, best_value = promising, full_value
             study.tell(trial, value)
         return best
+
+
+def _percent(scores: Sequence[float]) -> float:
+    # Rounded as DSPy's Evaluate rounds: which of two is higher, and what is a tie, can hang on it.
+    return round(100 * sum(scores) / len(scores), 2)

@@ -1,6 +1,7 @@
 """The optimiser's benchmark: what a replay counts, what DSPy's policy does on it, and how policies are judged."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from statistics import fmean
@@ -81,7 +82,7 @@ def test_dspys_policy_returns_the_strictly_best_of_what_it_evaluated_in_full() -
 
 def test_dspys_policy_keeps_the_default_when_nothing_is_better() -> None:
     table = synthetic_table(0, n_rows=80)
-    flat = type(table)(**{**_fields(table), "scores": tuple((1000,) * 80 for _ in table.scores)})
+    flat = replace(table, scores=tuple((1000,) * 80 for _ in table.scores))
     assert DspyPolicy(minibatch_size=20)(Replay(flat, resplit(80, n_val=50, seed=0)), 0) == LIVE
 
 
@@ -90,7 +91,7 @@ def test_racing_finds_a_candidate_that_is_better_by_far() -> None:
     rng = Random(0)
     scores = [tuple(1000 * (rng.random() < 0.3) for _ in range(80)) for _ in table.scores]
     scores[9] = tuple(1000 * (rng.random() < 0.9) for _ in range(80))
-    steep = type(table)(**{**_fields(table), "scores": tuple(scores)})
+    steep = replace(table, scores=tuple(scores))
     replay = Replay(steep, resplit(80, n_val=50, seed=0), max_calls=250)
     assert RacingPolicy()(replay, 0) == table.candidates[9]
 
@@ -184,7 +185,3 @@ def test_a_candidate_is_judged_on_the_test_rows_alone() -> None:
     table = synthetic_table(0, n_rows=10)
     replay = Replay(table, Resplit(val=(0, 1), test=(2, 3)))
     assert replay.test_mean(Candidate(0, 1)) == fmean(table.scores_of[Candidate(0, 1)][2:4])
-
-
-def _fields(table: object) -> dict[str, object]:
-    return {name: getattr(table, name) for name in type(table).__dataclass_fields__}
