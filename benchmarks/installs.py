@@ -14,6 +14,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 CACHE = Path(os.environ.get("BENCH_CACHE", ROOT / ".cache" / "benchmarks"))
 LITELLM_VERSION = "1.106.2"
+DSPY_VERSION = "3.4.1"
+OPTUNA_VERSION = "5.0.0"
 PORTKEY_VERSION = "1.15.2"
 PORTKEY_HTTP_SERVER_VERSION = "1.13.8"
 """Of @hono/node-server. With the newer ones that npm would choose, all its streams end in 500 (its issue 1389)."""
@@ -52,6 +54,19 @@ def install_litellm() -> Path:
         _run(command, doing=f"Installing {package} (a few minutes, once)")
         (home / ".ready").touch()
     return home / "bin" / "litellm"
+
+
+def install_dspy() -> Path:
+    """DSPy in a virtual environment of its own, with the Optuna that we pin; the path of its Python."""
+    home = CACHE / f"dspy-{DSPY_VERSION}"
+    if not (home / ".ready").exists():
+        shutil.rmtree(home, ignore_errors=True)
+        _run([sys.executable, "-m", "venv", home], doing=f"Making {home}")
+        packages = [f"dspy=={DSPY_VERSION}", f"optuna=={OPTUNA_VERSION}", "msgspec", "jsonschema"]
+        command = [home / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet", *packages]
+        _run(command, doing=f"Installing {packages[0]} (a few minutes, once)")
+        (home / ".ready").touch()
+    return home / "bin" / "python"
 
 
 def install_portkey() -> Path:
