@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import anyio.to_thread
 import structlog
 
 from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.endpoints import Endpoint, EndpointProvider
-from rs_gateway.domain.errors import RegistryError, RouteSwitchError
+from rs_gateway.domain.errors import ConfigurationError, RegistryError, RouteSwitchError
 from rs_gateway.domain.pools import Catalog, build_catalog
 from rs_gateway.domain.ports import ChatProvider, PromptRegistry, RegistryState
 from rs_gateway.domain.pricing import PriceBook
@@ -31,6 +31,7 @@ from rs_gateway.wiring import (
 )
 
 log = structlog.get_logger()
+_SETTLED_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +174,21 @@ class Serving:
             await provider.aclose()
 
     async def _refresh_settings(self) -> None:
-        mark = await anyio.to_thread.run_sync(_mark, self._settings.config_path)
+        path = self._settings.config_path
+        mark = await anyio.to_thread.run_sync(_mark, path)
         if mark == self._config_mark:
+            return
+        # Whoever writes it may be in the middle of that: what is taken in has stood still for a moment.
+        await asyncio.sleep(_SETTLED_S)
+        if await anyio.to_thread.run_sync(_mark, path) != mark:
             return
         self._config_mark = mark
         try:
+            if mark is not None and mark.size == 0:
+                raise ConfigurationError(
+                    f"{path} is empty now; what it said before goes on. Restore it, or restart the gateway if that is "
+                    "meant."
+                )
             settings = await anyio.to_thread.run_sync(self._read_settings)
             providers = build_providers(settings)
             endpoints = build_endpoints(settings, providers)
@@ -235,12 +246,20 @@ def _limits(settings: Settings) -> dict[str, float | None]:
     return {name: provider.rate_limit for name, provider in settings.model_providers.items()}
 
 
-def _mark(path: Path) -> tuple[int, int, int] | None:
+class _Mark(NamedTuple):
+    """What tells one state of a file from another."""
+
+    mtime_ns: int
+    size: int
+    inode: int
+
+
+def _mark(path: Path) -> _Mark | None:
     try:
         status = path.stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return _Mark(status.st_mtime_ns, status.st_size, status.st_ino)
 
 
 def _now() -> str:

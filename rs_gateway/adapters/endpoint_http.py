@@ -9,7 +9,7 @@ import msgspec
 
 from rs_gateway.adapters.http_connection import HttpConnection
 from rs_gateway.adapters.sse_events import SseEvents
-from rs_gateway.adapters.upstream_http import FAILURES, UpstreamHttp, content_type_of, drain
+from rs_gateway.adapters.upstream_http import FAILURES, UpstreamHttp, content_type_of
 from rs_gateway.domain.endpoints import Endpoint, EndpointCall, Event
 from rs_gateway.domain.errors import ProviderCutError, ProviderGarbageError, ProviderTimeoutError
 
@@ -90,9 +90,10 @@ class EndpointHttp:
                     f"{self._name} answered a stream with {content_type}.", provider=self._name, status=200
                 )
             yield self._events(connection, begin_by_s)
-            await drain(connection)
-        finally:
+        except BaseException:
             self._http.release(connection)
+            raise
+        self._http.release_soon(connection)
 
     async def aclose(self) -> None:
         await self._http.aclose()

@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import httptools
@@ -74,6 +74,10 @@ class HttpConnection(asyncio.Protocol):
             self._transport.write(body[begin : begin + _WRITE_BYTES])
             if self._room is not None:
                 await self._room
+
+    def when_over(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called as soon as the answer under way has come to its end, or cannot any more."""
+        self._when_over = callback
 
     def abort(self) -> None:
         """Drop the connection, with whatever was still to come."""
@@ -156,6 +160,8 @@ class HttpConnection(asyncio.Protocol):
             self._complete or (self.status and (not self._wants_whole or self.status != 200))
         ):
             self._wake()
+        elif self._when_over is not None and self._complete:
+            self._tell_over()
         elif self._n_unread > _UNREAD_BYTES and not self._wants_whole and not self._read_paused:
             assert self._transport is not None
             self._read_paused = True
@@ -225,6 +231,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _begin_answer(self) -> None:
         self.status = 0
+        self._when_over: Callable[[], None] | None = None
         self._parser: _Parser = httptools.HttpResponseParser(self)
         self._headers: list[tuple[bytes, bytes]] = []
         self._pieces: list[bytes] = []
@@ -275,6 +282,12 @@ class HttpConnection(asyncio.Protocol):
             self._error = error
         self._wake()
         self.resume_writing()
+        self._tell_over()
+
+    def _tell_over(self) -> None:
+        callback, self._when_over = self._when_over, None
+        if callback is not None:
+            callback()
 
 
 def lines_of(headers: Iterator[tuple[str, str]]) -> bytes:

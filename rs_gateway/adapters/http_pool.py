@@ -12,6 +12,7 @@ import aiohappyeyeballs
 from rs_gateway.adapters.http_connection import HttpConnection
 
 _KEEP_S = 30.0
+_LAST_BYTES_S = 0.25
 _HEAD_START_S = 0.25
 """RFC 8305, section 8: how long the better address family has for itself."""
 
@@ -67,6 +68,19 @@ class HttpPool:
         self._idle.append(connection)
         if self._sweep is None:
             self._sweep = loop.call_later(_KEEP_S, self._drop_old)
+
+    def release_soon(self, connection: HttpConnection) -> None:
+        """Take a connection back whose answer is over but for its last bytes: they are given a moment to come."""
+        if connection.complete:
+            self.release(connection)
+            return
+        timer = asyncio.get_running_loop().call_later(_LAST_BYTES_S, connection.abort)
+
+        def over() -> None:
+            timer.cancel()
+            self.release(connection)
+
+        connection.when_over(over)
 
     def drop_idle(self) -> None:
         """Trust no kept connection any more."""

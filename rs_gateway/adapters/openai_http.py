@@ -9,7 +9,7 @@ import msgspec
 from rs_gateway.adapters.http_connection import HttpConnection
 from rs_gateway.adapters.shared_timer import Limit, SharedTimer
 from rs_gateway.adapters.sse import SseDecoder
-from rs_gateway.adapters.upstream_http import FAILURES, UpstreamHttp, content_type_of, drain
+from rs_gateway.adapters.upstream_http import FAILURES, UpstreamHttp, content_type_of
 from rs_gateway.domain.chat import JsonObject, ProviderCall
 from rs_gateway.domain.errors import ProviderCutError, ProviderGarbageError, ProviderTimeoutError
 
@@ -143,10 +143,9 @@ class _Stream:
         if connection is None:
             return
         self._timer.cancel()
-        try:
-            if error is None and self._decoder.done:
-                await drain(connection)
-        finally:
+        if error is None and self._decoder.done:
+            self._provider.http.release_soon(connection)
+        else:
             self._provider.http.release(connection)
 
     async def _payloads(self) -> Sequence[bytes]:

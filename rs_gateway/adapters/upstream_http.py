@@ -20,7 +20,6 @@ FAILURES = (OSError,)
 
 _MAX_ERROR_BYTES = 64 * 1024
 _WHOLE_BODY_BYTES = 2**18
-_DRAIN_S = 0.25
 
 
 class UpstreamHttp:
@@ -76,6 +75,10 @@ class UpstreamHttp:
         """Done with an answer. A connection whose answer was not read to its end is cut off."""
         self._pool.release(connection)
 
+    def release_soon(self, connection: HttpConnection) -> None:
+        """Done with a stream whose last event has come, though the end of its body may not have."""
+        self._pool.release_soon(connection)
+
     async def refusal(self, connection: HttpConnection) -> ProviderError:
         """What a status other than 200 means; reads the answer, for a while and up to a limit."""
         body = b""
@@ -123,15 +126,3 @@ def content_type_of(connection: HttpConnection) -> str:
     """The media type of an answer, without its parameters; `application/octet-stream` when it has none (RFC 9110)."""
     stated = connection.header(b"content-type") or ""
     return stated.partition(";")[0].strip().lower() or "application/octet-stream"
-
-
-async def drain(connection: HttpConnection) -> None:
-    """Wait a moment for the end that follows the last event, so that the connection can be used again."""
-    if connection.complete:
-        return
-    try:
-        async with asyncio.timeout(_DRAIN_S):
-            while await connection.piece():
-                pass
-    except FAILURES:
-        pass

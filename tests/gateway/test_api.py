@@ -225,4 +225,6 @@ def test_a_changed_configuration_is_picked_up_and_a_broken_one_is_not(tmp_path: 
             eventually(lambda: "day is out of range" in str(get(gateway, "/status")[1]["registry"]))
             file.write_text("gateway: {strategy: nonsense}")
             eventually(lambda: "nonsense" in str(get(gateway, "/status")[1]["registry"]))
+            file.write_text("")
+            eventually(lambda: "is empty now" in str(get(gateway, "/status")[1]["registry"]))
             assert gateway.ask(HELP).headers["x-route-switch-combination"] == "renamed"

@@ -133,6 +133,42 @@ def test_a_connection_is_used_again_only_after_an_answer_that_came_to_its_end() 
     run(test())
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_stream_whose_last_event_has_come_gives_its_connection_back_once_its_body_ends(ends: bool) -> None:
+    async def test() -> None:
+        told, gone = asyncio.Event(), asyncio.Event()
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"{}")
+            writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
+            await told.wait()
+            if ends:
+                writer.write(b"0\r\n\r\n")
+            try:
+                await reader.readuntil(b"{}")
+                writer.write(FRAMINGS["chunked"][0])
+            finally:
+                gone.set()
+
+        async with pool_to(script) as pool:
+            first = await asked(pool)
+            assert await first.piece() == b"hello"
+            pool.release_soon(first)
+            told.set()
+            if not ends:
+                await gone.wait()  # a quarter of a second later it is given up
+                assert not first.reusable
+                return
+            while (second := await pool.connection()) is not first:
+                pool.release(second)
+                second.abort()
+                await asyncio.sleep(0)
+            second.send(HEAD, b"{}")
+            assert await second.whole() == b"hello"
+
+    run(test())
+
+
 CLOSING = {
     "says so": b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello",
     "sends more than it promised": b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhelloHTTP/1.1 200 OK\r\n\r\n",
