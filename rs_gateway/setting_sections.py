@@ -208,13 +208,16 @@ class MiproSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """Section `evaluation`: how answers are scored and when a gain counts."""
+    """Section `evaluation`: how answers are scored and when a candidate may go live."""
 
     default_strategy: str = "ExactMatch"
     """Evaluator of templates that name none."""
     min_gain: float = Field(default=0.0, ge=0, lt=1)
     min_test_rows: PositiveInt = 30
     max_prompt_tokens: PositiveInt | None = None
+    objective: Literal["quality", "cost"] = "quality"
+    """`quality` wants a proven gain; `cost` a cheaper prompt that is not worse by more than `max_loss`."""
+    max_loss: float = Field(default=0.02, gt=0, lt=1)
 
 
 class DatasetSettings(Section):

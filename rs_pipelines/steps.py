@@ -129,6 +129,7 @@ def compare(bench: Workbench, target: Target, *, watch: Watcher = ignore) -> Com
             model=models.task,
             evaluator=evaluator,
             policy=bench.policy(),
+            cost_of_call=bench.cost_of_call(target),
             on_row=lambda done, total: watch(RowsCompared(done, total)),
         )
 
