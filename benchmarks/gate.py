@@ -39,8 +39,8 @@ class Case:
     """Pairs of prompts of which the second is better by `gain`, on test sets of one size.
 
     Attributes:
-        kind: `binary` scores of 0 and 1; `graded` in steps of 1/5, as of a share of five fields; `continuous`; `sparse`, where
-            some 6 rows differ, by little or by everything.
+        kind: `binary` scores of 0 and 1; `graded` in steps of 1/5, as of a share of five fields; `continuous`;
+            `sparse`, where some 6 rows differ, by little or by everything.
         correlation: of the two prompts' scores on a row, through the row's difficulty; 0: they have nothing in common.
     """
 

@@ -19,7 +19,6 @@ from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.sample import CalibrationSample, Example, Split, Target
 from rs_pipelines.scoring import RowScore, score_rows
 
-
 CallCost: TypeAlias = Callable[[int | None, int | None], float | None]
 """(input tokens, output tokens) -> US dollars of the call; None when the price or a count is unknown."""
 

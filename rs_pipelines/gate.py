@@ -222,8 +222,8 @@ def _objections_to_saving(verdict: Verdict, saving: "_Saving", *, policy: GatePo
     low = min(verdict.interval_low, -1.0 if verdict.guarded_low is None else verdict.guarded_low)
     if low <= -policy.max_loss:
         objections.append(
-            f"It may be worse than allowed: {_change(verdict)}, {low:+.3f} at worst (97.5 % bound on {verdict.n} rows); "
-            f"it must be above {-policy.max_loss:g} (`evaluation.max_loss`)."
+            f"It may be worse than allowed: {_change(verdict)}, {low:+.3f} at worst (97.5 % bound on {verdict.n} "
+            f"rows); it must be above {-policy.max_loss:g} (`evaluation.max_loss`)."
         )
     if saving.unit is None:
         objections.append("Not proven cheaper: the provider does not say how many tokens the calls took.")

@@ -66,8 +66,8 @@ def sign_flip_p_value(
     Args:
         candidate, incumbent: scores in [0, 1], shape (n_examples,), the same examples in the same order.
 
-    Source: Fisher's randomisation test; where not all patterns of signs are tried, the correction of Phipson & Smyth (2010), "Permutation P-values
-    Should Never Be Zero".
+    Source: Fisher's randomisation test; where not all patterns of signs are tried, the correction of Phipson & Smyth
+    (2010), "Permutation P-values Should Never Be Zero".
     """
     deltas = _differences(candidate, incumbent)
     sizes = np.abs(deltas[deltas != 0])

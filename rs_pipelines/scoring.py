@@ -40,11 +40,13 @@ async def score_rows(
     template_id: str,
     model: CachedModel,
     evaluator: Evaluator,
+    salt: int = 0,
     on_row: Callable[[int, int], None] | None = None,
 ) -> list[RowScore]:
     """One score for each example, in the same order.
 
     Args:
+        salt: another salt is another draw of the same questions.
         on_row: called with (answers so far, examples) after every answer.
 
     Raises:
@@ -59,7 +61,7 @@ async def score_rows(
         example = examples[index]
         try:
             messages = render_messages(text, example.variables, example.messages, template_id=template_id)
-            answers[index] = await model.answer(messages)
+            answers[index] = await model.answer(messages, salt=salt)
         except (ProviderError, InvalidRequestError) as error:
             answers[index] = error
         except RouteSwitchError as error:
