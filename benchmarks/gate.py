@@ -186,7 +186,7 @@ def table_of_power(shares: Sequence[Share]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Simulate, print, and say whether every bound holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=2_000, help="comparisons a case; ten times as many of 0s and 1s")
+    parser.add_argument("--runs", type=int, default=1_000, help="comparisons a case; ten times as many of 0s and 1s")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     options = parser.parse_args(arguments)
