@@ -96,9 +96,9 @@ def test_the_guarded_bound_is_below_the_mean_and_within_the_possible(rows: list[
     assert -1 <= low <= max(c - i for c, i in rows)
 
 
-@pytest.mark.parametrize("case", [*same_prompt_cases((40, 120)), *loss_cases((200,))], ids=str)
+@pytest.mark.parametrize("case", [*same_prompt_cases((60,)), *loss_cases((150,))], ids=str)
 def test_what_must_not_be_published_is_in_at_most_two_and_a_half_percent_of_runs(case: Case) -> None:
-    share = simulate(case, runs=4_000 if case.kind == "binary" else 300)
+    share = simulate(case, runs=4_000 if case.kind == "binary" else 200)
     assert share.holds, share
 
 
