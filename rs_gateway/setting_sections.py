@@ -208,7 +208,7 @@ class MiproSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """Section `evaluation`: how answers are scored and when a gain counts."""
+    """Section `evaluation`: how answers are scored and when a candidate may go live."""
 
     default_strategy: str = "ExactMatch"
     """Evaluator of templates that name none."""
@@ -217,6 +217,9 @@ class EvaluationSettings(Section):
     max_prompt_tokens: PositiveInt | None = None
     python_modules: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")], ...] = ()
     """Modules whose functions a template may name as its evaluator; by default none."""
+    objective: Literal["quality", "cost"] = "quality"
+    """`quality` wants a proven gain; `cost` a cheaper prompt that is not worse by more than `max_loss`."""
+    max_loss: float = Field(default=0.02, gt=0, lt=1)
 
 
 class DatasetSettings(Section):

@@ -3,15 +3,21 @@
 import json
 import sys
 import time
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.logs import configure_logs
+
+if TYPE_CHECKING:
+    from rs_pipelines.sample import Target
+    from rs_pipelines.steps import Effort
+    from rs_pipelines.workbench import Workbench
 
 dataset_app = typer.Typer(no_args_is_help=True, help="Labelled examples from files.")
 words = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
@@ -105,12 +111,17 @@ def optimize(
     mode: Annotated[str | None, typer.Option(help="light, medium or heavy.")] = None,
     max_calls: Annotated[int | None, typer.Option(min=1, help="Hard limit on model calls.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides every random choice of the search.")] = None,
+    show_rows: Annotated[int, typer.Option(min=0, help="Rows won, and lost, to show with both outputs.")] = 0,
+    preflight: Annotated[
+        bool, typer.Option("--preflight", help="Only say what can be proven and what it would cost.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Search a better prompt, prove it on held-out rows, publish it if the proof holds. Exit 0 in either case.
 
     The same assets as in the Dagster UI, in this process; the run shows there too. Interrupted, it goes on where it was
-    when started again.
+    when started again. Before the search it says what the rows can prove and what the search may cost; where no proof
+    is possible it refuses. `--preflight` stops there, after at most 15 questions that the search need not ask again.
 
     Example: `route-switch optimize support --trials 12`
     """
@@ -125,11 +136,15 @@ def optimize(
     chosen: Literal["light", "medium", "heavy"] | None = mode  # pyright: ignore[reportAssignmentType]  # just checked
     bench = Workbench.at(config)
     target = bench.target(template_id, model)
+    effort = Effort(chosen, trials, max_calls, seed)
+    if preflight:
+        _preflight_only(bench, target, effort, as_json=as_json)
+        return
     began = time.monotonic()
     words.print(f"Optimising {target.template_id!r} for {target.model!r}", highlight=False)
     try:
         with RunProgress(words) as progress:
-            run = optimize_in_process(bench, target, Effort(chosen, trials, max_calls, seed), watch=progress)
+            run = optimize_in_process(bench, target, effort, watch=progress)
     except KeyboardInterrupt:
         words.print("Stopped. What was evaluated is kept: the same command goes on where it was.")
         raise typer.Exit(130) from None
@@ -145,6 +160,17 @@ def optimize(
                 "optimized_score": verdict.mean_candidate,
                 "interval": [verdict.interval_low, verdict.interval_high],
                 "n_test": verdict.n,
+                "won": verdict.won,
+                "lost": verdict.lost,
+                "objective": comparison.policy.objective,
+                "by_label": [asdict(change) for change in comparison.by_label],
+                "input_tokens": [verdict.tokens_live, verdict.tokens_candidate],
+                "output_tokens": [verdict.output_tokens_live, verdict.output_tokens_candidate],
+                "usd_per_1000_calls": [
+                    None if usd is None else 1_000 * usd for usd in (verdict.cost_usd_live, verdict.cost_usd_candidate)
+                ],
+                "rows_won": [asdict(row) for row in comparison.rows_with("won")[:show_rows]],
+                "rows_lost": [asdict(row) for row in comparison.rows_with("lost")[:show_rows]],
                 "published": published is not None,
                 "published_version": published,
                 "reasons": list(why),
@@ -158,9 +184,29 @@ def optimize(
     else:
         console = Console(highlight=False, markup=False)
         print_study(console, study)
-        print_comparison(console, comparison, published=published, reasons=why)
+        print_comparison(console, comparison, published=published, reasons=why, show_rows=show_rows)
         calls, seconds = spending(bench, study.study_id).calls, time.monotonic() - began
         console.print(f"{calls} model calls for this study in all, interrupted runs included; {seconds:.0f} s now")
+
+
+def _preflight_only(bench: "Workbench", target: "Target", effort: "Effort", *, as_json: bool) -> None:
+    """Exit 0 when a search may start, 1 when it would be refused."""
+    from rs_pipelines import steps
+    from rs_pipelines.progress import RunProgress, print_preflight
+
+    with RunProgress(words) as progress:
+        steps.ingest(bench, watch=progress)
+        steps.draw(bench, target, watch=progress)
+        # The result itself goes to stdout below.
+        found = steps.preflight(
+            bench, target, effort, watch=lambda event: progress(event) if isinstance(event, steps.Probing) else None
+        )
+    if as_json:
+        _print_json(asdict(found))
+    else:
+        print_preflight(Console(highlight=False, markup=False), found)
+    if found.objections:
+        raise typer.Exit(1)
 
 
 def up(

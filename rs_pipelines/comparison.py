@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import TypeAlias
 
 import msgspec
 
@@ -17,6 +18,9 @@ from rs_pipelines.mipro.labels import label_shape
 from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.sample import CalibrationSample, Example, Split, Target
 from rs_pipelines.scoring import RowScore, score_rows
+
+CallCost: TypeAlias = Callable[[int | None, int | None], float | None]
+"""(input tokens, output tokens) -> US dollars of the call; None when the price or a count is unknown."""
 
 
 class NotComparableError(RouteSwitchError):
@@ -69,6 +73,10 @@ class Comparison:
         return hashlib.sha256(content).hexdigest()[:32]
 
 
+def unknown_cost(_: int | None, __: int | None) -> None:
+    """The price of every call is unknown."""
+
+
 async def run_comparison(
     study: StudyRecord,
     sample: CalibrationSample,
@@ -77,12 +85,14 @@ async def run_comparison(
     model: CachedModel,
     evaluator: Evaluator,
     policy: GatePolicy,
+    cost_of_call: CallCost = unknown_cost,
     on_row: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Score the study's choice and the live version on every test row, and judge. Publishes nothing.
 
     Args:
         model: the one that the study was made for; spends the rest of the study's budget.
+        cost_of_call: what one call of that model costs.
         on_row: called with (answers so far, answers needed).
 
     Raises:
@@ -112,7 +122,7 @@ async def run_comparison(
         )
         for text, offset in ((live.text, 0), (study.best_text, len(examples)))
     ]
-    rows = [_compared(*row) for row in zip(examples, *scores, strict=True)]
+    rows = [_compared(*row, cost_of_call=cost_of_call) for row in zip(examples, *scores, strict=True)]
     verdict = judge(rows, live=live.text, candidate=study.best_text, policy=policy, seed=study.seed)
     comparison = Comparison(
         comparison_id="",
@@ -131,7 +141,7 @@ async def run_comparison(
     return replace(comparison, comparison_id=comparison.content_digest)
 
 
-def _compared(example: Example, live: RowScore, candidate: RowScore) -> ComparedRow:
+def _compared(example: Example, live: RowScore, candidate: RowScore, *, cost_of_call: CallCost) -> ComparedRow:
     return ComparedRow(
         example_id=example.example_id,
         expected=example.expected,
@@ -141,6 +151,12 @@ def _compared(example: Example, live: RowScore, candidate: RowScore) -> Compared
         candidate_output=candidate.output,
         live_tokens=live.input_tokens,
         candidate_tokens=candidate.input_tokens,
+        live_output_tokens=live.output_tokens,
+        candidate_output_tokens=candidate.output_tokens,
+        live_cost_usd=None if live.value is None else cost_of_call(live.input_tokens, live.output_tokens),
+        candidate_cost_usd=(
+            None if candidate.value is None else cost_of_call(candidate.input_tokens, candidate.output_tokens)
+        ),
     )
 
 

@@ -68,9 +68,22 @@ class LabelShortageError(RouteSwitchError):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """The usable examples; `duplicates` counts the labels left out because their input has a better or later one."""
+
+    examples: tuple[Example, ...]
+    duplicates: int
+
+
 def build_examples(
     target: Target, template: PromptTemplate, *, lake: Lake, datasets: DatasetStore
 ) -> tuple[Example, ...]:
+    """The examples that `gather` finds."""
+    return gather(target, template, lake=lake, datasets=datasets).examples
+
+
+def gather(target: Target, template: PromptTemplate, *, lake: Lake, datasets: DatasetStore) -> Gathered:
     """All labelled examples of a template that may be used for `target.model`: one for each normalised input.
 
     The most trusted label wins (Trust), among equally trusted ones the latest. Variables that the template does not
@@ -78,11 +91,13 @@ def build_examples(
     """
     imported_splits: dict[str, Split] = {}
     best: dict[str, _Label] = {}
+    n_labels = 0
     for label in (
         *_imported(datasets, template, imported_splits),
         *_said_about_traces(lake, template),
         *_captured(lake, template, target),
     ):
+        n_labels += 1
         known = best.get(label.key)
         if known is None or label.precedence > known.precedence:
             best[label.key] = label
@@ -98,7 +113,7 @@ def build_examples(
         )
         for key, label in best.items()
     )
-    return tuple(sorted(examples, key=lambda e: e.example_id))
+    return Gathered(tuple(sorted(examples, key=lambda e: e.example_id)), n_labels - len(best))
 
 
 def draw_sample(

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from rs_pipelines.comparison import Comparison
+from rs_pipelines.gate import ComparedRow
 from rs_pipelines.lake import IngestReport
 from rs_pipelines.mipro.events import (
     FullEvaluation,
@@ -17,9 +19,10 @@ from rs_pipelines.mipro.events import (
     TrialFinished,
 )
 from rs_pipelines.mipro.records import StudyRecord
-from rs_pipelines.report import candidate_name, leaders, verdict_line
+from rs_pipelines.preflight import Preflight
+from rs_pipelines.report import call_changes, candidate_name, leaders, preflight_lines, verdict_line
 from rs_pipelines.sample import CalibrationSample, Split
-from rs_pipelines.steps import Event, RowsCompared
+from rs_pipelines.steps import Event, Probing, RowsCompared
 
 
 class RunProgress:
@@ -65,6 +68,10 @@ class RunProgress:
             case CalibrationSample():
                 sides = ", ".join(f"{len(event.rows(split))} {split.value}" for split in Split)
                 self.say(f"calibration sample: {sides}")
+            case Probing():
+                self.say(f"pre-flight: asking the live prompt at most {event.calls} times")
+            case Preflight():
+                print_preflight(self._console, event)
             case StudyOpened():
                 resumed = f"; going on after {event.trials_done} evaluations" if event.trials_done else ""
                 self.say(f"study {event.study_id}: search of at most about {event.estimated_calls} calls{resumed}")
@@ -86,6 +93,15 @@ class RunProgress:
                 self.bar("held-out rows", event.done, event.total)
             case _:
                 pass
+
+
+def print_preflight(console: Console, preflight: Preflight) -> None:
+    """What can be proven and what it costs, before the search."""
+    table = Table(title="Pre-flight", title_justify="left", show_header=False)
+    styles = {"warning": "yellow", "refused": "bold red"}
+    for what, words in preflight_lines(preflight):
+        table.add_row(what, Text(words), style=styles.get(what))
+    console.print(table)
 
 
 def print_study(console: Console, study: StudyRecord) -> None:
@@ -110,20 +126,34 @@ def print_study(console: Console, study: StudyRecord) -> None:
 
 
 def print_comparison(
-    console: Console, comparison: Comparison, *, published: int | None, reasons: Sequence[str] | None = None
+    console: Console,
+    comparison: Comparison,
+    *,
+    published: int | None,
+    reasons: Sequence[str] | None = None,
+    show_rows: int = 0,
 ) -> None:
     """Before and after on the held-out rows, and the verdict.
 
     Args:
         reasons: why nothing was published; None stands for the verdict's own.
+        show_rows: rows won, and as many lost, that are shown with both outputs.
     """
     verdict = comparison.verdict
     table = Table("", "live version", "candidate", title="Comparison on held-out rows", title_justify="left")
     table.add_row("mean score", f"{verdict.mean_live:.3f}", f"{verdict.mean_candidate:.3f}")
-    if verdict.tokens_live is not None and verdict.tokens_candidate is not None:
-        table.add_row("input tokens a call", f"{verdict.tokens_live:.0f}", f"{verdict.tokens_candidate:.0f}")
+    for what, live, candidate in call_changes(comparison):
+        table.add_row(what, live, candidate)
     table.add_row("rows won / lost", "", f"{verdict.won} / {verdict.lost} of {verdict.n}")
     console.print(table)
+    if comparison.by_label:
+        labels = Table("expected", "rows", "live version", "candidate", title="By label", title_justify="left")
+        for change in comparison.by_label:
+            labels.add_row(Text(change.label), str(change.n), f"{change.mean_live:.3f}", f"{change.mean_candidate:.3f}")
+        console.print(labels)
+    if show_rows:
+        _print_rows(console, "Rows won", comparison.rows_with("won"), limit=show_rows)
+        _print_rows(console, "Rows lost", comparison.rows_with("lost"), limit=show_rows)
     console.print(verdict_line(comparison), highlight=False, soft_wrap=True)
     if published is not None:
         console.print(f"published as version {published}", style="bold green", highlight=False)
@@ -131,3 +161,13 @@ def print_comparison(
         console.print("nothing published", style="bold yellow", highlight=False)
         for reason in verdict.reasons if reasons is None else reasons:
             console.print(f"  - {reason}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_rows(console: Console, title: str, rows: Sequence[ComparedRow], *, limit: int) -> None:
+    if not rows:
+        return
+    shown = f"{title} ({min(limit, len(rows))} of {len(rows)})"
+    table = Table("expected", "live version", "candidate", title=shown, title_justify="left", show_lines=True)
+    for row in rows[:limit]:
+        table.add_row(Text(row.expected), Text(row.live_output or ""), Text(row.candidate_output or ""))
+    console.print(table)

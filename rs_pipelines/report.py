@@ -3,9 +3,10 @@
 import html
 from collections.abc import Sequence
 
-from rs_pipelines.comparison import Comparison
+from rs_pipelines.comparison import Comparison, LabelChange
 from rs_pipelines.gate import ComparedRow
 from rs_pipelines.mipro.records import Candidate, StudyRecord
+from rs_pipelines.preflight import CostEstimate, EvaluatorSanity, LiveProbe, Preflight, Provable
 
 _WIDTH, _HEIGHT, _MARGIN = 640, 240, 40
 _SHOWN_CHARACTERS = 160
@@ -85,6 +86,89 @@ def rows_markdown(rows: Sequence[ComparedRow], *, limit: int = 10) -> str:
     return "\n".join(lines)
 
 
+def labels_markdown(changes: Sequence[LabelChange]) -> str:
+    """A table of the mean scores by expected answer; empty when the answers are no closed list."""
+    if not changes:
+        return ""
+    lines = ["| expected | rows | live | candidate |", "|---|---|---|---|"]
+    lines += [f"| {_cell(c.label)} | {c.n} | {c.mean_live:.3f} | {c.mean_candidate:.3f} |" for c in changes]
+    return "\n".join(lines)
+
+
+def call_changes(comparison: Comparison) -> list[tuple[str, str, str]]:
+    """(what, live version, candidate) of an average call, as far as it is known."""
+    v = comparison.verdict
+    found: list[tuple[str, str, str]] = []
+    if v.tokens_live is not None and v.tokens_candidate is not None:
+        found.append(("input tokens a call", f"{v.tokens_live:.0f}", f"{v.tokens_candidate:.0f}"))
+    if v.output_tokens_live is not None and v.output_tokens_candidate is not None:
+        found.append(("output tokens a call", f"{v.output_tokens_live:.1f}", f"{v.output_tokens_candidate:.1f}"))
+    if v.cost_usd_live is not None and v.cost_usd_candidate is not None:
+        live, candidate = 1_000 * v.cost_usd_live, 1_000 * v.cost_usd_candidate
+        found.append(("USD per 1,000 calls", f"{live:.4g}", f"{candidate:.4g}"))
+    return found
+
+
+def preflight_lines(preflight: Preflight) -> list[tuple[str, str]]:
+    """(what, how it is) for a table of two columns."""
+    by = ", ".join(f"{n} {provenance}" for provenance, n in preflight.by_provenance.items())
+    drawn = f", {preflight.drawn} drawn" if preflight.drawn < preflight.usable else ""
+    lines = [
+        ("usable rows", f"{preflight.usable} ({by}){drawn}; {preflight.duplicates} duplicate labels left out"),
+        ("split", ", ".join(f"{n} {split}" for split, n in preflight.by_split.items())),
+    ]
+    if preflight.labels:
+        lines.append(("labels", ", ".join(f"{label} {n}" for label, n in preflight.labels.items())))
+    lines.append(_provable_line(preflight.provable))
+    if preflight.evaluator is not None:
+        lines.append(("evaluator", _evaluator_words(preflight.evaluator)))
+    if preflight.live is not None:
+        lines.append(("live prompt", _live_words(preflight.live)))
+    if preflight.cost is not None:
+        lines.append(("cost at most", _cost_words(preflight.cost)))
+    lines += [("warning", warning) for warning in preflight.warnings]
+    return lines + [("refused", objection) for objection in preflight.objections]
+
+
+def preflight_markdown(preflight: Preflight) -> str:
+    """The same as a table for Dagster."""
+    lines = [
+        f"| {what} | {html.escape(words).replace('|', chr(92) + '|')} |" for what, words in preflight_lines(preflight)
+    ]
+    return "\n".join(["| pre-flight | |", "|---|---|", *lines])
+
+
+def _provable_line(provable: Provable) -> tuple[str, str]:
+    best = "" if provable.best_case is None else f"; {provable.best_case:.3f} if no row is lost"
+    if provable.kind == "loss":
+        smallest = "none" if provable.smallest is None else f"{provable.smallest:.3f}"
+        return "smallest loss ruled out", f"{smallest} with 80 % probability{best} ({provable.basis})"
+    smallest = "none" if provable.smallest is None else f"+{provable.smallest:.3f}"
+    best = best.replace("; ", "; +")
+    return "smallest provable gain", f"{smallest} with 80 % probability{best} ({provable.basis})"
+
+
+def _evaluator_words(sanity: EvaluatorSanity) -> str:
+    wrong = "untested" if sanity.mean_wrong is None else f"{sanity.mean_wrong:.3f}"
+    return f"right answers score {sanity.mean_right:.3f}, other rows' answers {wrong} ({sanity.n} rows)"
+
+
+def _live_words(live: LiveProbe) -> str:
+    if not live.values:
+        return f"no answer to {live.asked} rows"
+    mean = sum(live.values) / len(live.values)
+    return f"scores {mean:.3f} on {len(live.values)} rows; differs from itself by {live.noise:.3f}"
+
+
+def _cost_words(cost: CostEstimate) -> str:
+    tokens = "tokens unknown"
+    if cost.input_tokens is not None and cost.output_tokens is not None:
+        tokens = f"{cost.input_tokens:,} input and {cost.output_tokens:,} output tokens"
+    usd = "USD unknown (no price)" if cost.usd is None else f"{cost.usd:.4g} USD"
+    seconds = "seconds unknown" if cost.seconds is None else f"about {cost.seconds:.0f} s"
+    return f"{cost.calls:,} calls, {tokens}, {usd}, {seconds}"
+
+
 def trials_markdown(study: StudyRecord, *, limit: int = 10) -> str:
     """A table of the leading candidates."""
     lines = ["| candidate | mean score | rows |", "|---|---|---|"]
@@ -105,4 +189,8 @@ def _cell(text: str | None) -> str:
     if text is None:
         return "(no answer)"
     shown = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + " ..."
-    return html.escape(shown.replace("\n", " ")).replace("|", "\\|")
+    return _escaped(shown)
+
+
+def _escaped(text: str) -> str:
+    return html.escape(text.replace("\n", " ")).replace("|", "\\|")

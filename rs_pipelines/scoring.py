@@ -52,11 +52,13 @@ async def score_rows(
     template_id: str,
     model: CachedModel,
     evaluator: Evaluator,
+    salt: int = 0,
     on_row: Callable[[int, int], None] | None = None,
 ) -> list[RowScore]:
     """One score for each example, in the same order.
 
     Args:
+        salt: another salt is another draw of the same questions.
         on_row: called with (answers so far, examples) after every answer.
 
     Raises:
@@ -65,7 +67,7 @@ async def score_rows(
 
     async def answer(example: Example) -> ModelAnswer:
         messages = render_messages(text, example.variables, example.messages, template_id=template_id)
-        return await model.answer(messages)
+        return await model.answer(messages, salt=salt)
 
     answers = await _each(answer, examples, on_done=on_row)
     given = [(n, a) for n, a in enumerate(answers) if isinstance(a, ModelAnswer)]

@@ -1,27 +1,41 @@
 """The loop, step by step, in plain Python: ingest, draw, search, compare, publish. Dagster's assets only call these."""
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias, TypeVar
 
 from rs_gateway.domain.errors import RouteSwitchError
-from rs_gateway.domain.evaluation import questions_per_answer
+from rs_gateway.domain.evaluation import JudgingEvaluator, questions_per_answer
 from rs_gateway.wiring import open_trace_reader
-from rs_pipelines.answers import AnswerCache, Spending
+from rs_pipelines.answers import AnswerCache, CallBudget, Spending
+from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.comparison import Comparison, run_comparison
-from rs_pipelines.examples import build_examples, draw_sample
+from rs_pipelines.examples import build_examples, draw_sample, gather
 from rs_pipelines.interrupts import run_interruptible
 from rs_pipelines.lake import IngestReport
-from rs_pipelines.mipro.budget import PlanNumbers, StudyPlan, plan_for
+from rs_pipelines.mipro.budget import PlanNumbers, StudyPlan, estimate_calls, plan_for, study_call_limit
 from rs_pipelines.mipro.events import StudyEvent
 from rs_pipelines.mipro.records import StudyRecord
-from rs_pipelines.mipro.request import StudyModels, StudyRequest
+from rs_pipelines.mipro.request import StudyModels, StudyRequest, row_order, study_id_of
 from rs_pipelines.mipro.search import run_study
+from rs_pipelines.preflight import (
+    LiveProbe,
+    Preflight,
+    PreflightError,
+    assess,
+    check_evaluator,
+    estimate_cost,
+    probe_of,
+)
 from rs_pipelines.publishing import NothingPublished, Published, objections, publish
 from rs_pipelines.sample import CalibrationSample, Split, Target
+from rs_pipelines.scoring import score_rows
 from rs_pipelines.workbench import Workbench
 
+_PROBE_ROWS = 10
+_NOISE_ROWS = 5
 _T = TypeVar("_T")
 
 
@@ -39,7 +53,14 @@ class RowsCompared:
     total: int
 
 
-Event: TypeAlias = StudyEvent | RowsCompared | IngestReport | CalibrationSample
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """The live prompt is asked before the search; of `calls` answers those in the cache cost nothing."""
+
+    calls: int
+
+
+Event: TypeAlias = StudyEvent | RowsCompared | IngestReport | CalibrationSample | Probing | Preflight
 Watcher: TypeAlias = Callable[[Event], None]
 
 
@@ -102,23 +123,96 @@ def plan(bench: Workbench, sample: CalibrationSample, effort: Effort) -> StudyPl
     )
 
 
-def search(bench: Workbench, target: Target, effort: Effort | None = None, *, watch: Watcher = ignore) -> StudyRecord:
-    """Search a better prompt on the target's latest sample; goes on where an interrupted search was."""
-    sample = _latest_sample(bench, target)
-    registered = bench.registry.get(target.template_id)
-    request = StudyRequest(
-        target=target,
-        sample=sample,
-        live=bench.live(target),
-        plan=plan(bench, sample, effort or Effort()),
-        evaluator_spec=bench.evaluator_spec(registered.template),
+def inspect_sample(bench: Workbench, target: Target, sample: CalibrationSample) -> Preflight:
+    """What the rows alone say: no model and no evaluator is asked."""
+    template = bench.registry.get(target.template_id).template
+    gathered = gather(target, template, lake=bench.lake, datasets=bench.datasets)
+    return assess(gathered, sample, policy=bench.policy())
+
+
+def preflight(bench: Workbench, target: Target, effort: Effort | None = None, *, watch: Watcher = ignore) -> Preflight:
+    """What an optimisation of the target's latest sample can prove and will cost. Refuses nothing.
+
+    Asks the live prompt on the first validation rows, which the search asks in any case; at a temperature above 0 on
+    some of them twice. These calls are booked on the study.
+
+    Raises:
+        StudyBusyError: the target is being optimised.
+        ConfigurationError: the budget is too small for any study.
+    """
+    request = _request(bench, target, effort or Effort())
+    template = bench.registry.get(target.template_id).template
+    evaluator, sample = bench.evaluator(template), request.sample
+    # A judge is asked, and paid, only about answers; whether it agrees with people, its calibration says.
+    sanity = None if isinstance(evaluator, JudgingEvaluator) else check_evaluator(evaluator, sample.examples)
+    limit = study_call_limit(request.plan, sample)
+    rows = row_order(sample.rows(Split.VAL), request.plan)[:_PROBE_ROWS]
+
+    async def run(models: StudyModels) -> LiveProbe:
+        budget = CallBudget(models.task.cache, study_id_of(request, models, evaluator), limit)
+        model = models.task.on(budget)
+        twice = rows[:_NOISE_ROWS] if _draws(model) else ()
+        watch(Probing(len(rows) + len(twice)))
+        before, began = model.calls_made, time.monotonic()
+        first, again = [
+            await score_rows(
+                request.live.text, asked, template_id=target.template_id, model=model, evaluator=evaluator, salt=salt
+            )
+            for salt, asked in ((0, rows), (1, twice))
+        ]
+        calls, seconds = model.calls_made - before, time.monotonic() - began
+        return probe_of(first, again, seconds_per_call=seconds / calls if calls else None)
+
+    with bench.studies.lock(target):
+        probe = _with_models(bench, target, run)
+    cost = estimate_cost(
+        estimate_calls(request.plan, sample),
+        request.plan,
+        sample,
+        probe,
+        live=request.live.text,
+        cost_of_call=bench.cost_of_call(target),
+        cost_of_proposal=bench.cost_of_proposal(target),
     )
-    evaluator = bench.evaluator(registered.template)
+    gathered = gather(target, template, lake=bench.lake, datasets=bench.datasets)
+    found = assess(gathered, sample, policy=bench.policy(), evaluator=sanity, live=probe, cost=cost)
+    watch(found)
+    return found
+
+
+def search(bench: Workbench, target: Target, effort: Effort | None = None, *, watch: Watcher = ignore) -> StudyRecord:
+    """Search a better prompt on the target's latest sample; goes on where an interrupted search was.
+
+    Raises:
+        PreflightError: it could not end in a proof; nothing but the probe calls was spent.
+    """
+    found = preflight(bench, target, effort, watch=watch)
+    if found.objections:
+        raise PreflightError(target.template_id, found.objections)
+    request = _request(bench, target, effort or Effort())
+    evaluator = bench.evaluator(bench.registry.get(target.template_id).template)
 
     async def run(models: StudyModels) -> StudyRecord:
         return await run_study(request, models, evaluator=evaluator, files=bench.studies, on_event=watch)
 
     return _with_models(bench, target, run)
+
+
+def _request(bench: Workbench, target: Target, effort: Effort) -> StudyRequest:
+    sample = _latest_sample(bench, target)
+    return StudyRequest(
+        target=target,
+        sample=sample,
+        live=bench.live(target),
+        plan=plan(bench, sample, effort),
+        evaluator_spec=bench.evaluator_spec(bench.registry.get(target.template_id).template),
+    )
+
+
+def _draws(model: CachedModel) -> bool:
+    """Whether the model's answers are drawn: at a temperature above 0, or one that is the provider's secret."""
+    temperature = model.identity.request_parameters(0).get("temperature")
+    return not isinstance(temperature, int | float) or temperature > 0
 
 
 def compare(bench: Workbench, target: Target, *, study_id: str | None = None, watch: Watcher = ignore) -> Comparison:
@@ -143,6 +237,7 @@ def compare(bench: Workbench, target: Target, *, study_id: str | None = None, wa
             model=models.task,
             evaluator=evaluator,
             policy=bench.policy(),
+            cost_of_call=bench.cost_of_call(target),
             on_row=lambda done, total: watch(RowsCompared(done, total)),
         )
 

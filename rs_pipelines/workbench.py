@@ -15,10 +15,12 @@ from rs_gateway.domain.errors import ConfigurationError, RegistryError
 from rs_gateway.domain.evaluation import Evaluator
 from rs_gateway.domain.ports import ChatProvider, PromptRegistry
 from rs_gateway.domain.prompts import PromptTemplate, PromptVersion
+from rs_gateway.domain.traces import Usage, UsageSource
 from rs_gateway.settings import Settings, load_settings
-from rs_gateway.wiring import build_provider, combinations_of, open_registry
+from rs_gateway.wiring import build_provider, combinations_of, open_prices, open_registry
 from rs_pipelines.answers import AnswerCache
 from rs_pipelines.cached_model import CachedModel, CallLimits, ModelIdentity
+from rs_pipelines.comparison import CallCost
 from rs_pipelines.datasets import DatasetStore
 from rs_pipelines.evaluators.registry import build_evaluator, resources_of
 from rs_pipelines.examples import SampleStore
@@ -132,7 +134,26 @@ class Workbench:
             min_gain=evaluation.min_gain,
             min_rows=evaluation.min_test_rows,
             max_prompt_tokens=evaluation.max_prompt_tokens,
+            objective=evaluation.objective,
+            max_loss=evaluation.max_loss,
         )
+
+    def cost_of_call(self, target: Target) -> CallCost:
+        """What a call of the target's model costs."""
+        combination = self.combination(target)
+        return self._cost_of_call(combination.provider, combination.model)
+
+    def cost_of_proposal(self, target: Target) -> CallCost:
+        """What a call of the model that proposes instructions costs."""
+        return self._cost_of_call(*self._proposer(self.combination(target)))
+
+    def _cost_of_call(self, provider: str, model: str) -> CallCost:
+        prices = open_prices(self.settings)
+
+        def cost_usd(input_tokens: int | None, output_tokens: int | None) -> float | None:
+            return prices.cost_usd(provider, model, Usage(input_tokens, output_tokens, UsageSource.PROVIDER))
+
+        return cost_usd
 
     @asynccontextmanager
     async def models(self, target: Target) -> AsyncGenerator[StudyModels]:

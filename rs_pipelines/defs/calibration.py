@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 
 from rs_pipelines import steps
-from rs_pipelines.defs.metadata import of_sample
+from rs_pipelines.defs.metadata import of_preflight, of_sample
 from rs_pipelines.defs.partitions import targets
 from rs_pipelines.defs.resources import StoresResource
 from rs_pipelines.defs.traces import traces
@@ -20,6 +20,9 @@ from rs_pipelines.defs.traces import traces
 )
 def calibration_sample(context: dg.AssetExecutionContext, stores: StoresResource) -> dg.MaterializeResult[Any]:
     bench = stores.open()
-    sample = steps.draw(bench, bench.target_of_key(context.partition_key), watch=stores.watch)
+    target = bench.target_of_key(context.partition_key)
+    sample = steps.draw(bench, target, watch=stores.watch)
     context.log.info(f"sample {sample.sample_id}: {len(sample.examples)} examples")
-    return dg.MaterializeResult(metadata=of_sample(sample))
+    return dg.MaterializeResult(
+        metadata={**of_sample(sample), **of_preflight(steps.inspect_sample(bench, target, sample))}
+    )

@@ -9,7 +9,16 @@ import dagster as dg
 from rs_pipelines.comparison import Comparison
 from rs_pipelines.lake import IngestReport
 from rs_pipelines.mipro.records import StudyRecord
-from rs_pipelines.report import history_svg, rows_markdown, trials_markdown, verdict_line
+from rs_pipelines.preflight import Preflight
+from rs_pipelines.report import (
+    call_changes,
+    history_svg,
+    labels_markdown,
+    preflight_markdown,
+    rows_markdown,
+    trials_markdown,
+    verdict_line,
+)
 from rs_pipelines.sample import CalibrationSample, Split
 
 STUDY_ID = "study_id"
@@ -38,6 +47,11 @@ def of_sample(sample: CalibrationSample) -> Metadata:
         **{split.value: dg.MetadataValue.int(len(sample.rows(split))) for split in Split},
         "provenance": dg.MetadataValue.json(by_provenance),
     }
+
+
+def of_preflight(preflight: Preflight) -> Metadata:
+    """What the rows can prove, and what the search costs where that is known."""
+    return {"preflight": dg.MetadataValue.md(preflight_markdown(preflight))}
 
 
 def of_study(study: StudyRecord) -> Metadata:
@@ -70,6 +84,8 @@ def of_comparison(comparison: Comparison) -> Metadata:
         "interval_low": dg.MetadataValue.float(verdict.interval_low),
         "interval_high": dg.MetadataValue.float(verdict.interval_high),
         "test_rows": dg.MetadataValue.int(verdict.n),
+        "calls": dg.MetadataValue.json({what: [live, new] for what, live, new in call_changes(comparison)}),
+        "by_label": dg.MetadataValue.md(labels_markdown(comparison.by_label)),
         "rows_won": dg.MetadataValue.md(rows_markdown(comparison.rows_with("won"))),
         "rows_lost": dg.MetadataValue.md(rows_markdown(comparison.rows_with("lost"))),
         "comparison_id": dg.MetadataValue.text(comparison.comparison_id),

@@ -8,10 +8,11 @@ from pydantic import Field
 
 from rs_pipelines import steps
 from rs_pipelines.defs.calibration import calibration_sample
-from rs_pipelines.defs.metadata import of_study
+from rs_pipelines.defs.metadata import of_preflight, of_study
 from rs_pipelines.defs.partitions import targets
 from rs_pipelines.defs.resources import StoresResource
 from rs_pipelines.mipro.events import FullEvaluation, InstructionsReady, StudyOpened, TrialFinished
+from rs_pipelines.preflight import Preflight
 
 
 class SearchMode(Enum):
@@ -41,8 +42,11 @@ class StudyConfig(dg.Config):
 )
 def study(context: dg.AssetExecutionContext, config: StudyConfig, stores: StoresResource) -> dg.MaterializeResult[Any]:
     bench = stores.open()
+    preflight: dict[str, dg.MetadataValue[Any]] = {}
 
     def watch(event: steps.Event) -> None:
+        if isinstance(event, Preflight):
+            preflight.update(of_preflight(event))
         words = _words(event)
         if words:
             context.log.info(words)
@@ -50,7 +54,7 @@ def study(context: dg.AssetExecutionContext, config: StudyConfig, stores: Stores
 
     effort = steps.Effort(config.mode.value if config.mode else None, config.num_trials, config.max_calls, config.seed)
     record = steps.search(bench, bench.target_of_key(context.partition_key), effort, watch=watch)
-    return dg.MaterializeResult(metadata=of_study(record))
+    return dg.MaterializeResult(metadata={**preflight, **of_study(record)})
 
 
 def _words(event: steps.Event) -> str | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from rich.console import Console
 
 from rs_gateway.adapters.scripted_chat import ScriptedChat
 from rs_gateway.domain.prompts import PromptText
@@ -15,6 +16,7 @@ from rs_pipelines.gate import GatePolicy
 from rs_pipelines.mipro.records import LIVE as LIVE_CANDIDATE
 from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.mipro.search import run_study
+from rs_pipelines.progress import print_comparison
 from rs_pipelines.sample import Split
 from rs_pipelines.studies import StudyFiles
 from tests.pipelines.parcels import (
@@ -65,6 +67,37 @@ def test_the_live_prompt_against_itself_publishes_nothing(study: StudyRecord, tm
     assert not found.verdict.publish
     assert "is the live prompt" in found.verdict.reasons[0]
     assert (found.verdict.difference, len(chat.calls)) == (0.0, 80)
+
+
+def test_tokens_and_cost_of_both_prompts_are_compared_and_the_objective_decides(
+    study: StudyRecord, tmp_path: Path
+) -> None:
+    """The candidate is better, but its demos make it dearer."""
+
+    async def compared_for_cost() -> Comparison:
+        return await run_comparison(
+            study,
+            parcels(),
+            version(),
+            model=model(ScriptedChat(tiny_model), cache_at(tmp_path)),
+            evaluator=EVALUATOR,
+            policy=GatePolicy(objective="cost", max_loss=0.05),
+            cost_of_call=lambda n_in, n_out: None if n_in is None or n_out is None else (n_in + 4 * n_out) / 1e6,
+        )
+
+    found = anyio.run(compared_for_cost)
+    verdict = found.verdict
+    assert (verdict.cost_usd_candidate or 0) > (verdict.cost_usd_live or 0) > 0
+    assert verdict.output_tokens_live is not None
+    assert not verdict.publish
+    assert "Not proven cheaper" in verdict.reasons[0]
+    assert all(row.candidate_cost_usd is not None for row in found.rows)
+    shown = Console(record=True, width=200)
+    print_comparison(shown, found, published=None, show_rows=2)
+    text = shown.export_text()
+    assert "USD per 1,000 calls" in text
+    assert "Rows won (2 of" in text
+    assert (found.rows_with("won")[0].candidate_output or "?") in text
 
 
 def test_comparing_again_costs_nothing_and_says_the_same(study: StudyRecord, tmp_path: Path) -> None:

@@ -1,15 +1,22 @@
 """Paired statistics: intervals that contain what they should, and error rates as promised."""
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rs_gateway.domain.prompts import PromptText
-from rs_pipelines.gate import ComparedRow, GatePolicy, judge
-from rs_pipelines.paired_statistics import mcnemar_p_value, paired_interval, t_quantile
+from benchmarks.gate import (
+    Case,
+    Kind,
+    draw,
+    loss_cases,
+    publishes,
+    same_prompt_cases,
+    simulate,
+    worth_a_look,
+)
+from rs_pipelines.gate import GatePolicy
+from rs_pipelines.paired_statistics import guarded_low, mcnemar_p_value, paired_interval, sign_flip_p_value, t_quantile
 
 scores = st.floats(0, 1, allow_nan=False)
 pairs = st.lists(st.tuples(scores, scores), min_size=2, max_size=60)
@@ -58,40 +65,52 @@ def test_mcnemar_is_the_binomial_tail(won: int, lost: int, p: float) -> None:
     assert mcnemar_p_value(won, lost) == pytest.approx(p)
 
 
-def published_share(draw: str, *, n: int, runs: int, gain: float = 0.0) -> float:
-    """Share of simulated comparisons that publish; two prompts that differ by `gain` on average, with noise."""
-    rng = np.random.Generator(np.random.PCG64(7))
-    live_text, candidate_text = PromptText("a"), PromptText("b")
-    published = 0
-    for run in range(runs):
-        difficulty = rng.beta(2, 2, size=n)
-        if draw == "binary":
-            live = (rng.random(n) < difficulty).astype(float)
-            candidate = (rng.random(n) < difficulty + gain).astype(float)
-        else:
-            live = np.clip(difficulty + rng.normal(0, 0.15, n), 0, 1)
-            candidate = np.clip(difficulty + gain + rng.normal(0, 0.15, n), 0, 1)
-        rows = [
-            ComparedRow(str(i), "", float(a), float(b), "", "", None, None)
-            for i, (a, b) in enumerate(zip(live, candidate, strict=True))
-        ]
-        verdict = judge(rows, live=live_text, candidate=candidate_text, policy=GatePolicy(), seed=run)
-        published += verdict.publish
-    return published / runs
+def test_sign_flips_on_scores_of_0_and_1_are_mcnemars_test() -> None:
+    assert sign_flip_p_value([1.0] * 8 + [0.0] * 2, [0.0] * 8 + [1.0] * 2, seed=0) == pytest.approx(56 / 1024)
+    many = sign_flip_p_value([1.0] * 30 + [0.0] * 15, [0.0] * 30 + [1.0] * 15, seed=0)
+    assert many == pytest.approx(mcnemar_p_value(30, 15), abs=0.006)
 
 
-@pytest.mark.parametrize("n", [40, 150])
-@pytest.mark.parametrize("draw", ["binary", "graded"])
-def test_noise_publishes_in_at_most_two_and_a_half_percent_of_runs(draw: str, n: int) -> None:
-    runs = 2000 if draw == "binary" else 600
-    monte_carlo_error = math.sqrt(0.025 * 0.975 / runs)
-    share = published_share(draw, n=n, runs=runs)
-    print(f"A/A, {draw}, {n} rows: {share:.4f} of {runs} runs publish")
-    assert share <= 0.025 + 3 * monte_carlo_error
+@settings(max_examples=60, deadline=None)
+@given(pairs)
+def test_sign_flips_give_a_probability_and_the_two_directions_cover_everything(
+    rows: list[tuple[float, float]],
+) -> None:
+    candidate, live = [c for c, _ in rows], [i for _, i in rows]
+    there = sign_flip_p_value(candidate, live, seed=1)
+    back = sign_flip_p_value(live, candidate, seed=1)
+    assert 0 < there <= 1
+    assert there + back >= 0.95  # 1 and a little, but for what is drawn
+
+
+@pytest.mark.parametrize("rows", [30, 183, 400])
+def test_without_any_difference_the_guarded_bound_is_clopper_and_pearsons(rows: int) -> None:
+    assert guarded_low([1.0] * rows, [1.0] * rows, seed=0) == pytest.approx(0.025 ** (1 / rows) - 1, rel=0.08)
+
+
+@settings(max_examples=40, deadline=None)
+@given(pairs)
+def test_the_guarded_bound_is_below_the_mean_and_within_the_possible(rows: list[tuple[float, float]]) -> None:
+    candidate, live = [c for c, _ in rows], [i for _, i in rows]
+    low = guarded_low(candidate, live, seed=2, n_resamples=1_000)
+    assert -1 <= low <= max(c - i for c, i in rows)
+
+
+@pytest.mark.parametrize("case", [*same_prompt_cases((60,)), *loss_cases((150,))], ids=str)
+def test_what_must_not_be_published_is_in_at_most_two_and_a_half_percent_of_runs(case: Case) -> None:
+    share = simulate(case, runs=4_000 if case.kind == "binary" else 200)
+    assert share.holds, share
+
+
+@pytest.mark.parametrize("kind", ["graded", "sparse"])
+def test_the_simulation_passes_over_no_comparison_that_would_be_published(kind: Kind) -> None:
+    live, candidate = draw(Case(kind, 40, 0.5), runs=150, rng=np.random.Generator(np.random.PCG64(5)))
+    passed_over = np.flatnonzero(~worth_a_look(live, candidate, policy=GatePolicy()))
+    assert len(passed_over) > 50
+    assert not any(publishes(live[n], candidate[n], policy=GatePolicy(), seed=0) for n in passed_over)
 
 
 def test_real_gains_are_found_the_more_often_the_larger_they_are() -> None:
-    power = [published_share("binary", n=150, runs=200, gain=gain) for gain in (0.0, 0.1, 0.2, 0.3)]
-    print("power at gains of 0, .1, .2, .3 on 150 rows:", power)
+    power = [simulate(Case("binary", 150, 0.5, gain), runs=1_000).published for gain in (0.05, 0.1, 0.2, 0.3)]
     assert power == sorted(power)
     assert power[-1] > 0.95

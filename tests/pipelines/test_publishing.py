@@ -184,6 +184,26 @@ def test_a_flag_without_rows_that_prove_it_publishes_nothing_even_when_sealed_ag
     refused(publish(sealed(flag_set(comparison(won=3))), BETTER, registry, now=NOW), "No proven gain", registry)
 
 
+def for_cost(*, candidate_tokens: int) -> Comparison:
+    policy = GatePolicy(objective="cost", max_loss=0.05)
+    equal = tuple(
+        ComparedRow(str(n), "x", 1.0, 1.0, "", "", 100, candidate_tokens, 5, 5, 120e-6, candidate_tokens * 1e-6)
+        for n in range(200)
+    )
+    verdict = judge(equal, live=LIVE, candidate=BETTER, policy=policy, seed=0)
+    return sealed(replace(comparison(), policy=policy, rows=equal, verdict=verdict))
+
+
+def test_for_cost_a_cheaper_prompt_goes_live_without_a_gain(registry: PromptFiles) -> None:
+    assert publish(for_cost(candidate_tokens=60), BETTER, registry, now=NOW) == Published(2, already=False)
+    assert "Cheaper and not worse" in registry.get("parcels").history[-1].reason
+
+
+def test_for_cost_publishing_computes_the_saving_again(registry: PromptFiles) -> None:
+    dear = for_cost(candidate_tokens=300)
+    refused(publish(sealed(flag_set(dear)), BETTER, registry, now=NOW), "Not proven cheaper", registry)
+
+
 def test_another_prompt_than_the_compared_one_is_not_published(registry: PromptFiles) -> None:
     other = PromptText("Something else", "{message}")
     refused(publish(comparison(), other, registry, now=NOW), "not the one that was compared", registry)

@@ -1,0 +1,257 @@
+"""The pre-flight: what it says, what it refuses and with which remedy, and what it spends."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+from rs_gateway.domain.evaluation import Answer, Score
+from rs_pipelines import cli, steps
+from rs_pipelines.comparison import CallCost, unknown_cost
+from rs_pipelines.evaluators.exact_match import ExactMatch
+from rs_pipelines.examples import Gathered
+from rs_pipelines.gate import GatePolicy
+from rs_pipelines.mipro.budget import estimate_calls
+from rs_pipelines.preflight import (
+    EvaluatorSanity,
+    LiveProbe,
+    Preflight,
+    PreflightError,
+    assess,
+    check_evaluator,
+    estimate_cost,
+    probe_of,
+)
+from rs_pipelines.progress import print_preflight
+from rs_pipelines.report import preflight_markdown
+from rs_pipelines.sample import CalibrationSample, Split, sample_of
+from rs_pipelines.scoring import RowScore
+from rs_pipelines.steps import Effort
+from tests.pipelines.parcels import LIVE, parcels, small_plan
+from tests.pipelines.tiny_upstream import import_parcels, tiny, workbench
+from tests.upstream import Upstream
+
+SANE = EvaluatorSanity(40, 1.0, 0.0, binary=True)
+COST = GatePolicy(objective="cost", max_loss=0.05)
+
+
+def probe(*values: float, noise: float = 0.0, tokens: tuple[float, float] | None = (40, 5)) -> LiveProbe:
+    known = tokens or (None, None)
+    return LiveProbe(len(values), values, noise, known[0], known[1], 0.5)
+
+
+HALF = probe(*[0.0, 1.0] * 5)
+
+
+def assessed(
+    sample: CalibrationSample | None = None,
+    *,
+    policy: GatePolicy | None = None,
+    evaluator: EvaluatorSanity | None = SANE,
+    live: LiveProbe | None = HALF,
+) -> Preflight:
+    sample = sample or parcels()
+    gathered = Gathered(sample.examples, duplicates=3)
+    return assess(gathered, sample, policy=policy or GatePolicy(), evaluator=evaluator, live=live)
+
+
+class Upside:
+    """Gives wrong answers more than right ones."""
+
+    name = "upside@1"
+
+    def score(self, answers: Sequence[Answer]) -> list[Score]:
+        return [Score(0.2 if a.output == a.expected else 0.7, False, "", self.name) for a in answers]
+
+
+def test_it_says_what_rows_there_are_and_what_they_can_prove() -> None:
+    found = assessed()
+    assert (found.usable, found.duplicates, found.by_provenance) == (180, 3, {"human": 180})
+    assert found.by_split == {"train": 40, "val": 60, "test": 80}
+    assert found.objections == found.warnings == ()
+    provable = found.provable
+    assert (provable.kind, provable.live_score, provable.best_case) == ("gain", 0.5, pytest.approx(0.098))
+    assert 0.15 < (provable.smallest or 0) < 0.2
+    assert "exact McNemar, live score from 10 rows" in provable.basis
+
+
+def test_without_a_look_at_the_model_the_assumption_is_stated() -> None:
+    assert "a live score of 0.5 is assumed" in assessed(live=None, evaluator=None).provable.basis
+
+
+def test_a_noisy_live_prompt_proves_larger_gains_only() -> None:
+    noisy = assessed(live=replace(HALF, noise=0.45))
+    assert (noisy.provable.smallest or 1) > (assessed().provable.smallest or 1)
+    assert "differs from itself by 0.450" in noisy.warnings[0]
+
+
+def test_graded_scores_are_planned_by_the_normal_approximation() -> None:
+    graded = assessed(live=probe(0.2, 0.4, 0.6, 0.8), evaluator=replace(SANE, binary=False))
+    assert graded.provable.basis.startswith("normal approximation")
+    assert graded.provable.smallest == pytest.approx(2.8016 * 0.2236 / 80**0.5, rel=0.01)
+
+
+def test_too_few_test_rows_are_refused_with_the_remedy() -> None:
+    [objection] = assessed(parcels(test=12)).objections
+    assert "The test split has 12 rows; `evaluation.min_test_rows` wants 30" in objection
+    assert "POST /v1/feedback" in objection
+
+
+def test_a_live_prompt_with_nothing_left_to_win_is_refused_but_a_few_lucky_rows_are_no_proof_of_that() -> None:
+    few = probe(*[1.0] * 3)
+    assert assessed(parcels(test=30), live=few).objections == ()
+    [objection] = assessed(parcels(test=30), live=probe(*[1.0] * 20)).objections
+    assert "leaves at most 4 of 30 test rows to win" in objection
+    assert "evaluation.objective: cost" in objection
+
+
+def test_a_required_gain_that_is_out_of_reach_is_refused() -> None:
+    [objection] = assessed(policy=GatePolicy(min_gain=0.9)).objections
+    assert "a gain above 0.9" in objection
+
+
+def test_for_cost_it_says_which_loss_can_be_ruled_out_and_refuses_where_none_can() -> None:
+    found = assessed(policy=COST)
+    assert (found.provable.kind, found.objections) == ("loss", ())
+    [objection] = assessed(policy=replace(COST, max_loss=0.02)).objections
+    assert "80 test rows cannot rule out a loss of 0.02" in objection
+    assert "183 are needed" in objection
+
+
+def test_an_evaluator_that_prefers_wrong_answers_is_refused() -> None:
+    sanity = check_evaluator(Upside(), parcels().examples)
+    assert (sanity.mean_right, sanity.mean_wrong, sanity.binary) == (pytest.approx(0.2), pytest.approx(0.7), False)
+    [objection] = assessed(evaluator=sanity).objections
+    assert "cannot tell right from wrong" in objection
+
+
+def test_an_evaluator_that_separates_passes() -> None:
+    assert check_evaluator(ExactMatch(), parcels().examples) == SANE
+
+
+def test_rows_that_all_expect_the_same_are_no_test_of_the_evaluator() -> None:
+    same = tuple(replace(e, expected="yes") for e in parcels().examples)
+    found = assessed(sample_of("parcels", "tiny", same), evaluator=check_evaluator(ExactMatch(), same))
+    assert found.evaluator is not None
+    assert (found.evaluator.mean_wrong, found.objections) == (None, ())
+    assert "All rows expect the same answer" in found.warnings[0]
+
+
+def test_a_model_that_cannot_be_reached_is_refused_before_the_search() -> None:
+    silent = probe_of([RowScore("e1", None, None, None, "provider_timeout: slow", None, None)], [], seconds_per_call=1)
+    [objection] = assessed(live=silent).objections
+    assert "provider_timeout: slow" in objection
+
+
+def cost(usd: float | None) -> CallCost:
+    return lambda n_in, n_out: None if usd is None else usd * ((n_in or 0) + (n_out or 0))
+
+
+def test_the_costs_are_those_of_the_plan_with_demos_in_the_candidates() -> None:
+    plan, sample = small_plan(), parcels()
+    calls = estimate_calls(plan, sample)
+    found = estimate_cost(calls, plan, sample, HALF, live=LIVE, cost_of_call=cost(1e-6), cost_of_proposal=cost(1e-6))
+    assert (found.calls, found.seconds) == (calls.total, calls.total * 0.5)
+    assert found.input_tokens is not None
+    assert found.output_tokens is not None
+    assert found.input_tokens > 40 * (calls.total - calls.proposals)
+    assert found.usd == pytest.approx((found.input_tokens + found.output_tokens) * 1e-6)
+
+
+def test_what_is_unknown_is_not_nothing() -> None:
+    plan, sample = small_plan(), parcels()
+    calls = estimate_calls(plan, sample)
+
+    def estimated(live: LiveProbe, proposal: CallCost) -> tuple[float | None, float | None, float | None]:
+        e = estimate_cost(calls, plan, sample, live, live=LIVE, cost_of_call=cost(1e-6), cost_of_proposal=proposal)
+        return e.input_tokens, e.usd, e.seconds
+
+    assert estimated(HALF, unknown_cost)[1] is None
+    assert estimated(probe(1.0, tokens=None), cost(1e-6))[:2] == (None, None)
+    assert estimated(replace(HALF, seconds_per_call=None), cost(1e-6))[2] is None
+
+
+def test_a_limit_on_calls_limits_the_estimate() -> None:
+    plan, sample = small_plan(max_calls=300), parcels()
+    calls = estimate_calls(plan, sample)
+    found = estimate_cost(calls, plan, sample, HALF, live=LIVE, cost_of_call=cost(1e-6), cost_of_proposal=cost(1e-6))
+    assert found.calls == 300 < calls.total
+
+
+def test_terminal_and_dagster_show_the_same_lines() -> None:
+    found = assessed(parcels(test=12), live=replace(HALF, noise=0.4))
+    console = Console(record=True, width=400)
+    print_preflight(console, found)
+    shown, markdown = console.export_text(), preflight_markdown(found)
+    for words in ("12 test", "smallest provable gain", "differs from itself by 0.400", "The test split has 12 rows"):
+        assert words in shown
+        assert words in markdown
+
+
+def test_the_probe_calls_are_the_searches_own_and_are_made_once(tmp_path: Path) -> None:
+    with Upstream([tiny]).running() as upstream:
+        bench = workbench(tmp_path, upstream)
+        import_parcels(tmp_path, bench)
+        target = bench.target("parcels")
+        sample = steps.draw(bench, target)
+        events: list[steps.Event] = []
+        found = steps.preflight(bench, target, Effort(num_trials=1), watch=events.append)
+        assert events == [steps.Probing(10), found]
+        assert len(upstream.requests) == 10
+        assert found.live is not None
+        assert (len(found.live.values), found.live.noise) == (10, 0.0)
+        assert steps.preflight(bench, target, Effort(num_trials=1)).live == replace(found.live, seconds_per_call=None)
+        study = steps.search(bench, target, Effort(num_trials=1))
+        assert len(upstream.requests) == study.calls
+    assert len(sample.rows(Split.TEST)) == 80
+
+
+def test_at_a_temperature_above_zero_some_rows_are_asked_twice(tmp_path: Path) -> None:
+    with Upstream([tiny]).running() as upstream:
+        warm = {"id": "warm", "template_id": "parcels", "model": "tiny", "provider": "scripted"}
+        combinations = [{**warm, "parameters": {"temperature": 0.7}}]
+        bench = workbench(tmp_path, upstream, gateway={"combinations": combinations})
+        import_parcels(tmp_path, bench)
+        target = bench.target("parcels")
+        steps.draw(bench, target)
+        steps.preflight(bench, target)
+    assert len(upstream.requests) == 15
+
+
+def test_a_search_that_could_prove_nothing_is_refused_after_the_probe_calls(tmp_path: Path) -> None:
+    with Upstream([tiny]).running() as upstream:
+        bench = workbench(tmp_path, upstream)
+        import_parcels(tmp_path, bench, test=20)
+        target = bench.target("parcels")
+        steps.draw(bench, target)
+        with pytest.raises(PreflightError, match="The test split has 20 rows"):
+            steps.search(bench, target)
+    assert len(upstream.requests) == 10
+
+
+def test_the_command_line_prints_it_alone_and_exits_with_1_where_it_refuses(tmp_path: Path) -> None:
+    app, runner = typer.Typer(), CliRunner()
+    cli.register(app)
+    with Upstream([tiny]).running() as upstream:
+        bench = workbench(tmp_path, upstream)
+        import_parcels(tmp_path, bench)
+        command = ["optimize", "parcels", "--preflight", "--config", str(bench.settings.config_path)]
+        plain = runner.invoke(app, command)
+        assert plain.exit_code == 0, plain.output
+        assert "smallest provable gain" in plain.stdout
+        assert "asking the live prompt at most 10 times" in plain.stderr
+        found = json.loads(runner.invoke(app, [*command, "--json"]).stdout)
+        assert (found["by_split"]["test"], found["objections"]) == (80, [])
+        assert len(upstream.requests) == 10
+        assert bench.studies.latest(bench.target("parcels")) is None
+        (tmp_path / "small").mkdir()
+        small = workbench(tmp_path / "small", upstream, evaluation={"min_test_rows": 100})
+        import_parcels(tmp_path / "small", small)
+        refused = runner.invoke(app, [*command[:-1], str(small.settings.config_path)])
+        assert refused.exit_code == 1
+        assert "`evaluation.min_test_rows` wants 100" in refused.stdout.replace("\n", " ")
