@@ -124,6 +124,8 @@ class Trace:
         endpoint: `chat.completions`, `embeddings`, `responses` or `messages`.
         store: how much of it is kept.
         traceparent: the client's W3C trace context header, for spans; not stored.
+        parsed: whether the client got the bare answers that the version's output format holds; False: at least one is
+            not in it and went out as it came; None: there was nothing to parse. The payload's response is as it came.
     """
 
     trace_id: str
@@ -151,3 +153,4 @@ class Trace:
     endpoint: str = "chat.completions"
     store: StoreMode = StoreMode.FULL
     traceparent: str | None = None
+    parsed: bool | None = None
