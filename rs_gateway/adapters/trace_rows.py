@@ -17,7 +17,8 @@ TRACE_COLUMNS = (
     *("endpoint", "cached_input_tokens", "reasoning_tokens", "cache_write_tokens", "parsed"),
     *("decision", "attempts", *PAYLOAD_COLUMNS),
 )
-"""What a reader's trace rows hold. `stream` is 0 or 1, and so is `parsed` unless it is None; decision, attempts and the payload's five are JSON text."""
+"""What a reader's trace rows hold. `stream` is 0 or 1, `parsed` too unless it is None; decision, attempts and the
+payload's five are JSON text."""
 FEEDBACK_COLUMNS = ("seq", "feedback_id", "trace_id", "kind", "value", "source", "created_at")
 
 WRITTEN_TRACE_COLUMNS = TRACE_COLUMNS[1 : -len(PAYLOAD_COLUMNS)]

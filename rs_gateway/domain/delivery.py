@@ -13,7 +13,7 @@ _UNREADABLE = (msgspec.MsgspecError, AttributeError, KeyError, TypeError, ValueE
 
 
 def delivered_completion(body: bytes, output: OutputFormat) -> tuple[bytes, bool | None]:
-    """A `chat.completion` for the client, and whether every answer in it could be parsed; None: there was none to parse.
+    """A `chat.completion` for the client, and whether every answer in it could be parsed; None: none was to be.
 
     A choice that is anything but whole text, or that cannot be parsed, stays as it came.
     """

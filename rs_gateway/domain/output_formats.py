@@ -1,7 +1,7 @@
 """How a version has its answers written, and how the bare answer is read out of them again.
 
-A version's instruction and demos say to the model what its `output` is; the text is sent as it stands, so its hash covers
-every word of that. Here is what such texts are made with, and the one parser that serving and optimising share.
+A version's instruction and demos say to the model what its `output` is; the text is sent as it stands, so its hash
+covers every word of that. Here is what such texts are made with, and the one parser that serving and optimising share.
 """
 
 import json

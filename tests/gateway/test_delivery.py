@@ -1,7 +1,7 @@
-"""Answers in an output format: the client gets them bare, whole or as a stream; what is not in it goes out as it came."""
+"""Answers in an output format: the client gets them bare, whole or streamed; what is not in it goes out as it came."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "
 
 
 @contextmanager
-def serving(folder: Path, output: OutputFormat, *script: Behaviour) -> Iterator[RunningGateway]:
+def serving(folder: Path, output: OutputFormat, *script: Behaviour) -> Generator[RunningGateway]:
     register(folder, output=output)
     with Upstream(list(script)).running() as upstream, running_gateway(folder, configuration(upstream)) as gateway:
         yield gateway
