@@ -8,6 +8,7 @@ import anyio.to_thread
 
 from rs_gateway.domain.errors import InvalidRequestError, ProviderError, RouteSwitchError
 from rs_gateway.domain.evaluation import Answer, Evaluator
+from rs_gateway.domain.output_formats import OutputFormat, read_answer
 from rs_gateway.domain.prompts import PromptText, render_messages
 from rs_pipelines.answers import ModelAnswer
 from rs_pipelines.cached_model import CachedModel
@@ -19,6 +20,7 @@ class RowScore:
     """One prompt on one example.
 
     Attributes:
+        output: what an application would get of the answer, as the gateway reads it.
         value: in [0, 1]; None when the model could not be asked. Missing is not wrong.
         passed: whether the evaluator counts it as right; None when missing.
         error: stable code and message of what kept the answer away; None when there is one.
@@ -75,15 +77,22 @@ async def score_rows(
             group.start_soon(ask, index)
     if fatal:
         raise fatal[0]
-    return await anyio.to_thread.run_sync(_score, examples, answers, evaluator)
+    return await anyio.to_thread.run_sync(_score, text.output, examples, answers, evaluator)
 
 
 def _score(
-    examples: Sequence[Example], answers: Sequence[ModelAnswer | RouteSwitchError | None], evaluator: Evaluator
+    output: OutputFormat,
+    examples: Sequence[Example],
+    answers: Sequence[ModelAnswer | RouteSwitchError | None],
+    evaluator: Evaluator,
 ) -> list[RowScore]:
-    present = [(n, a) for n, a in enumerate(answers) if isinstance(a, ModelAnswer)]
-    scores = evaluator.score([Answer(a.text, examples[n].expected) for n, a in present])
-    scored = {n: score for (n, _), score in zip(present, scores, strict=True)}
+    delivered = {
+        n: read_answer(output, answer.text, finish_reason=answer.finish_reason).text
+        for n, answer in enumerate(answers)
+        if isinstance(answer, ModelAnswer)
+    }
+    scores = evaluator.score([Answer(said, examples[n].expected) for n, said in delivered.items()])
+    scored = dict(zip(delivered, scores, strict=True))
     rows: list[RowScore] = []
     for n, (example, answer) in enumerate(zip(examples, answers, strict=True)):
         if isinstance(answer, ModelAnswer):
@@ -92,7 +101,7 @@ def _score(
                     example.example_id,
                     scored[n].value,
                     scored[n].passed,
-                    answer.text,
+                    delivered[n],
                     None,
                     answer.input_tokens,
                     answer.output_tokens,
