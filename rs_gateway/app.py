@@ -126,7 +126,7 @@ async def _assemble(
     )
     limit = settings.gateway.max_body_bytes
     gateway = Gateway(serving, recorder, router, encode_error=body_of)
-    passthrough = Passthrough(serving, recorder, encode_error=encode_error)
+    passthrough = Passthrough(serving, recorder, router, encode_error=encode_error)
     app.state.routes = {
         CHAT_PATH: ChatRoute(gateway, max_body_bytes=limit, admit=access.admit),
         **{

@@ -14,6 +14,7 @@ from rs_gateway.domain.errors import (
     InvalidRequestError,
     MissingVariablesError,
     ProviderError,
+    ProviderOverloadedError,
     ProviderRefusedError,
     ProviderTimeoutError,
     RateLimitedError,
@@ -30,8 +31,6 @@ from rs_gateway.journey import Journey
 from rs_gateway.retries import Backoff, wait_for_turn
 from rs_gateway.serving import Served
 
-_ELSEWHERE = frozenset({401, 402, 403, 404})
-"""Refusals that speak of our account or of the model, not of the request: another combination may well accept it."""
 _T = TypeVar("_T")
 
 
@@ -115,7 +114,7 @@ class Attempts:
                     told_to_wait = self._backoff.is_told_to_wait(error.retry_after_s)
                     # Another wait as long as this one would leave no time for anybody else.
                     too_slow = isinstance(error, ProviderTimeoutError)
-                    if attempt == served.max_retries or out_of_time:
+                    if attempt == served.max_retries or out_of_time or _is_out_of_quota(error):
                         break
                     if (told_to_wait or too_slow) and not last_resort:
                         break
@@ -150,7 +149,7 @@ class Attempts:
             return answer
         except ProviderError as error:
             code, status = error.code, error.status
-            blameless = isinstance(error, ProviderRefusedError) and error.status not in _ELSEWHERE
+            blameless = isinstance(error, ProviderRefusedError) and not error.is_about_us
             succeeded = None if blameless else False
             raise
         except asyncio.CancelledError:
@@ -181,6 +180,11 @@ class Attempts:
             )
 
 
+def _is_out_of_quota(error: ProviderError) -> bool:
+    """OpenAI says so with the status of a rate limit, but no wait within a request mends it."""
+    return isinstance(error, ProviderOverloadedError) and error.upstream_code == "insufficient_quota"
+
+
 async def _within(patience: SharedTimer, asked: Awaitable[_T], *, provider: str) -> _T:
     """Raises ProviderTimeoutError when there is no answer in time."""
     try:
@@ -192,7 +196,7 @@ async def _within(patience: SharedTimer, asked: Awaitable[_T], *, provider: str)
 
 def _is_mendable_elsewhere(error: ProviderRefusedError) -> bool:
     """Whether another combination may accept the request that this one refused."""
-    return error.status in _ELSEWHERE or error.upstream_code == "unsupported_parameter"
+    return error.is_about_us or error.upstream_code == "unsupported_parameter"
 
 
 def _render(served: Served, journey: Journey, pool: Pool, combination: Combination) -> ProviderCall:

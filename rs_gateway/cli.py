@@ -195,9 +195,10 @@ def register_template(
     from rs_gateway.wiring import open_registry
 
     template, text = read_template(file)
-    check_template(template)
+    settings = load_settings(config)
+    check_template(template, settings)
     origin = Origin(kind="registered", by=_user(), at=datetime.now(UTC).isoformat(timespec="seconds"))
-    registered = open_registry(load_settings(config)).register(template, text, origin=origin)
+    registered = open_registry(settings).register(template, text, origin=origin)
     if as_json:
         print(json.dumps({"template_id": registered.template.template_id, "version": 1}))  # noqa: T201
     else:
@@ -213,14 +214,14 @@ def _user() -> str:
         return f"uid {os.getuid()}"
 
 
-def check_template(template: PromptTemplate) -> None:
-    """Let what is installed object: the pipelines refuse an evaluator that they do not have."""
+def check_template(template: PromptTemplate, settings: "Settings | None" = None) -> None:
+    """Let what is installed object: the pipelines refuse an evaluator that they or these settings do not have."""
     for point in entry_points(group="route_switch.template_checks"):
         try:
             check = point.load()
         except ImportError:
             continue  # the base install has no pipelines; theirs will object when they optimise
-        check(template)
+        check(template, settings)
 
 
 def read_template(file: Path) -> tuple[PromptTemplate, PromptText]:

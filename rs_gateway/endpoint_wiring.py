@@ -70,7 +70,11 @@ def build_endpoints(
         built.setdefault(
             (name, "embeddings"),
             LiteLLMEmbeddings(
-                name, vendor=_LITELLM_VENDORS.get(name, name), base_url=provider.base_url, api_key=api_key
+                name,
+                vendor=_LITELLM_VENDORS.get(name, name),
+                base_url=provider.base_url,
+                api_key=api_key,
+                connect_timeout_s=settings.api.connect_timeout_seconds,
             ),
         )
     return built

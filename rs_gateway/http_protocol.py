@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import msgspec
+from ulid import ULID
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -21,9 +22,8 @@ _CODE = {400: "invalid_request", 408: "request_timeout", 431: "headers_too_large
 class LimitedHttpTools(HttpToolsProtocol):
     """Refuses a head of more than 64 KiB with 431, a request that stops coming for 30 s with 408, no HTTP with 400.
 
-    All three in OpenAI's shape; the connection is closed after them, and dropped when a client has read nothing of an
-    answer for 30 s. A request that arrives in one piece, as nearly all
-    do, costs no timer.
+    All three in OpenAI's shape and with a request id; the connection is closed after them, and dropped when a client
+    has read nothing of an answer for 30 s. A request that arrives in one piece, as nearly all do, costs no timer.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -154,8 +154,11 @@ class LimitedHttpTools(HttpToolsProtocol):
             "code": _CODE[status],
         }
         body = msgspec.json.encode({"error": error})
-        head = b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        self.transport.write(head % (_STATUS[status], len(body)) + body)
+        head = (
+            b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+            b"x-request-id: %b\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head % (_STATUS[status], len(body), str(ULID()).encode()) + body)
         self.transport.close()
 
 

@@ -11,6 +11,9 @@ import structlog
 from rs_gateway.domain.redaction import api_keys
 
 _HANDLER = "route-switch"
+_SILENT = ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router")
+"""Loggers of litellm. They quote requests, which belong into no log, and have a handler of their own that writes plain
+text; whatever goes wrong there also reaches us as an exception."""
 # `key` and `sig` as whole names only; the others also at the end of longer ones (`x-api-key`, `access_token`).
 _QUERY_SECRET = re.compile(
     r"([?&;](?:key|sig|auth|[\w-]{0,40}(?:api[_-]?key|token|secret|signature|password))=)[^\s&#'\"<>)]{1,4096}", re.I
@@ -57,6 +60,8 @@ def configure_logs() -> None:
         root.removeHandler(earlier)
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
+    for name in _SILENT:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def without_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

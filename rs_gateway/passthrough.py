@@ -26,9 +26,12 @@ from rs_gateway.domain.errors import (
     ProviderCutError,
     ProviderError,
     ProviderGarbageError,
+    ProviderRefusedError,
     ProviderTimeoutError,
     RouteSwitchError,
 )
+from rs_gateway.domain.health import Result
+from rs_gateway.domain.router import Router
 from rs_gateway.domain.routing import Decision
 from rs_gateway.domain.traces import Attempt, Outcome, StoreMode, Trace, TracePayload, Usage, least
 from rs_gateway.endpoint_streams import OpenedEvents, Read, open_events, read
@@ -40,6 +43,8 @@ from rs_gateway.serving import Served, Source
 from rs_gateway.trace_ids import TraceIds
 
 _T = TypeVar("_T")
+_BLAMELESS = frozenset({Outcome.CLIENT_CANCELLED, Outcome.REJECTED})
+_FAILURES = frozenset({Outcome.PROVIDER_CUT, Outcome.PROVIDER_ERROR})
 
 
 class EventReader(Protocol):
@@ -64,7 +69,9 @@ class Passage:
 
     Attributes:
         started_at: seconds since the epoch; started: on the performance counter.
+        mark: of the attempt that is under way, for the router; None when there is none.
         waited_s: spent waiting for the provider, in seconds; the rest is our own overhead.
+        carried_s: what the provider took of that after its answer had begun.
         is_settled: how it ended is known; what happens afterwards changes nothing.
     """
 
@@ -74,8 +81,11 @@ class Passage:
     started_at: float
     started: float
     combination: Combination | None = None
+    decision: Decision | None = None
+    mark: int | None = None
     attempts: list[Attempt] = field(default_factory=list[Attempt])
     waited_s: float = 0.0
+    carried_s: float = 0.0
     first_token_s: float | None = None
     outcome: Outcome = Outcome.PROVIDER_ERROR
     error_code: str | None = None
@@ -124,7 +134,7 @@ class Passage:
             time_to_first_token_s=self.first_token_s,
             cost_usd=cost_usd,
             end_user=request.end_user,
-            decision=_only(combination.combination_id) if combination is not None else None,
+            decision=self.decision,
             attempts=tuple(self.attempts),
             payload=TracePayload(
                 request.messages,
@@ -152,6 +162,7 @@ class Passthrough:
         self,
         source: Source,
         recorder: Recorder,
+        router: Router,
         *,
         encode_error: Callable[[Passage, RouteSwitchError, int], bytes],
         random_draw: Callable[[], float] = random.random,
@@ -159,7 +170,9 @@ class Passthrough:
     ) -> None:
         self._source = source
         self._recorder = recorder
+        self._router = router
         self._encode_error = encode_error
+        self._draw = random_draw
         self._ids = TraceIds()
         self._backoff = Backoff(draw=random_draw)
         self._sleep = sleep
@@ -172,7 +185,7 @@ class Passthrough:
         """Answer in one piece, in the provider's own bytes. Raises RouteSwitchError; a trace is written in any case."""
         served = self._source.served
         try:
-            provider = _choose(served, passage)
+            provider = self._choose(served, passage)
 
             async def ask(call: EndpointCall) -> tuple[bytes, EndpointAnswer]:
                 body = await provider.ask(call)
@@ -190,6 +203,7 @@ class Passthrough:
             passage.fail(error)
             raise error from error.__cause__
         finally:
+            self._close_attempt(passage)
             await self._record(passage, default_store=served.store)
 
     async def stream(self, passage: Passage, reader: EventReader) -> None:
@@ -201,7 +215,7 @@ class Passthrough:
         opened: OpenedEvents | None = None
         try:
             async with AsyncExitStack() as stack:
-                provider = _choose(served, passage)
+                provider = self._choose(served, passage)
 
                 async def open_on_stack(call: EndpointCall) -> OpenedEvents:
                     return await open_events(stack, provider, call, name=_name(passage))
@@ -215,6 +229,7 @@ class Passthrough:
             passage.fail(error)
             raise error from error.__cause__
         finally:
+            self._close_attempt(passage)
             if opened is not None:
                 passage.answer = opened.follower.answer()
             await self._record(passage, default_store=served.store)
@@ -230,8 +245,9 @@ class Passthrough:
     async def _carry(self, served: Served, passage: Passage, opened: OpenedEvents, reader: EventReader) -> None:
         """Events for the client up to the protocol's own end, or an error event if the answer broke off."""
         name, follower = _name(passage), opened.follower
+        patience = Patience(budget_s=served.timeout_s - passage.elapsed_s, client_s=served.client_stall_s)
         try:
-            with Patience(budget_s=served.timeout_s - passage.elapsed_s, client_s=served.client_stall_s) as patience:
+            with patience:
                 patience.on_client()
                 await reader.begin(passage)
                 batch: Read | None = opened.first
@@ -252,6 +268,8 @@ class Passthrough:
             error: RouteSwitchError = ProviderTimeoutError("The request's deadline passed.", provider=name)
         except ProviderError as raised:
             error = raised
+        finally:
+            passage.carried_s = patience.provider_s
         passage.outcome, passage.error_code, passage.is_settled = Outcome.PROVIDER_CUT, error.code, True
         await reader.fail(self._encode_error(passage, error, follower.next_number))
 
@@ -269,7 +287,7 @@ class Passthrough:
             )
             left_s = max(0.001, served.timeout_s - passage.elapsed_s)
             try:
-                return await _attempt(passage, EndpointCall(request, combination.model, defaults, left_s), ask)
+                return await self._attempt(passage, EndpointCall(request, combination.model, defaults, left_s), ask)
             except ProviderError as error:
                 pause_s = self._backoff.pause_s(attempt, retry_after_s=error.retry_after_s)
                 out_of_time = passage.elapsed_s + pause_s >= served.timeout_s
@@ -279,6 +297,65 @@ class Passthrough:
             passage.waited_s += pause_s
             attempt += 1
 
+    def _choose(self, served: Served, passage: Passage) -> EndpointProvider:
+        request, catalog = passage.request, served.catalog
+        combination = catalog.passthrough.get(request.model)
+        if combination is None:
+            if request.model in catalog.pools or request.model in catalog.unavailable:
+                raise TemplateOnEndpointError(request)
+            raise EndpointModelNotFoundError(request, available=list(catalog.passthrough))
+        passage.caller.admission.check(template_id=None, model=request.model)
+        passage.combination = combination
+        # As chat does for a model without a template. It is a pool of one, which is asked however it is doing.
+        passage.decision = self._router.choose(
+            f"@{request.model}", (combination,), draw=self._draw(), now_s=time.monotonic()
+        )
+        return served.endpoints[combination.provider, request.endpoint]
+
+    async def _attempt(self, passage: Passage, call: EndpointCall, ask: Callable[[EndpointCall], Awaitable[_T]]) -> _T:
+        """One try. When it answers, it stays under way at the router until `_close_attempt`."""
+        combination = passage.combination
+        assert combination is not None
+        passage.mark = self._router.started(combination.combination_id)
+        began = time.perf_counter()
+        code, status = RouteSwitchError.code, None
+        succeeded: bool | None = None
+        try:
+            answer = await ask(call)
+            code, status = None, 200
+            return answer
+        except ProviderError as error:
+            code, status = error.code, error.status
+            blameless = isinstance(error, ProviderRefusedError) and not error.is_about_us
+            succeeded = None if blameless else False
+            raise
+        except RouteSwitchError as error:
+            code = error.code
+            raise
+        except asyncio.CancelledError:
+            # Either the client left, or the request's deadline passed while the provider was thinking.
+            late = time.perf_counter() - began >= call.timeout_s
+            code, succeeded = ("provider_timeout", False) if late else ("client_cancelled", None)
+            raise
+        finally:
+            took_s = time.perf_counter() - began
+            passage.waited_s += took_s
+            passage.attempts.append(
+                Attempt(combination.combination_id, combination.provider, combination.model, None, code, status, took_s)
+            )
+            if code is not None:
+                self._ended(passage, succeeded, latency_s=took_s)
+
+    def _close_attempt(self, passage: Passage) -> None:
+        """Tell the router how the attempt that answered, if one did, went in the end."""
+        if passage.mark is not None:
+            self._ended(passage, _verdict(passage), latency_s=passage.attempts[-1].latency_s + passage.carried_s)
+
+    def _ended(self, passage: Passage, succeeded: bool | None, *, latency_s: float) -> None:
+        assert passage.combination is not None
+        result, mark, passage.mark = Result(succeeded, latency_s=latency_s), passage.mark, None
+        self._router.ended(passage.combination.combination_id, result, now_s=time.monotonic(), mark=mark)
+
     async def _record(self, passage: Passage, *, default_store: StoreMode) -> None:
         usage = passage.answer.usage if passage.answer is not None else Usage.unknown()
         cost_usd = self._recorder.cost_usd(passage.combination, usage)
@@ -286,47 +363,11 @@ class Passthrough:
         await self._recorder.record(trace, passage.caller.admission)
 
 
-def _only(combination_id: str) -> Decision:
-    return Decision(combination_id, (), "passthrough", {combination_id: 1.0}, "no other provider has this model here")
-
-
-def _choose(served: Served, passage: Passage) -> EndpointProvider:
-    request, catalog = passage.request, served.catalog
-    combination = catalog.passthrough.get(request.model)
-    if combination is None:
-        if request.model in catalog.pools or request.model in catalog.unavailable:
-            raise TemplateOnEndpointError(request)
-        raise EndpointModelNotFoundError(request, available=list(catalog.passthrough))
-    passage.caller.admission.check(template_id=None, model=request.model)
-    passage.combination = combination
-    return served.endpoints[combination.provider, request.endpoint]
-
-
-async def _attempt(passage: Passage, call: EndpointCall, ask: Callable[[EndpointCall], Awaitable[_T]]) -> _T:
-    combination = passage.combination
-    assert combination is not None
-    began = time.perf_counter()
-    code, status = "internal", None
-    try:
-        answer = await ask(call)
-        code, status = None, 200
-        return answer
-    except ProviderError as error:
-        code, status = error.code, error.status
-        raise
-    except RouteSwitchError as error:
-        code = error.code
-        raise
-    except asyncio.CancelledError:
-        # Either the client left, or the request's deadline passed while the provider was thinking.
-        code = "provider_timeout" if time.perf_counter() - began >= call.timeout_s else "client_cancelled"
-        raise
-    finally:
-        took_s = time.perf_counter() - began
-        passage.waited_s += took_s
-        passage.attempts.append(
-            Attempt(combination.combination_id, combination.provider, combination.model, None, code, status, took_s)
-        )
+def _verdict(passage: Passage) -> bool | None:
+    """Whether the provider did its part; None when something else ended the request."""
+    if passage.outcome in _BLAMELESS or passage.error_code == RouteSwitchError.code:
+        return None
+    return passage.outcome not in _FAILURES
 
 
 def _name(passage: Passage) -> str:

@@ -218,6 +218,8 @@ class EvaluationSettings(Section):
     min_gain: float = Field(default=0.0, ge=0, lt=1)
     min_test_rows: PositiveInt = 30
     max_prompt_tokens: PositiveInt | None = None
+    python_modules: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")], ...] = ()
+    """Modules whose functions a template may name as its evaluator; by default none."""
 
 
 class DatasetSettings(Section):

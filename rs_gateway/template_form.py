@@ -4,9 +4,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rs_gateway.domain.errors import TemplateInvalidError
+from rs_gateway.domain.errors import TemplateInvalidError, shown
 from rs_gateway.domain.output_formats import OutputFormat
-from rs_gateway.domain.prompts import Demo, PromptTemplate, PromptText, check_template_id
+from rs_gateway.domain.prompts import TEMPLATE_ID_PATTERN, Demo, PromptTemplate, PromptText, check_template_id
 from rs_gateway.domain.traces import StoreMode
 
 
@@ -39,7 +39,7 @@ class TextForm(BaseModel):
 class TemplateForm(TextForm):
     """A template and its first version."""
 
-    id: str
+    id: str = Field(json_schema_extra={"pattern": f"^{TEMPLATE_ID_PATTERN}$"})
     name: str = ""
     variables: tuple[str, ...] | None = Field(default=None, description="By default those that the texts use.")
     evaluator: dict[str, Any] | str | None = None
@@ -80,10 +80,10 @@ class TemplateForm(TextForm):
 
 def _checked_reference(reference: str | None) -> str | None:
     if reference is not None and not reference.removeprefix("captured:").strip(" "):
-        raise TemplateInvalidError(f"reference {reference!r} names no combination.")
+        raise TemplateInvalidError(f"reference {shown(reference)} names no combination.")
     if reference is not None and not reference.startswith("captured:"):
         raise TemplateInvalidError(
-            f"reference {reference!r} is not understood: write captured:COMBINATION_ID, the combination whose served "
-            "answers may be labels for other models."
+            f"reference {shown(reference)} is not understood: write captured:COMBINATION_ID, the combination whose "
+            "served answers may be labels for other models."
         )
     return reference

@@ -36,6 +36,7 @@ def build_provider(name: str, provider: ProviderSettings, settings: Settings) ->
             name,
             base_url=provider.base_url,
             api_key=api_key,
+            connect_timeout_s=settings.api.connect_timeout_seconds,
             first_byte_timeout_s=settings.api.first_byte_timeout_seconds,
             idle_timeout_s=settings.api.idle_timeout_seconds,
         )

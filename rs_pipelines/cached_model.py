@@ -2,10 +2,10 @@
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
 import anyio
 import anyio.to_thread
@@ -13,7 +13,7 @@ import msgspec
 
 from rs_gateway.domain.answers import WireUsage, decode_completion, text_of
 from rs_gateway.domain.chat import JsonObject, Message, ProviderCall
-from rs_gateway.domain.errors import ProviderError, ProviderGarbageError
+from rs_gateway.domain.errors import ConfigurationError, ProviderError, ProviderGarbageError
 from rs_gateway.domain.ports import ChatProvider
 from rs_pipelines.answers import AnswerCache, CallBudget, ModelAnswer
 
@@ -86,6 +86,10 @@ class _Flight:
     error: ProviderError | None = None
 
 
+PeerFinder: TypeAlias = Callable[[str, JsonObject], "CachedModel"]
+"""`provider/model` and request parameters -> that model of the same configuration, over the same cache."""
+
+
 class CachedModel:
     """One model of one provider, asked through the cache.
 
@@ -102,11 +106,13 @@ class CachedModel:
         rng: Random,
         limits: CallLimits | None = None,
         budget: CallBudget | None = None,
+        peers: PeerFinder | None = None,
     ) -> None:
         """
         Args:
             rng: draws the jitter between retries; decides nothing else.
             budget: None spends without limit or account.
+            peers: finds other models by name, for evaluators that ask one.
         """
         self.identity = identity
         self.cache = cache
@@ -114,6 +120,7 @@ class CachedModel:
         self._rng = rng
         self._limits = limits or CallLimits()
         self._budget = budget
+        self._peers = peers
         self._slots = anyio.CapacityLimiter(self._limits.max_concurrency)
         self._flights: dict[str, _Flight] = {}
         self._tally = _Tally()
@@ -122,6 +129,22 @@ class CachedModel:
         """The same model (slots, counters, calls in flight), spending from `budget`."""
         other = copy.copy(self)
         other._budget = budget
+        return other
+
+    def peer(self, name: str, parameters: JsonObject) -> "CachedModel":
+        """Another model, spending from this one's budget and counted in its counters.
+
+        Args:
+            name: `provider/model`.
+            parameters: over the provider's own options.
+
+        Raises:
+            ConfigurationError: the configuration has no such provider.
+        """
+        if self._peers is None:
+            raise ConfigurationError(f"{name!r} cannot be asked here: only the models of a configuration can.")
+        other = copy.copy(self._peers(name, parameters))
+        other._budget, other._tally = self._budget, self._tally
         return other
 
     @property

@@ -1,26 +1,25 @@
 """The demo: real traffic on a real local model, through every part of the product, to a better prompt in service."""
 
 import json
-import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx
 import yaml
-from filelock import FileLock, Timeout
 from openai import OpenAI
 from rich.console import Console
 from rich.table import Table
 
-from rs_gateway.domain.errors import ConfigurationError, RouteSwitchError
+from rs_gateway.domain.errors import RouteSwitchError
 from rs_gateway.domain.evaluation import Answer
 from rs_gateway.local_model import fetch
 from rs_pipelines.defs.runs import add_partitions, optimize_in_process
+from rs_pipelines.demo_directory import demo_directory
 from rs_pipelines.inputs import input_key
 from rs_pipelines.paired_statistics import paired_interval
 from rs_pipelines.processes import Processes, free_port, route_switch
@@ -33,9 +32,24 @@ from rs_pipelines.workbench import Workbench
 MODEL = "smollm2-135m-instruct"
 _SLOTS = 4
 """On two cores more slots are slower: each computes the demos' prefix for itself."""
-_MESSAGES = 300
-_MARK = ".route-switch-demo"
 _SHOWN = 3
+
+
+ModelCommand: TypeAlias = Callable[[int], Sequence[str]]
+"""Port -> the command line that serves a model called `MODEL` there, over the OpenAI API and with `/health`."""
+GetModel: TypeAlias = Callable[[Path, Callable[[str], None]], ModelCommand]
+"""(folder for weights, where to say a line) -> how to start the model, once all that it needs is there."""
+
+
+def local_model(folder: Path, say: Callable[[str], None]) -> ModelCommand:
+    """SmolLM2 behind llama.cpp; its weights are fetched unless they lie in `folder`."""
+    weights = fetch(folder, on_progress=say)
+
+    def command(port: int) -> Sequence[str]:
+        serve = route_switch("model", "serve", str(weights), "--port", str(port), "--alias", MODEL)
+        return [*serve, "--slots", str(_SLOTS), "--context", "1024", "--exit-with-parent"]
+
+    return command
 
 
 class DemoFailedError(RouteSwitchError):
@@ -64,26 +78,27 @@ class Served:
     output_tokens: int
 
 
-def run_demo(directory: Path, console: Console, *, keep_running: bool) -> dict[str, Any]:
+def run_demo(
+    directory: Path,
+    console: Console,
+    *,
+    keep_running: bool,
+    get_model: GetModel = local_model,
+    n_messages: int = 300,
+) -> dict[str, Any]:
     """Run the demo in `directory`, which is made anew, and return its figures.
+
+    Args:
+        n_messages: how many of the sample messages are sent; they must leave enough rows on each side of the split.
 
     Raises:
         RouteSwitchError: a part did not start, a request failed, or `directory` holds something that is not the demo's.
     """
     began = time.monotonic()
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory.parent / f".{directory.name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise DemoFailedError(
-            f"Another demo is running in {directory}: stop it, or name another --directory."
-        ) from None
-    with lock:
-        _clear(directory)
-        weights = fetch(directory.parent / "models", on_progress=lambda line: console.print(f"  {line}", markup=False))
+    with demo_directory(directory):
+        model = get_model(directory.parent / "models", lambda line: console.print(f"  {line}", markup=False))
         with Processes(directory / "logs") as processes:
-            demo = _Demo(directory, console, processes, weights, with_ui=keep_running)
+            demo = _Demo(directory, console, processes, model, n_messages, with_ui=keep_running)
             figures = demo.run()
             figures["seconds"] = round(time.monotonic() - began, 1)
             console.print(
@@ -96,12 +111,19 @@ def run_demo(directory: Path, console: Console, *, keep_running: bool) -> dict[s
 
 class _Demo:
     def __init__(
-        self, directory: Path, console: Console, processes: Processes, weights: Path, *, with_ui: bool
+        self,
+        directory: Path,
+        console: Console,
+        processes: Processes,
+        model: ModelCommand,
+        n_messages: int,
+        *,
+        with_ui: bool,
     ) -> None:
         self._directory, self._console, self._processes = directory, console, processes
-        self._weights, self._with_ui = weights, with_ui
+        self._model, self._with_ui = model, with_ui
         self._template: dict[str, Any] = yaml.safe_load((sample_folder() / "template.yaml").read_text())
-        self._rows = _read_rows(sample_folder() / "tickets.jsonl")[:_MESSAGES]
+        self._rows = _read_rows(sample_folder() / "tickets.jsonl")[:n_messages]
         self._gateway_url = self._dagster_url = ""
 
     def run(self) -> dict[str, Any]:
@@ -182,8 +204,7 @@ class _Demo:
         model_port, gateway_port, dagster_port = free_port(8081), free_port(8080), free_port(3000)
         config = self._directory / "route-switch.yaml"
         _write_configuration(config, self._template["id"], model_port=model_port, gateway_port=gateway_port)
-        command = route_switch("model", "serve", str(self._weights), "--port", str(model_port), "--alias", MODEL)
-        self._processes.start("model", [*command, "--slots", str(_SLOTS), "--context", "1024", "--exit-with-parent"])
+        self._processes.start("model", self._model(model_port))
         registration = route_switch("template", "register", str(sample_folder() / "template.yaml"))
         self._processes.run("register", [*registration, "--config", str(config)])
         bench = Workbench.at(config)
@@ -287,15 +308,6 @@ def _in_parallel(do: Any, items: Sequence[Any]) -> list[Any]:
         return list(pool.map(do, items))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _clear(directory: Path) -> None:
-    """An empty directory of the demo's own; what is not the demo's is never deleted."""
-    if directory.exists() and any(directory.iterdir()) and not (directory / _MARK).exists():
-        raise ConfigurationError(f"{directory} holds something that is not the demo's: name another --directory.")
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    (directory / _MARK).touch()
 
 
 def _write_configuration(path: Path, template_id: str, *, model_port: int, gateway_port: int) -> None:

@@ -1,18 +1,30 @@
 """Scores of one prompt on a set of examples: rendered as serving renders, asked through the cache, scored in one go."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
 
+from rs_gateway.domain.answers import text_of
 from rs_gateway.domain.errors import InvalidRequestError, ProviderError, RouteSwitchError
-from rs_gateway.domain.evaluation import Answer, Evaluator
-from rs_gateway.domain.output_formats import OutputFormat, read_answer
+from rs_gateway.domain.evaluation import (
+    Answer,
+    Evaluator,
+    JudgingEvaluator,
+    Question,
+    Reply,
+    Score,
+    UnreadableVerdictError,
+)
+from rs_gateway.domain.output_formats import read_answer
 from rs_gateway.domain.prompts import PromptText, render_messages
 from rs_pipelines.answers import ModelAnswer
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.sample import Example
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +33,9 @@ class RowScore:
 
     Attributes:
         output: what an application would get of the answer, as the gateway reads it.
-        value: in [0, 1]; None when the model could not be asked. Missing is not wrong.
+        value: in [0, 1]; None when the model could not be asked, or a judge gave no verdict. Missing is not wrong.
         passed: whether the evaluator counts it as right; None when missing.
-        error: stable code and message of what kept the answer away; None when there is one.
+        error: stable code and message of what kept the value away; None when there is one.
     """
 
     example_id: str
@@ -52,16 +64,91 @@ async def score_rows(
     Raises:
         BudgetExhaustedError: before the answers were complete; those that came are in the cache.
     """
-    answers: list[ModelAnswer | RouteSwitchError | None] = [None] * len(examples)
+
+    async def answer(example: Example) -> ModelAnswer:
+        messages = render_messages(text, example.variables, example.messages, template_id=template_id)
+        said = await model.answer(messages)
+        return replace(said, text=read_answer(text.output, said.text, finish_reason=said.finish_reason).text)
+
+    answers = await _each(answer, examples, on_done=on_row)
+    given = [(n, a) for n, a in enumerate(answers) if isinstance(a, ModelAnswer)]
+    scores = await score_answers(
+        [Answer(a.text, examples[n].expected, task_input_of(examples[n]), examples[n].example_id) for n, a in given],
+        evaluator=evaluator,
+        model=model,
+    )
+    scored = {n: score for (n, _), score in zip(given, scores, strict=True)}
+    return [
+        _row(example, answer, scored.get(n)) for n, (example, answer) in enumerate(zip(examples, answers, strict=True))
+    ]
+
+
+async def score_answers(
+    answers: Sequence[Answer], *, evaluator: Evaluator, model: CachedModel
+) -> list[Score | RouteSwitchError]:
+    """One score for each answer, or what kept it away: only a judge may fail to give one.
+
+    Args:
+        model: finds the models that a judge asks, and pays for them.
+
+    Raises:
+        BudgetExhaustedError: before a judge was asked about all; its replies so far are in the cache.
+        EvaluatorFailedError: the evaluator's own code failed.
+    """
+    judged: list[Answer | RouteSwitchError] = list(answers)
+    if isinstance(evaluator, JudgingEvaluator):
+        judged = await _judged(answers, evaluator=evaluator, model=model)
+    readable = [answer for answer in judged if isinstance(answer, Answer)]
+    scores = iter(await anyio.to_thread.run_sync(evaluator.score, readable))
+    return [next(scores) if isinstance(answer, Answer) else answer for answer in judged]
+
+
+def task_input_of(example: Example) -> str:
+    """What the row asks about, whatever the prompt: its variables, and the client's last words."""
+    words = [m for m in example.messages if m.get("role") == "user"]
+    parts = [f"{name}: {value}" for name, value in example.variables.items()]
+    return "\n".join([*parts, *(text_of(message.get("content")) for message in words[-1:])])
+
+
+async def _judged(
+    answers: Sequence[Answer], *, evaluator: JudgingEvaluator, model: CachedModel
+) -> list[Answer | RouteSwitchError]:
+    """Each answer with the judge's replies, or why it has no verdict."""
+    questions = [evaluator.questions(answer) for answer in answers]
+
+    async def ask(question: Question) -> ModelAnswer:
+        return await model.peer(question.model, question.parameters).answer(question.messages)
+
+    replies = iter(await _each(ask, [q for asked in questions for q in asked]))
+    judged: list[Answer | RouteSwitchError] = []
+    for answer, asked in zip(answers, questions, strict=True):
+        own = [next(replies) for _ in asked]
+        failed = next((reply for reply in own if not isinstance(reply, ModelAnswer)), None)
+        if failed is not None:
+            judged.append(failed)
+            continue
+        given = [Reply(r.text, r.finish_reason == "length") for r in own if isinstance(r, ModelAnswer)]
+        with_replies = replace(answer, replies=tuple(given))
+        reason = evaluator.unreadable(with_replies)
+        judged.append(with_replies if reason is None else UnreadableVerdictError(reason))
+    return judged
+
+
+async def _each(
+    ask: Callable[[_T], Awaitable[ModelAnswer]],
+    items: Sequence[_T],
+    *,
+    on_done: Callable[[int, int], None] | None = None,
+) -> list[ModelAnswer | RouteSwitchError]:
+    """What `ask` gives for each item, all at once. What only concerns one item takes its place; the rest is raised."""
+    answers: list[ModelAnswer | RouteSwitchError | None] = [None] * len(items)
     fatal: list[RouteSwitchError] = []
     done = 0
 
-    async def ask(index: int) -> None:
+    async def one(index: int) -> None:
         nonlocal done
-        example = examples[index]
         try:
-            messages = render_messages(text, example.variables, example.messages, template_id=template_id)
-            answers[index] = await model.answer(messages)
+            answers[index] = await ask(items[index])
         except (ProviderError, InvalidRequestError) as error:
             answers[index] = error
         except RouteSwitchError as error:
@@ -69,45 +156,23 @@ async def score_rows(
             group.cancel_scope.cancel()
             return
         done += 1
-        if on_row is not None:
-            on_row(done, len(examples))
+        if on_done is not None:
+            on_done(done, len(items))
 
     async with anyio.create_task_group() as group:
-        for index in range(len(examples)):
-            group.start_soon(ask, index)
+        for index in range(len(items)):
+            group.start_soon(one, index)
     if fatal:
         raise fatal[0]
-    return await anyio.to_thread.run_sync(_score, text.output, examples, answers, evaluator)
+    return [answer for answer in answers if answer is not None]
 
 
-def _score(
-    output: OutputFormat,
-    examples: Sequence[Example],
-    answers: Sequence[ModelAnswer | RouteSwitchError | None],
-    evaluator: Evaluator,
-) -> list[RowScore]:
-    delivered = {
-        n: read_answer(output, answer.text, finish_reason=answer.finish_reason).text
-        for n, answer in enumerate(answers)
-        if isinstance(answer, ModelAnswer)
-    }
-    scores = evaluator.score([Answer(said, examples[n].expected) for n, said in delivered.items()])
-    scored = dict(zip(delivered, scores, strict=True))
-    rows: list[RowScore] = []
-    for n, (example, answer) in enumerate(zip(examples, answers, strict=True)):
-        if isinstance(answer, ModelAnswer):
-            rows.append(
-                RowScore(
-                    example.example_id,
-                    scored[n].value,
-                    scored[n].passed,
-                    delivered[n],
-                    None,
-                    answer.input_tokens,
-                    answer.output_tokens,
-                )
-            )
-        else:
-            reason = f"{answer.code}: {answer}" if answer is not None else "cancelled: no answer was waited for"
-            rows.append(RowScore(example.example_id, None, None, None, reason, None, None))
-    return rows
+def _row(example: Example, answer: ModelAnswer | RouteSwitchError, score: Score | RouteSwitchError | None) -> RowScore:
+    if not isinstance(answer, ModelAnswer):
+        return RowScore(example.example_id, None, None, None, f"{answer.code}: {answer}", None, None)
+    value, passed, error = None, None, None
+    if isinstance(score, Score):
+        value, passed = score.value, score.passed
+    elif score is not None:
+        error = f"{score.code}: {score}"
+    return RowScore(example.example_id, value, passed, answer.text, error, answer.input_tokens, answer.output_tokens)

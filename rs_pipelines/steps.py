@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Literal, TypeAlias, TypeVar
 
 from rs_gateway.domain.errors import RouteSwitchError
+from rs_gateway.domain.evaluation import questions_per_answer
 from rs_gateway.wiring import open_trace_reader
 from rs_pipelines.answers import AnswerCache, Spending
 from rs_pipelines.comparison import Comparison, run_comparison
@@ -93,7 +94,13 @@ def plan(bench: Workbench, sample: CalibrationSample, effort: Effort) -> StudyPl
         seed=mipro.seed if effort.seed is None else effort.seed,
         max_calls=mipro.max_calls if effort.max_calls is None else effort.max_calls,
     )
-    return plan_for(effort.mode or mipro.mode, len(sample.rows(Split.VAL)), numbers=numbers)
+    evaluator = bench.evaluator(bench.registry.get(sample.template_id).template)
+    return plan_for(
+        effort.mode or mipro.mode,
+        len(sample.rows(Split.VAL)),
+        numbers=numbers,
+        questions_per_answer=questions_per_answer(evaluator),
+    )
 
 
 def search(bench: Workbench, target: Target, effort: Effort | None = None, *, watch: Watcher = ignore) -> StudyRecord:

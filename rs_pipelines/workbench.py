@@ -7,19 +7,21 @@ from functools import cached_property
 from pathlib import Path
 from random import Random
 
+import msgspec
+
 from rs_gateway.domain.chat import JsonObject
 from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.errors import ConfigurationError, RegistryError
 from rs_gateway.domain.evaluation import Evaluator
 from rs_gateway.domain.output_formats import OutputFormat
-from rs_gateway.domain.ports import PromptRegistry
+from rs_gateway.domain.ports import ChatProvider, PromptRegistry
 from rs_gateway.domain.prompts import PromptTemplate, PromptVersion
 from rs_gateway.settings import Settings, load_settings
 from rs_gateway.wiring import build_provider, combinations_of, open_registry
 from rs_pipelines.answers import AnswerCache
 from rs_pipelines.cached_model import CachedModel, CallLimits, ModelIdentity
 from rs_pipelines.datasets import DatasetStore
-from rs_pipelines.evaluators.registry import build_evaluator
+from rs_pipelines.evaluators.registry import build_evaluator, resources_of
 from rs_pipelines.examples import SampleStore
 from rs_pipelines.gate import GatePolicy
 from rs_pipelines.lake import Lake
@@ -118,7 +120,7 @@ class Workbench:
 
     def evaluator(self, template: PromptTemplate) -> Evaluator:
         """How the template's answers are scored."""
-        return build_evaluator(self.evaluator_spec(template))
+        return build_evaluator(self.evaluator_spec(template), resources_of(self.settings))
 
     def evaluator_spec(self, template: PromptTemplate) -> JsonObject:
         """The template's evaluator section, or the configured default."""
@@ -147,11 +149,15 @@ class Workbench:
         # Proposals want variety (DSPy's proposer runs at 1.0) and room; the task's own limits are not theirs.
         options = {**self.settings.model_providers[proposer].options, "temperature": 1.0, "max_tokens": 300}
         cache = AnswerCache(self.data / "cache" / "answers.db")
-        names = {combination.provider, proposer}
-        providers = {n: build_provider(n, self.settings.model_providers[n], self.settings) for n in names}
+        providers: dict[str, ChatProvider] = {}
+        peers: dict[tuple[str, bytes], CachedModel] = {}
         try:
 
             def asked(provider: str, name: str, parameters: JsonObject) -> CachedModel:
+                if provider not in providers:
+                    providers[provider] = build_provider(
+                        provider, self.settings.model_providers[provider], self.settings
+                    )
                 return CachedModel(
                     providers[provider],
                     ModelIdentity(provider, name, parameters, self.settings.mipro_v2.seed),
@@ -161,7 +167,17 @@ class Workbench:
                         max_concurrency=self.settings.mipro_v2.concurrency,
                         timeout_s=self.settings.api.timeout_seconds,
                     ),
+                    peers=peer,
                 )
+
+            def peer(name: str, parameters: JsonObject) -> CachedModel:
+                key = (name, msgspec.json.encode(parameters, order="sorted"))
+                if key not in peers:
+                    provider, model = self._provider_and_model(name, key="LLMJudge: `model`")
+                    peers[key] = asked(
+                        provider, model, {**self.settings.model_providers[provider].options, **parameters}
+                    )
+                return peers[key]
 
             yield StudyModels(
                 task=asked(combination.provider, combination.model, combination.parameters),
@@ -174,12 +190,13 @@ class Workbench:
 
     def _proposer(self, combination: Combination) -> tuple[str, str]:
         named = self.settings.mipro_v2.prompt_model
-        provider, model = combination.provider, combination.model
-        if named is not None:
-            provider, _, model = named.partition("/")
-            if provider not in self.settings.model_providers or not model:
-                known = ", ".join(sorted(self.settings.model_providers))
-                raise ConfigurationError(
-                    f"mipro_v2.prompt_model {named!r} is not provider/model; providers are: {known}."
-                )
+        if named is None:
+            return combination.provider, combination.model
+        return self._provider_and_model(named, key="mipro_v2.prompt_model")
+
+    def _provider_and_model(self, name: str, *, key: str) -> tuple[str, str]:
+        provider, _, model = name.partition("/")
+        if provider not in self.settings.model_providers or not model:
+            known = ", ".join(sorted(self.settings.model_providers))
+            raise ConfigurationError(f"{key} {name!r} is not provider/model; providers are: {known}.")
         return provider, model

@@ -11,7 +11,7 @@ from rs_gateway.adapters.http_connection import HttpConnection
 from rs_gateway.adapters.sse_events import SseEvents
 from rs_gateway.adapters.upstream_http import FAILURES, UpstreamHttp, content_type_of, drain
 from rs_gateway.domain.endpoints import Endpoint, EndpointCall, Event
-from rs_gateway.domain.errors import ProviderCutError, ProviderGarbageError
+from rs_gateway.domain.errors import ProviderCutError, ProviderGarbageError, ProviderTimeoutError
 
 ANTHROPIC_BASE_URL = "https://api.anthropic.com/v1"
 ANTHROPIC_VERSION = "2023-06-01"
@@ -70,9 +70,9 @@ class EndpointHttp:
 
     @asynccontextmanager
     async def stream(self, call: EndpointCall) -> AsyncGenerator[AsyncIterator[Sequence[Event]]]:
-        patience_s = min(self._first_byte_timeout_s, call.timeout_s)
+        begin_by_s = asyncio.get_running_loop().time() + min(self._first_byte_timeout_s, call.timeout_s)
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout_at(begin_by_s):
                 connection = await self._post(call)
                 try:
                     await connection.head()
@@ -89,7 +89,7 @@ class EndpointHttp:
                 raise ProviderGarbageError(
                     f"{self._name} answered a stream with {content_type}.", provider=self._name, status=200
                 )
-            yield self._events(connection, patience_s)
+            yield self._events(connection, begin_by_s)
             await drain(connection)
         finally:
             self._http.release(connection)
@@ -106,17 +106,18 @@ class EndpointHttp:
             self._http.head_of(f"/{request.endpoint}", headers), msgspec.json.encode(call.body)
         )
 
-    async def _events(self, connection: HttpConnection, patience_s: float) -> AsyncIterator[Sequence[Event]]:
-        decoder = SseEvents()
+    async def _events(self, connection: HttpConnection, begin_by_s: float) -> AsyncIterator[Sequence[Event]]:
+        loop, decoder, begun = asyncio.get_running_loop(), SseEvents(), False
         secret = self._secret.encode() if self._secret else None
         try:
             while True:
-                async with asyncio.timeout(patience_s):
+                # Comments and halves of events are no answer, however many come.
+                async with asyncio.timeout_at(loop.time() + self._idle_timeout_s if begun else begin_by_s):
                     received = await connection.piece()
                 if not received:
                     return
-                patience_s = self._idle_timeout_s
                 events = decoder.feed(received)
+                begun = begun or any(event.data for event in events)
                 if secret is not None and any(secret in event.raw for event in events):
                     events = [Event(e.raw.replace(secret, b"***"), e.data.replace(secret, b"***")) for e in events]
                 if events:
@@ -124,4 +125,8 @@ class EndpointHttp:
                 if decoder.malformed:
                     raise ProviderCutError(f"{self._name} sent a malformed event stream.", provider=self._name)
         except FAILURES as error:
+            if isinstance(error, TimeoutError) and not begun:
+                raise ProviderTimeoutError(
+                    f"{self._name} did not begin to answer in time.", provider=self._name
+                ) from error
             raise self._http.translate_break(error) from error

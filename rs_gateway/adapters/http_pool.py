@@ -17,7 +17,7 @@ _HEAD_START_S = 0.25
 
 
 @functools.cache
-def _tls_context() -> ssl.SSLContext:
+def tls_context() -> ssl.SSLContext:
     """One for all pools: reading the system's certificates takes a while."""
     return ssl.create_default_context()
 
@@ -39,7 +39,7 @@ class HttpPool:
             raise ValueError(f"{base_url!r} is no http:// or https:// address.")
         self._host = url.hostname
         self._port = url.port or (443 if url.scheme == "https" else 80)
-        self._tls = _tls_context() if url.scheme == "https" else None
+        self._tls = tls_context() if url.scheme == "https" else None
         self._connect_timeout_s = connect_timeout_s
         self._idle: deque[HttpConnection] = deque()
         self._sweep: asyncio.TimerHandle | None = None

@@ -1,4 +1,4 @@
-"""What a provider's HTTP status and error body mean, as our errors; without our secret."""
+"""What a provider's HTTP status and error body mean, as our errors; without what only we should know."""
 
 import math
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from email.utils import parsedate_to_datetime
 
 import msgspec
 
+from rs_gateway.adapters.vendor_words import fit_for_clients
 from rs_gateway.domain.chat import JsonObject
 from rs_gateway.domain.errors import (
     ProviderError,
@@ -19,28 +20,35 @@ _RETRYABLE_STATUS = frozenset({408, 409, 429})
 
 
 def refusal_of(
-    status: int, body: bytes, headers: Mapping[str, str], *, provider: str, secret: str | None
+    status: int, body: bytes, headers: Mapping[str, str], *, provider: str, secret: str | None, host: str | None
 ) -> ProviderError:
-    """What a status other than 200 means. The body's own words are kept, OpenAI's shape and Anthropic's alike."""
+    """What a status other than 200 means. The body's own words are kept, OpenAI's shape and Anthropic's alike.
+
+    Args:
+        secret, host: the key and the host that were used, kept out of the words.
+    """
     error = _error_object(body)
 
     def told(field: str) -> str | None:
         value = error.get(field)
-        text = None if value is None else str(value)
-        return text.replace(secret, "***") if text is not None and secret else text
+        return None if value is None else fit_for_clients(str(value), secret=secret, host=host)
 
     message = f"{provider}: {told('message') or f'status {status}'}"
+    code, kind, param = told("code"), told("type"), told("param")
     if status in _RETRYABLE_STATUS or status >= 500:
         retry_after_s = parse_retry_after(headers.get("retry-after"), now=datetime.now(UTC))
-        return ProviderOverloadedError(message, provider=provider, status=status, retry_after_s=retry_after_s)
-    if 400 <= status < 500:
-        return ProviderRefusedError(
+        return ProviderOverloadedError(
             message,
             provider=provider,
             status=status,
-            upstream_code=told("code"),
-            upstream_type=told("type"),
-            upstream_param=told("param"),
+            retry_after_s=retry_after_s,
+            upstream_code=code,
+            upstream_type=kind,
+            upstream_param=param,
+        )
+    if 400 <= status < 500:
+        return ProviderRefusedError(
+            message, provider=provider, status=status, upstream_code=code, upstream_type=kind, upstream_param=param
         )
     return ProviderGarbageError(f"{provider} answered with status {status}.", provider=provider, status=status)
 

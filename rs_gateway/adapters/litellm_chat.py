@@ -7,7 +7,7 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,20 +17,29 @@ import msgspec
 
 from rs_gateway.adapters.cohere_stream import cohere_chunks, whole_answer
 from rs_gateway.adapters.litellm_errors import translate
+from rs_gateway.adapters.litellm_media import refuse_addresses
 from rs_gateway.adapters.litellm_parameters import forwardable, forwarded
 from rs_gateway.adapters.vendor_lines import ENDINGS, VendorLines
 from rs_gateway.domain.chat import JsonObject, ProviderCall
 from rs_gateway.domain.errors import ProviderCutError, ProviderError, ProviderTimeoutError
 
 _LITELLM_NAMES = {"google": "gemini", "cohere": "cohere_chat"}
+_OVER_HTTPX = frozenset({"anthropic", "cohere_chat"})
+"""Vendors that litellm calls over httpx, without knowing that their calls take all of its timeouts."""
+_OVER_A_LENT_CLIENT = frozenset({"gemini"})
+"""Vendors where it looks at no timeout, but at that of the client which it is given."""
 _MORE_THAN_ANY_STREAM = 1_000_000_000
 
 
 @functools.cache
 def load_litellm() -> Any:
-    # Without these the import itself fetches a price list from the network and reads a .env of the working directory.
+    # Without these the import itself fetches a price list from the network, and the first call of Anthropic a list of
+    # its headers, and a .env of the working directory is read.
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    os.environ.setdefault("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
+    # `refuse_addresses` keeps addresses from it. Should one get through, litellm downloads nothing at this size.
+    os.environ["MAX_IMAGE_URL_DOWNLOAD_SIZE_MB"] = "0"
     import litellm
 
     litellm.telemetry = False  # pyright: ignore[reportAttributeAccessIssue]  # set, not declared, there
@@ -38,7 +47,28 @@ def load_litellm() -> Any:
     litellm.drop_params = False
     # It would end an answer that says the same thing a hundred times, such as a table.
     litellm.REPEATED_STREAMING_CHUNK_LIMIT = _MORE_THAN_ANY_STREAM  # pyright: ignore[reportPrivateImportUsage]
+    _teach_timeouts(litellm.main)
     return litellm
+
+
+def _teach_timeouts(calls: Any) -> None:
+    """Have litellm leave our timeout as it is, where it would make one number of it."""
+    knows: Callable[[str], bool] = calls.supports_httpx_timeout
+
+    def supports_httpx_timeout(custom_llm_provider: str) -> bool:
+        return custom_llm_provider in _OVER_HTTPX or knows(custom_llm_provider)
+
+    calls.supports_httpx_timeout = supports_httpx_timeout
+
+
+def only_to_connect(timeout_s: float) -> Any:
+    """A timeout for litellm's calls that limits the connection alone: the rest of a call is limited here.
+
+    It is always the same one, since litellm keeps a client of its own for every timeout that it is given.
+    """
+    import httpx  # litellm has loaded it
+
+    return httpx.Timeout(None, connect=timeout_s)
 
 
 class LiteLLMChat:
@@ -56,6 +86,7 @@ class LiteLLMChat:
         *,
         base_url: str | None,
         api_key: str | None,
+        connect_timeout_s: float = 5.0,
         first_byte_timeout_s: float = 60.0,
         idle_timeout_s: float = 30.0,
     ) -> None:
@@ -63,8 +94,10 @@ class LiteLLMChat:
         self._vendor = _LITELLM_NAMES.get(name, name)
         self._base_url = base_url
         self._api_key = api_key
+        self._connect_timeout_s = connect_timeout_s
         self._first_byte_timeout_s = first_byte_timeout_s
         self._idle_timeout_s = idle_timeout_s
+        self._client: Any = None
         self._known: dict[str, frozenset[str]] = {}
 
     async def complete(self, call: ProviderCall) -> bytes:
@@ -94,6 +127,8 @@ class LiteLLMChat:
                         **arguments, stream=True, stream_options={"include_usage": True}
                     )
                     opened.append(answer)
+                    # Where the vendor counts no tokens, litellm would: it downloads images to measure them.
+                    answer.messages = None
                     if answer.completion_stream is None:
                         await answer.fetch_stream()
             except Exception as error:
@@ -124,7 +159,9 @@ class LiteLLMChat:
                         await each.aclose()
 
     async def aclose(self) -> None:
-        """Close the clients that litellm keeps; they are shared by all of its providers, which end together."""
+        """Close the client that was lent, and those that litellm keeps for all of its providers."""
+        if self._client is not None:
+            await self._client.close()
         if load_litellm.cache_info().currsize:
             await load_litellm().close_litellm_async_clients()
 
@@ -172,11 +209,12 @@ class LiteLLMChat:
             raise self._cut(error) from error
 
     def _arguments(self, litellm: Any, call: ProviderCall) -> JsonObject:
-        """Raises ProviderRefusedError for a parameter that would not reach the provider."""
+        """Raises ProviderRefusedError for a parameter or an address that would not reach the provider."""
         model = self._model(litellm, call.model)
+        vendor, _, bare = model.partition("/")
+        refuse_addresses(call.messages, vendor=vendor, name=self._name)
         known = self._known.get(model)
         if known is None:
-            vendor, _, bare = model.partition("/")
             names = litellm.get_supported_openai_params(model=bare, custom_llm_provider=vendor)
             known = self._known[model] = forwardable(vendor, names)
         parameters = forwarded(call.parameters, known=known, name=self._name)
@@ -184,13 +222,17 @@ class LiteLLMChat:
             **parameters,
             "model": model,
             "messages": list(call.messages),
-            "timeout": call.timeout_s,
+            "timeout": only_to_connect(self._connect_timeout_s),
             "max_retries": 0,
             "num_retries": 0,
             "api_key": self._api_key,
             # Without it every call with tools imports litellm's own gateway and a package that is not there.
             "_skip_mcp_handler": True,
         }
+        if vendor in _OVER_A_LENT_CLIENT:
+            if self._client is None:
+                self._client = litellm.AsyncHTTPHandler(timeout=only_to_connect(self._connect_timeout_s))
+            arguments["client"] = self._client
         if self._base_url is not None:
             arguments["api_base"] = _address(self._base_url, self._vendor)
         return arguments

@@ -1,5 +1,6 @@
 """Embeddings of providers that have an API of their own for them, through litellm."""
 
+import asyncio
 import base64
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 import anyio.to_thread
 import msgspec
 
-from rs_gateway.adapters.litellm_chat import load_litellm
+from rs_gateway.adapters.litellm_chat import load_litellm, only_to_connect
 from rs_gateway.adapters.litellm_errors import translate
 from rs_gateway.domain.chat import JsonObject
 from rs_gateway.domain.endpoints import EndpointCall, Event
@@ -26,8 +27,11 @@ class LiteLLMEmbeddings:
         vendor: litellm's name for the provider.
     """
 
-    def __init__(self, name: str, *, vendor: str, base_url: str | None, api_key: str | None) -> None:
+    def __init__(
+        self, name: str, *, vendor: str, base_url: str | None, api_key: str | None, connect_timeout_s: float = 5.0
+    ) -> None:
         self._name, self._vendor, self._base_url, self._api_key = name, vendor, base_url, api_key
+        self._connect_timeout_s = connect_timeout_s
 
     async def ask(self, call: EndpointCall) -> bytes:
         for name in call.request.fields:
@@ -43,14 +47,15 @@ class LiteLLMEmbeddings:
         arguments: JsonObject = {
             **fields,
             "model": f"{self._vendor}/{call.model.removeprefix(self._vendor + '/')}",
-            "timeout": call.timeout_s,
+            "timeout": only_to_connect(self._connect_timeout_s),
             "max_retries": 0,
             "api_key": self._api_key,
         }
         if self._base_url is not None:
             arguments["api_base"] = self._base_url
         try:
-            answer = await litellm.aembedding(**arguments)
+            async with asyncio.timeout(call.timeout_s):
+                answer = await litellm.aembedding(**arguments)
         except Exception as error:  # litellm raises some forty kinds
             raise translate(error, name=self._name, secret=self._api_key) from error
         body = answer.model_dump(mode="json", exclude_none=True)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from rs_gateway.adapters.http_refusals import parse_retry_after
+from rs_gateway.adapters.vendor_words import fit_for_clients
 from rs_gateway.domain.chat import JsonObject
 from rs_gateway.domain.errors import (
     ProviderError,
@@ -21,11 +22,9 @@ from rs_gateway.domain.errors import (
 
 _RETRYABLE_STATUS = frozenset({408, 409, 429})
 _TRANSPORTS = frozenset({"httpx", "httpcore", "aiohttp"})
-_ADDRESS = re.compile(r"\b(?:https?|wss?)://\S+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b")
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?)s")
 _UNSUPPORTED = re.compile(r"does not support param(?:eter)?s?:? *[\[{]?'(\w+)'")
 _OWN_PREFIX = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Exception):? *-? *)+")
-_MAX_WORDS = 500
 
 
 def translate(error: BaseException, *, name: str, secret: str | None) -> ProviderError:
@@ -82,17 +81,22 @@ def _refusal(
     message = f"{name}: {_clean(str(error.get('message') or f'status {status}'), secret)}"
     if "API_KEY_INVALID" in str(error.get("details")):
         status = 401  # Google says 400, as of a malformed request
+    code = _text(error.get("code") if isinstance(error.get("code"), str) else error.get("status"), secret)
+    kind, param = _text(error.get("type"), secret), _text(error.get("param"), secret)
     if status in _RETRYABLE_STATUS or status >= 500:
-        return ProviderOverloadedError(message, provider=name, status=status, retry_after_s=_retry_after(chain, error))
+        return ProviderOverloadedError(
+            message,
+            provider=name,
+            status=status,
+            retry_after_s=_retry_after(chain, error),
+            upstream_code=code,
+            upstream_type=kind,
+            upstream_param=param,
+        )
     if status < 400:
         return ProviderGarbageError(f"{name} answered with status {status}.", provider=name, status=status)
     return ProviderRefusedError(
-        message,
-        provider=name,
-        status=status,
-        upstream_code=_text(error.get("code") if isinstance(error.get("code"), str) else error.get("status")),
-        upstream_type=_text(error.get("type")),
-        upstream_param=_text(error.get("param")),
+        message, provider=name, status=status, upstream_code=code, upstream_type=kind, upstream_param=param
     )
 
 
@@ -139,11 +143,9 @@ def _retry_after(chain: tuple[BaseException, ...], error: JsonObject) -> float |
 
 
 def _clean(words: str, secret: str | None) -> str:
-    """One line without our key, addresses and litellm's own preamble."""
-    words = _OWN_PREFIX.sub("", words.strip()).split("\n", 1)[0]
-    words = words.replace(secret, "***") if secret else words
-    return _ADDRESS.sub("(address)", words)[:_MAX_WORDS]
+    """What is fit for a client, without litellm's own preamble."""
+    return fit_for_clients(_OWN_PREFIX.sub("", words.strip()), secret=secret)
 
 
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
+def _text(value: object, secret: str | None) -> str | None:
+    return None if value is None else fit_for_clients(str(value), secret=secret)

@@ -158,7 +158,10 @@ class _Stream:
         while received := await self._connection.piece():
             payloads = decoder.feed(received)
             if payloads:
-                self._first_event_by_s = None
+                if self._first_event_by_s is not None:
+                    self._first_event_by_s = None
+                    self._timer.cancel()
+                    self._look(self._connection)
                 return payloads
             if self._first_event_by_s is not None and self._loop.time() >= self._first_event_by_s:
                 raise TimeoutError  # comments and halves of events are no answer, however many come

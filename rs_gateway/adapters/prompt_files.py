@@ -34,6 +34,7 @@ from rs_gateway.domain.errors import (
     TemplateExistsError,
     TemplateInvalidError,
     TemplateNotFoundError,
+    shown,
 )
 from rs_gateway.domain.ports import RegistryState
 from rs_gateway.domain.prompts import (
@@ -220,7 +221,7 @@ class PromptFiles:
 
 def _unknown(template_id: str, known: list[str]) -> RegistryError:
     names = ", ".join(known) or "none yet"
-    return TemplateNotFoundError(f"There is no template {template_id!r}; registered are: {names}.")
+    return TemplateNotFoundError(f"There is no template {shown(template_id)}; registered are: {names}.")
 
 
 _Value = TypeVar("_Value")

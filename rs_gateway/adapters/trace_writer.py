@@ -123,8 +123,8 @@ class TraceWriter:
         """Open the database and start the thread, called `name`. Raises StoreError: it cannot be opened.
 
         Args:
-            prepare: called in the thread, once a record. A trace for which it fails is stored without its payload, and
-                such feedback is refused: what it should have taken out never reaches the disk.
+            prepare: called in the thread, once a record. A trace for which it fails is stored without its payload and
+                its end user, and such feedback is refused: what it should have taken out never reaches the disk.
         """
         self._database, self._limits, self._prepare = database, limits, prepare
         self._foreign_flush_s = max(4 * limits.flush_interval_s, _FOREIGN_FLUSH_S)
@@ -285,7 +285,7 @@ class TraceWriter:
                         "the gateway's log says more."
                     )
                     return
-                record = replace(record, payload=None)
+                record = replace(record, payload=None, end_user=None)
         try:
             item.rows = rows_of(record)
         except ENCODING_ERRORS as error:

@@ -87,7 +87,14 @@ class UpstreamHttp:
             return self.translate(error)
         header = connection.header(b"retry-after")
         headers = {} if header is None else {"retry-after": header}
-        return refusal_of(connection.status, body[:_MAX_ERROR_BYTES], headers, provider=self._name, secret=self._secret)
+        return refusal_of(
+            connection.status,
+            body[:_MAX_ERROR_BYTES],
+            headers,
+            provider=self._name,
+            secret=self._secret,
+            host=self._host,
+        )
 
     def translate(self, error: Exception) -> ProviderError:
         """What a failure before the answer means."""

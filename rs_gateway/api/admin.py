@@ -9,7 +9,8 @@ from fastapi import APIRouter, Body, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from rs_gateway.api.schemas import ErrorBody
-from rs_gateway.domain.errors import InvalidRequestError
+from rs_gateway.domain.errors import InvalidRequestError, TemplateInvalidError, shown
+from rs_gateway.domain.evaluation import names_python
 from rs_gateway.domain.ports import PromptRegistry
 from rs_gateway.domain.prompts import ANY_MODEL, Origin, RegisteredTemplate
 from rs_gateway.domain.publication import Action, Change, served_before
@@ -75,6 +76,11 @@ async def show_template(template_id: str, request: Request) -> dict[str, Any]:
 async def register_template(form: TemplateForm, request: Request) -> dict[str, Any]:
     """The same keys as the file of `route-switch template register`."""
     template, text = form.to_template()
+    if names_python(template.evaluator):
+        raise TemplateInvalidError(
+            "evaluator: Python code is never named over the API. Register this template on the gateway's machine, with "
+            "`route-switch template register FILE`."
+        )
     origin = Origin(kind="registered", by=_who(request), at=_now())
     registered = await anyio.to_thread.run_sync(lambda: _registry(request).register(template, text, origin=origin))
     return await _served(request, registered)
@@ -114,8 +120,9 @@ async def roll_back(template_id: str, form: RollbackForm, request: Request) -> d
         registered = _registry(request).get(template_id)
         before = served_before(registered.history, model=form.model)
         if before is None:
+            whom = shown(form.model) if form.model else "every model"
             raise InvalidRequestError(
-                f"Template {template_id!r} has no earlier version to go back to for {form.model or 'every model'}. "
+                f"Template {template_id!r} has no earlier version to go back to for {whom}. "
                 "Make the one that you mean live by its number.",
                 param="model",
             )

@@ -22,7 +22,7 @@ from rs_gateway.api.analytics_schemas import (
 )
 from rs_gateway.api.schemas import ErrorBody
 from rs_gateway.domain.analytics import WINDOWS, Breakdown, break_down, since
-from rs_gateway.domain.errors import InvalidRequestError, ModelNotFoundError
+from rs_gateway.domain.errors import InvalidRequestError, ModelNotFoundError, shown
 from rs_gateway.domain.ports import TraceStore
 from rs_gateway.domain.sketch import RELATIVE_ERROR
 from rs_gateway.domain.stats import StatsReader
@@ -70,7 +70,7 @@ def _windows(window: str | None) -> Sequence[str]:
     if window is None:
         return list(WINDOWS)
     if window not in WINDOWS:
-        raise InvalidRequestError(f"There is no window {window!r}: ask for {', '.join(WINDOWS)}.", param="window")
+        raise InvalidRequestError(f"There is no window {shown(window)}: ask for {', '.join(WINDOWS)}.", param="window")
     return [window]
 
 

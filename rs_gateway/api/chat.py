@@ -146,6 +146,7 @@ class _Client:
         if self._direct is not None:
             self._direct.end(block)
         else:
+            await self.room()
             await self._send({"type": "http.response.body", "body": block, "more_body": False})
 
     async def fail(self, block: bytes) -> None:

@@ -4,8 +4,7 @@ import msgspec
 
 from rs_gateway.api.errors import body_of, status_of
 from rs_gateway.domain.endpoints import Endpoint
-from rs_gateway.domain.errors import ProviderRefusedError, RouteSwitchError
-from rs_gateway.endpoint_streams import ReportedError
+from rs_gateway.domain.errors import ProviderOverloadedError, ProviderRefusedError, RouteSwitchError
 
 _ANTHROPIC_TYPE = {
     400: "invalid_request_error",
@@ -48,7 +47,7 @@ def error_event(endpoint: Endpoint, error: RouteSwitchError, *, request_id: str,
 def _anthropic(error: RouteSwitchError, request_id: str) -> bytes:
     status = status_of(error)
     kind = _ANTHROPIC_TYPE.get(status, "invalid_request_error" if status < 500 else "api_error")
-    given = error.upstream_type if isinstance(error, ProviderRefusedError | ReportedError) else None
+    given = error.upstream_type if isinstance(error, ProviderRefusedError | ProviderOverloadedError) else None
     if given in _ANTHROPIC_TYPES:
         kind = given
     return msgspec.json.encode(

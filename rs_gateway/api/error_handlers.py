@@ -31,10 +31,12 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 405 and request.method == "OPTIONS":
         return Response(status_code=204, headers={"allow": f"{headers.get('Allow', '')}, OPTIONS".lstrip(", ")})
     words = {
+        # FastAPI says this, and no more, of a body in which it cannot even look for JSON.
+        400: "The body cannot be used: it is no JSON in UTF-8.",
         404: f"There is no {path} here. See /docs for what there is.",
         405: f"{request.method} is not allowed on {path}.",
     }
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
+    code = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
     message = words.get(error.status_code, str(error.detail))
     body = error_body(message, kind=error_type(error.status_code), param=None, code=code)
     return _json(error.status_code, body, headers)

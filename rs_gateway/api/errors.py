@@ -82,7 +82,7 @@ def body_of(error: RouteSwitchError) -> bytes:
     """`{"error": {"message", "type", "param", "code"}}`."""
     status = status_of(error)
     code, kind = error.code, error_type(status)
-    if isinstance(error, ProviderRefusedError):
+    if isinstance(error, ProviderRefusedError | ProviderOverloadedError):
         code = error.upstream_code or error.code
         kind = error.upstream_type or kind
     return error_body(str(error), kind=kind, param=error.param, code=code)

@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from rs_gateway.api.chat import CHAT_PATH
+from rs_gateway.api.requests import ROLES
 from rs_gateway.domain.endpoints import ENDPOINT_PATHS, Endpoint
 
 _CHAT: dict[str, Any] = {
@@ -29,7 +30,11 @@ _CHAT: dict[str, Any] = {
                             },
                             "messages": {
                                 "type": "array",
-                                "items": {"type": "object"},
+                                "items": {
+                                    "type": "object",
+                                    "required": ["role"],
+                                    "properties": {"role": {"enum": sorted(ROLES)}},
+                                },
                                 "description": "May be empty when the template has a user text of its own.",
                             },
                             "variables": {

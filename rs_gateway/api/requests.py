@@ -9,7 +9,7 @@ from rs_gateway.domain.errors import InvalidRequestError
 
 MAX_DEPTH = 128
 """Levels of lists and objects inside each other; JSON schemas of tools need a few dozen at most."""
-_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
 
 def parse_chat_request(body: bytes) -> ChatRequest:
@@ -83,9 +83,9 @@ def _messages(value: Any) -> tuple[Message, ...]:
         if not isinstance(message, dict):
             raise InvalidRequestError(f"`{where}` is an object, not {_kind(message)}.", param=where)
         role = message.get("role")
-        if not isinstance(role, str) or role not in _ROLES:
+        if not isinstance(role, str) or role not in ROLES:
             raise InvalidRequestError(
-                f"`{where}.role` is one of {', '.join(sorted(_ROLES))}, not {str(role)[:50]!r}.",
+                f"`{where}.role` is one of {', '.join(sorted(ROLES))}, not {str(role)[:50]!r}.",
                 param=f"{where}.role",
             )
         content = message.get("content")

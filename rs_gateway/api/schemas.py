@@ -13,7 +13,8 @@ class FeedbackBody(BaseModel):
     trace_id: str = Field(min_length=1, description="The `x-route-switch-trace-id` header of the answer that is meant.")
     kind: Literal["label", "score", "outcome", "comment"]
     value: Any = Field(
-        description="label, comment: a non-empty string; score: a number from 0 to 1; outcome: true or false."
+        description="label, comment: a non-empty string; score: a number from 0 to 1; outcome: true or false.",
+        json_schema_extra={"type": ["string", "number", "boolean"]},
     )
     source: str = Field(
         default="human",

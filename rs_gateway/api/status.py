@@ -26,12 +26,16 @@ async def health() -> dict[str, str]:
 
 @router.get("/health/storage", summary="The stores can be used; 503 when one cannot")
 async def storage_health(request: Request) -> JSONResponse:
-    """Of the trace store: how many rows wait, how many were lost, and why. Of the key store: what stands in its way."""
+    """Of the trace store: how many rows wait, how many were lost, and why.
+
+    Of the key store and the prompt registry: what stands in the way of reading them.
+    """
     store: TraceStore = request.app.state.traces
     access: Access = request.app.state.access
-    state = store.health()
-    ok = state.ok and access.error is None
-    body = {**asdict(state), "ok": ok, "access_error": access.error}
+    serving: Serving = request.app.state.serving
+    state, registry_error = store.health(), serving.freshness.registry_error
+    ok = state.ok and access.error is None and registry_error is None
+    body = {**asdict(state), "ok": ok, "access_error": access.error, "registry_error": registry_error}
     return JSONResponse(body, status_code=200 if ok else 503)
 
 

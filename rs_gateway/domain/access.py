@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol, TypeAlias
 
-from rs_gateway.domain.errors import InvalidRequestError, RouteSwitchError
+from rs_gateway.domain.errors import InvalidRequestError, RouteSwitchError, shown
 from rs_gateway.domain.traces import StoreMode
 
 BudgetPeriod: TypeAlias = Literal["total", "day", "month"]
@@ -63,7 +63,7 @@ class KeyNotFoundError(RouteSwitchError):
     param = "key_id"
 
     def __init__(self, key_id: str) -> None:
-        super().__init__(f"There is no client key {key_id!r}: `route-switch keys list` shows those there are.")
+        super().__init__(f"There is no client key {shown(key_id)}: `route-switch keys list` shows those there are.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def check_key(key: ClientKey) -> ClientKey:
         count: int | None = getattr(limits, field)
         if count is not None and not 1 <= count <= 10**9:
             raise InvalidRequestError(
-                f"{field} must be 1 to 1,000,000,000, not {count}; leave it out for no limit.", param=field
+                f"{field} must be 1 to 1,000,000,000, not {shown(count)}; leave it out for no limit.", param=field
             )
     if limits.budget_usd is not None and not (math.isfinite(limits.budget_usd) and limits.budget_usd >= 0):
         raise InvalidRequestError(f"budget_usd must be 0 or more, not {limits.budget_usd}.", param="budget_usd")

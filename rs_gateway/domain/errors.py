@@ -1,10 +1,14 @@
 """Every error we raise on purpose. Only `api/errors.py` knows which HTTP status each one becomes."""
 
+import reprlib
 from collections.abc import Iterable
 from typing import ClassVar
 
 _SHOWN_CHARACTERS = 100
 _SHOWN_NAMES = 30
+_ABOUT_US = frozenset({401, 402, 403, 404})
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _SHOWN_CHARACTERS
 
 
 class RouteSwitchError(Exception):
@@ -230,10 +234,28 @@ class ProviderTimeoutError(ProviderError):
 
 
 class ProviderOverloadedError(ProviderError):
-    """It answered 408, 409, 429 or 5xx: another try, or another combination, may succeed."""
+    """It answered 408, 409, 429 or 5xx: another try, or another combination, may succeed.
+
+    Attributes:
+        upstream_code, upstream_type, param: the provider's own error fields, passed on to the client.
+    """
 
     code = "provider_overloaded"
     retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        upstream_code: str | None = None,
+        upstream_type: str | None = None,
+        upstream_param: str | None = None,
+    ) -> None:
+        super().__init__(message, provider=provider, status=status, retry_after_s=retry_after_s)
+        self.upstream_code, self.upstream_type, self.param = upstream_code, upstream_type, upstream_param
 
 
 class ProviderGarbageError(ProviderError):
@@ -254,7 +276,7 @@ class ProviderRefusedError(ProviderError):
     """It refused the request itself (4xx); no other try can mend it.
 
     Attributes:
-        upstream_code, upstream_type, upstream_param: the provider's own error fields, passed on to the client.
+        upstream_code, upstream_type, param: the provider's own error fields, passed on to the client.
     """
 
     code = "provider_refused"
@@ -272,9 +294,19 @@ class ProviderRefusedError(ProviderError):
         super().__init__(message, provider=provider, status=status)
         self.upstream_code, self.upstream_type, self.param = upstream_code, upstream_type, upstream_param
 
+    @property
+    def is_about_us(self) -> bool:
+        """It speaks of our account or of the model, not of the request: that counts against the combination."""
+        return self.status in _ABOUT_US
+
+
+def shown(value: object) -> str:
+    """A client's own value in a message to it, quoted: enough to recognise it, however large it is."""
+    return _shortened(_REPR.repr(value))
+
 
 def _shortened(text: str) -> str:
-    """A client's own words in a message to it: enough to recognise them."""
+    """The same for words."""
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from rs_gateway.domain.chat import JsonValue
-from rs_gateway.domain.errors import InvalidRequestError
+from rs_gateway.domain.errors import InvalidRequestError, shown
 
 
 class FeedbackKind(StrEnum):
@@ -42,15 +42,15 @@ def check_value(kind: FeedbackKind, value: JsonValue) -> str | float | bool:
     """Return `value` in the type that `kind` asks for, or raise InvalidRequestError saying what it should be."""
     if kind is FeedbackKind.SCORE:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise InvalidRequestError(f"A score is a number from 0 to 1, not {value!r}.", param="value")
+            raise InvalidRequestError(f"A score is a number from 0 to 1, not {shown(value)}.", param="value")
         return float(value)
     if kind is FeedbackKind.OUTCOME:
         if not isinstance(value, bool):
-            raise InvalidRequestError(f"An outcome is true or false, not {value!r}.", param="value")
+            raise InvalidRequestError(f"An outcome is true or false, not {shown(value)}.", param="value")
         return value
     if not isinstance(value, str) or not value.strip():
         raise InvalidRequestError(
-            f"A {kind.value} is a non-empty string, not {value!r}: send a JSON label as its text.", param="value"
+            f"A {kind.value} is a non-empty string, not {shown(value)}: send a JSON label as its text.", param="value"
         )
     try:
         value.encode()

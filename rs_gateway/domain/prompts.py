@@ -15,13 +15,15 @@ from rs_gateway.domain.errors import (
     TemplateInvalidError,
     TemplateNotFoundError,
     VersionConflictError,
+    shown,
 )
 from rs_gateway.domain.output_formats import OutputFormat, parse, write
 from rs_gateway.domain.publication import Change
 from rs_gateway.domain.traces import StoreMode
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_TEMPLATE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
+TEMPLATE_ID_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+_TEMPLATE_ID = re.compile(rf"{TEMPLATE_ID_PATTERN}\Z")
 ANY_MODEL = "*"
 """The key of `serving` for every model that has no version of its own."""
 
@@ -142,7 +144,7 @@ def check_template_id(template_id: str) -> str:
     """Return `template_id`, or raise TemplateInvalidError: it names a directory and stands in URLs."""
     if not _TEMPLATE_ID.match(template_id):
         raise TemplateInvalidError(
-            f"Template id {template_id!r} is not allowed: use 1-100 letters, digits, '.', '_' or '-', "
+            f"Template id {shown(template_id)} is not allowed: use 1-100 letters, digits, '.', '_' or '-', "
             "starting with a letter or digit."
         )
     return template_id
@@ -160,8 +162,8 @@ def check_text(text: PromptText, *, template: PromptTemplate) -> PromptText:
     undeclared = sorted(text.placeholders - set(template.variables))
     if undeclared:
         raise TemplateInvalidError(
-            f"Template {template.template_id!r} declares no variable {', '.join(undeclared)}, which its text uses: "
-            "add it to the template's `variables`, or write '{{' and '}}' where braces are meant."
+            f"Template {template.template_id!r} declares no variable {', '.join(undeclared)[:200]}, which its text "
+            "uses: add it to the template's `variables`, or write '{{' and '}}' where braces are meant."
         )
     for number, demo in enumerate(text.demos, start=1):
         if parse(text.output, demo.assistant) is None:
@@ -177,11 +179,11 @@ def check_variables(variables: Sequence[str]) -> tuple[str, ...]:
     wrong = [name for name in variables if not _IDENTIFIER.match(name)]
     if wrong:
         raise TemplateInvalidError(
-            f"Variable {wrong[0]!r} is not allowed: use letters, digits and '_', not starting with a digit."
+            f"Variable {shown(wrong[0])} is not allowed: use letters, digits and '_', not starting with a digit."
         )
     repeated = sorted({name for name in variables if variables.count(name) > 1})
     if repeated:
-        raise TemplateInvalidError(f"Variable {repeated[0]!r} is declared more than once.")
+        raise TemplateInvalidError(f"Variable {shown(repeated[0])} is declared more than once.")
     return tuple(variables)
 
 
@@ -202,7 +204,7 @@ def make_live(registered: RegisteredTemplate, change: Change) -> RegisteredTempl
     if number != change.previous:
         raise VersionConflictError(
             f"Version {'none' if number is None else number} of template {template_id!r} is live for "
-            f"{'every model' if model == ANY_MODEL else repr(model)} by now, not {change.previous}: "
+            f"{'every model' if model == ANY_MODEL else shown(model)} by now, not {change.previous}: "
             "look at it, and decide again."
         )
     return replace(

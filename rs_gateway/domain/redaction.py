@@ -77,8 +77,16 @@ class Redactor:
         return _with(trace, payload=payload, end_user=self.value(trace.end_user))
 
     def feedback(self, feedback: Feedback) -> Feedback:
-        """A feedback with its label or comment redacted; itself when nothing changed."""
-        return _with(feedback, value=self.value(feedback.value))
+        """A feedback with its label or comment, and the name of who gave it, redacted; itself when nothing changed."""
+        return _with(feedback, value=self.value(feedback.value), source=self._source(feedback.source))
+
+    def _source(self, source: str) -> str:
+        # What kind of source it is stays, whatever a hook makes of it: how far a label is trusted goes by that.
+        kind, colon, name = source.partition(":")
+        if kind not in _SOURCE_KINDS:
+            return self.text(source)
+        redacted = self.text(name) if name else name
+        return source if redacted is name else kind + colon + redacted
 
 
 def emails(text: str) -> str:
@@ -128,6 +136,7 @@ BUILT_IN: Mapping[str, Rule] = {
 }
 """The rules that a configuration can name, in the order in which they apply."""
 
+_SOURCE_KINDS = frozenset({"human", "teacher"})
 _MAX_LOCAL = 256
 _AT = re.compile("@|%40")
 # Scripts written without spaces are not part of an address: the words before it would go as well.

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 import structlog
 import yaml
+from dagster._core.instance.ref import InstanceRef  # not exported, and nothing else overrides a dagster.yaml
 from filelock import FileLock
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -26,6 +27,7 @@ _INSTANCE: Mapping[str, Any] = {
     # Counted by runs, not by steps: a step's claim outlives a killed process, and then everybody waits for nobody.
     "concurrency": {"pools": {"granularity": "run", "default_limit": 1}},
 }
+_NOT_COPIED = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 _STORES = ("history", "schedules", "storage")
 
 
@@ -44,6 +46,18 @@ def dagster_home(bench: Workbench) -> Path:
                 _make(home)
                 write_durably(made, b"")
     return home
+
+
+@contextmanager
+def instance_of_the_terminal(bench: Workbench) -> Generator[dg.DagsterInstance]:
+    """The same instance, for a run in this very process: what the run prints stays at the terminal.
+
+    Dagster copies what steps print through helper processes in our own process group. A Ctrl-C reaches those as well,
+    and they answer with tracebacks.
+    """
+    ref = InstanceRef.from_dir(str(dagster_home(bench)), overrides={"compute_logs": _NOT_COPIED})
+    with dg.DagsterInstance.from_ref(ref) as instance:
+        yield instance
 
 
 @contextmanager

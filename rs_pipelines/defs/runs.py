@@ -9,7 +9,7 @@ from dagster._core.errors import DagsterAssetCheckFailedError  # not exported, a
 
 from rs_pipelines.definitions import build_defs
 from rs_pipelines.defs.automation import OPTIMIZE
-from rs_pipelines.defs.instance import opened_instance
+from rs_pipelines.defs.instance import instance_of_the_terminal, opened_instance
 from rs_pipelines.defs.partitions import targets
 from rs_pipelines.defs.resources import Stores
 from rs_pipelines.sample import Target
@@ -40,7 +40,7 @@ def optimize_in_process(bench: Workbench, target: Target, effort: Effort, *, wat
     }
     job = build_defs({"stores": Stores(lambda: bench, watch)}).resolve_job_def(OPTIMIZE)
     run_id = str(uuid4())
-    with opened_instance(bench) as instance:
+    with instance_of_the_terminal(bench) as instance:
         _add(instance, bench)
         _end_orphans(instance)
         try:

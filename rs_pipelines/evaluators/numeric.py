@@ -41,10 +41,10 @@ class Numeric:
         return [self._score(answer) for answer in answers]
 
     def _score(self, answer: Answer) -> Score:
-        expected = _numbers(answer.expected)
+        expected = numbers_in(answer.expected)
         if len(expected) != 1:
             return Score(0.0, False, f"the expected text holds {len(expected)} numbers, not one", self.name)
-        found = _numbers(answer.output)
+        found = numbers_in(answer.output)
         if not found or (self.take == "only" and len(found) > 1):
             return Score(0.0, False, f"{len(found)} numbers in the answer", self.name)
         number = found[0] if self.take == "first" else found[-1]
@@ -52,6 +52,7 @@ class Numeric:
         return Score(float(near), near, "" if near else f"{number:g} instead of {expected[0]:g}", self.name)
 
 
-def _numbers(text: str) -> list[float]:
+def numbers_in(text: str) -> list[float]:
+    """All finite numbers of a text, in their order."""
     found = (float(match[0].replace(",", "").replace("\u2212", "-")) for match in _NUMBER.finditer(text))
     return [number for number in found if math.isfinite(number)]

@@ -48,6 +48,7 @@ class StudyPlan:
         minibatch_full_eval_steps: after so many trials the most promising candidate is evaluated on all val rows.
         screen_rows: train rows that the model is tried on, to know which it gets right.
         max_calls: of study and comparison together; None is no limit.
+        questions_per_answer: what a judge is asked about each answer, beside the answer's own call.
     """
 
     num_candidates: int
@@ -61,9 +62,10 @@ class StudyPlan:
     screen_rows: int
     seed: int = 0
     max_calls: int | None = None
+    questions_per_answer: int = 0
 
 
-def plan_for(mode: Mode, n_val: int, *, numbers: PlanNumbers | None = None) -> StudyPlan:
+def plan_for(mode: Mode, n_val: int, *, numbers: PlanNumbers | None = None, questions_per_answer: int = 0) -> StudyPlan:
     """The plan of a mode, with the numbers that were given in place of the mode's own.
 
     Args:
@@ -89,6 +91,7 @@ def plan_for(mode: Mode, n_val: int, *, numbers: PlanNumbers | None = None) -> S
         screen_rows=_SCREEN_ROWS[mode] if bootstrapped or labeled else 0,
         seed=numbers.seed,
         max_calls=numbers.max_calls,
+        questions_per_answer=questions_per_answer,
     )
 
 
@@ -108,7 +111,7 @@ def _or(number: int | None, default: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class CallEstimate:
-    """Model calls that a plan may cost at most, retries and cached answers aside."""
+    """Model calls that a plan may cost at most, a judge's included, retries and cached answers aside."""
 
     live: int
     screening: int
@@ -133,13 +136,14 @@ def estimate_calls(plan: StudyPlan, sample: CalibrationSample) -> CallEstimate:
     n_val = min(plan.val_rows, len(sample.rows(Split.VAL)))
     minibatch = min(plan.minibatch_size, n_val)
     evaluated_in_full = math.ceil(plan.num_trials / plan.minibatch_full_eval_steps)
+    per_row = 1 + plan.questions_per_answer
     return CallEstimate(
-        live=n_val,
-        screening=min(plan.screen_rows, len(sample.rows(Split.TRAIN))),
+        live=per_row * n_val,
+        screening=per_row * min(plan.screen_rows, len(sample.rows(Split.TRAIN))),
         proposals=1 + DRAWS_PER_PROPOSAL * n_proposals(plan) if n_proposals(plan) else 0,
-        minibatches=plan.num_trials * minibatch,
-        full_evaluations=evaluated_in_full * (n_val - minibatch),
-        comparison=2 * len(sample.rows(Split.TEST)),
+        minibatches=per_row * plan.num_trials * minibatch,
+        full_evaluations=per_row * evaluated_in_full * (n_val - minibatch),
+        comparison=per_row * 2 * len(sample.rows(Split.TEST)),
     )
 
 

@@ -20,6 +20,12 @@ USAGE = {
         "rejected_prediction_tokens": 0,
     },
 }
+EMBEDDINGS = {
+    "object": "list",
+    "data": [{"object": "embedding", "index": 0, "embedding": [0.5, -0.25]}],
+    "model": "embedder",
+    "usage": {"prompt_tokens": 2, "total_tokens": 2},
+}
 CHAT, PARALLEL, REFUSING = "chat-model", "parallel-model", "refusing-model"
 SLOW, SILENT, CUT = "slow-model", "silent-model", "cut-model"
 ERRORS = {
@@ -62,6 +68,8 @@ def speaks() -> Behaviour:
             await _fail(exchange, FLAKY[model], retry_after="1")
         elif model == SILENT:
             await exchange.hung_up.wait()
+        elif "input" in exchange.body:
+            await exchange.json(200, EMBEDDINGS)
         elif exchange.body.get("stream"):
             failed.discard(model)
             await _stream(exchange, turn(exchange.body))

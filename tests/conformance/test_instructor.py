@@ -1,6 +1,6 @@
 """instructor: objects out of chats, by tools, by JSON schema, in streams and in parallel."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import instructor
@@ -11,7 +11,7 @@ from openai import OpenAI
 from pydantic import BaseModel
 
 from tests.conformance.conftest import Stage
-from tests.conformance.scripted_model import CHAT, CUT, SLOW
+from tests.conformance.scripted_model import CHAT, CUT, PARALLEL, SLOW
 from tests.running import eventually
 
 ASK: Any = [{"role": "user", "content": "Where?"}]
@@ -22,6 +22,12 @@ class Weather(BaseModel):
 
     city: str
     days: int
+
+
+class Clock(BaseModel):
+    """The time in a city."""
+
+    city: str
 
 
 @pytest.fixture
@@ -59,6 +65,16 @@ def test_a_list_of_objects_is_streamed_one_by_one(plain: OpenAI) -> None:
     client = instructor.from_openai(plain)
     found = list(client.chat.completions.create_iterable(model=CHAT, messages=ASK, response_model=Weather))
     assert [item.model_dump() for item in found] == [{"city": "Paris", "days": 3}]
+
+
+def test_parallel_calls_of_tools_are_an_object_each(plain: OpenAI, stage: Stage) -> None:
+    client = instructor.from_openai(plain, mode=instructor.Mode.PARALLEL_TOOLS)
+    found = client.chat.completions.create(model=PARALLEL, messages=ASK, response_model=Iterable[Weather | Clock])
+    assert [(type(item), item.model_dump()) for item in found] == [
+        (Weather, {"city": "Paris", "days": 3}),
+        (Clock, {"city": "Paris"}),
+    ]
+    assert [tool["function"]["name"] for tool in stage.asked["tools"]] == ["Weather", "Clock"]
 
 
 def test_an_image_reaches_the_upstream_as_it_was(plain: OpenAI, stage: Stage) -> None:

@@ -52,6 +52,10 @@ def model(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     return get
 
 
+def at_once(*_: object) -> float:
+    return 0.0
+
+
 def weather(city: str, days: int) -> str:
     """Tell the weather."""
     return f"sunny in {city} for {days} days"
@@ -104,6 +108,36 @@ def test_an_upstream_error_is_the_clients_own_exception(
 ) -> None:
     with pytest.raises(kind):
         model(name).prompt("Where?").text()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "status", "retry_after"),
+    [
+        ("status-429", openai.RateLimitError, 429, "7"),
+        ("status-500", openai.InternalServerError, 502, None),
+        ("status-503", openai.InternalServerError, 503, "7"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_an_overloaded_upstream_is_asked_again_and_then_the_clients_own_exception(
+    model: Callable[..., Any],
+    stage: Stage,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    kind: type[openai.APIStatusError],
+    status: int,
+    retry_after: str | None,
+    *,
+    stream: bool,
+) -> None:
+    # The client would wait as long as the upstream asks for.
+    monkeypatch.setattr("openai._base_client.BaseClient._calculate_retry_timeout", at_once)
+    before = len(stage.upstream.requests)
+    with pytest.raises(kind) as raised:
+        model(name).prompt("Where?", stream=stream).text()
+    assert raised.value.status_code == status
+    assert raised.value.response.headers.get("retry-after") == retry_after
+    assert len(stage.upstream.requests) == before + 1 + openai.DEFAULT_MAX_RETRIES
 
 
 def test_the_clients_own_retry_succeeds(model: Callable[..., Any]) -> None:

@@ -1,8 +1,11 @@
 """The endpoints beside chat on a real socket, in this process, over a scripted upstream."""
 
+import asyncio
 import contextlib
+import gc
 import socket
 import threading
+import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
@@ -18,17 +21,48 @@ from rs_gateway.api.wire import Headers, Receive, Scope, Send
 from rs_gateway.domain.access import OPEN, Admission
 from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.endpoints import ENDPOINT_PATHS, Endpoint, EndpointProvider
+from rs_gateway.domain.health import CombinationState
 from rs_gateway.domain.pools import Catalog
 from rs_gateway.domain.pricing import Price, PriceBook
+from rs_gateway.domain.router import Router
+from rs_gateway.domain.routing import CircuitRules, RouterRules
 from rs_gateway.domain.traces import Trace
-from rs_gateway.passthrough import Passthrough
+from rs_gateway.passthrough import Passage, Passthrough
 from rs_gateway.recording import Recorder
 from rs_gateway.serving import Served
 from tests.fakes import MemoryTraceStore, eventually
 from tests.upstream import Upstream
 
+RULES = RouterRules("weighted", circuit=CircuitRules(failures_in_a_row=3, open_s=60.0))
 SECRET = "sk-upstream-secret"
 TIMEOUTS: Any = {"connect_timeout_s": 2.0, "first_byte_timeout_s": 5.0, "idle_timeout_s": 5.0}
+
+
+class Places:
+    """Who is inside: whoever was let in holds a place until the admission is settled, which happens once."""
+
+    def __init__(self) -> None:
+        self.n_taken = 0
+
+    def take(self, admission: Admission) -> "Admission":
+        """The same admission, with a place."""
+        self.n_taken += 1
+        return _Placed(admission, self)
+
+
+class _Placed:
+    def __init__(self, admission: Admission, places: Places) -> None:
+        self._admission, self._places, self._settled = admission, places, False
+        self.key_id, self.store = admission.key_id, admission.store
+
+    def check(self, *, template_id: str | None, model: str) -> None:
+        self._admission.check(template_id=template_id, model=model)
+
+    def settle(self, *, tokens: int, cost_usd: float | None) -> None:
+        assert not self._settled
+        self._settled = True
+        self._places.n_taken -= 1
+        self._admission.settle(tokens=tokens, cost_usd=cost_usd)
 
 
 class NoPrices:
@@ -46,6 +80,11 @@ class Stage:
     upstream: Upstream
     recorded: list[Trace]
     pauses: list[float]
+    router: Router
+    server: uvicorn.Server
+    loop: asyncio.AbstractEventLoop
+    places: Places
+    n_idle_tasks: int = 0
 
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=20, **options)
@@ -73,6 +112,25 @@ class Stage:
             go_on.set()
             return first, b"".join(pieces)
 
+    def health(self, combination_id: str) -> CombinationState:
+        """How a combination is doing."""
+        return self.router.states(time.monotonic())[combination_id]
+
+    @property
+    def n_tasks(self) -> int:
+        """Tasks of the gateway's event loop."""
+        return asyncio.run_coroutine_threadsafe(_n_tasks(), self.loop).result(10)
+
+    def check_nothing_is_left(self) -> None:
+        """Connections, upstream calls, tasks, attempts under way, places of keys and passages are all given back."""
+        eventually(lambda: not self.server.server_state.connections)
+        eventually(lambda: self.upstream.n_busy == 0)
+        eventually(lambda: self.n_tasks == self.n_idle_tasks)
+        states = self.router.states(time.monotonic())
+        assert {name: state.in_flight for name, state in states.items()} == dict.fromkeys(states, 0)
+        assert self.places.n_taken == 0
+        eventually(lambda: _n_passages() == 0)
+
     def trace(self) -> Trace:
         """The only trace."""
         (trace,) = self.traces(1)
@@ -84,17 +142,32 @@ class Stage:
         return self.recorded
 
 
-def native(upstream: Upstream) -> dict[tuple[str, Endpoint], EndpointProvider]:
+async def _n_tasks() -> int:
+    # litellm keeps one worker of its own for each event loop.
+    names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
+    return sum(not name.startswith("LoggingWorker.") for name in names)
+
+
+def _n_passages() -> int:
+    gc.collect()
+    return sum(isinstance(thing, Passage) for thing in gc.get_objects())
+
+
+def native(upstream: Upstream, **timeouts: float) -> dict[tuple[str, Endpoint], EndpointProvider]:
     """Providers that speak the endpoints themselves."""
-    openai = EndpointHttp("openai", base_url=upstream.base_url, api_key=SECRET, **TIMEOUTS)
-    anthropic = EndpointHttp(
-        "anthropic", base_url=upstream.base_url, api_key=SECRET, key_header="x-api-key", **TIMEOUTS
-    )
+    limits: Any = {**TIMEOUTS, **timeouts}
+    openai = EndpointHttp("openai", base_url=upstream.base_url, api_key=SECRET, **limits)
+    anthropic = EndpointHttp("anthropic", base_url=upstream.base_url, api_key=SECRET, key_header="x-api-key", **limits)
     return {
         ("openai", "embeddings"): openai,
         ("openai", "responses"): openai,
         ("anthropic", "messages"): anthropic,
     }
+
+
+def impatient(upstream: Upstream) -> dict[tuple[str, Endpoint], EndpointProvider]:
+    """The same, with 0.3 s for a first event or between two."""
+    return native(upstream, first_byte_timeout_s=0.3, idle_timeout_s=0.3)
 
 
 def translated(upstream: Upstream) -> dict[tuple[str, Endpoint], EndpointProvider]:
@@ -113,7 +186,10 @@ def on_stage(
     options: dict[str, Any] | None = None,
     **picture: Any,
 ) -> Generator[Stage]:
-    """Serve `gpt` and `embedder` from provider openai and `claude` from anthropic until the block ends."""
+    """Serve `gpt` and `embedder` from provider openai and `claude` from anthropic until the block ends.
+
+    Leaving it checks that nothing leaked, whatever went wrong on the stage.
+    """
     reached = {
         model: Combination(f"{provider}/{model}", None, model, provider, parameters=options or {})
         for model, provider in (("gpt", "openai"), ("embedder", "openai"), ("claude", "anthropic"))
@@ -125,12 +201,13 @@ def on_stage(
         "prices": PriceBook(NoPrices(), {}),
         "combinations": {c.combination_id: c for c in reached.values()},
         "endpoints": providers(upstream),
-        "timeout_s": 5.0,
+        "timeout_s": 15.0,  # the first translated request imports litellm
         "max_retries": 1,
         **picture,
     }
     shown = Served(**parts)
-    recorded, pauses = list[Trace](), list[float]()
+    recorded, pauses, places = list[Trace](), list[float](), Places()
+    loops: list[asyncio.AbstractEventLoop] = []
 
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
@@ -138,10 +215,15 @@ def on_stage(
     class Source:
         served = shown
 
+    router = Router(RULES)
     recorder = Recorder(MemoryTraceStore(), observers=(recorded.append,))
-    passthrough = Passthrough(Source(), recorder, encode_error=encode_error, random_draw=lambda: 0.5, sleep=sleep)
+    passthrough = Passthrough(
+        Source(), recorder, router, encode_error=encode_error, random_draw=lambda: 0.5, sleep=sleep
+    )
     routes = {
-        path: EndpointRoute(passthrough, endpoint, max_body_bytes=100_000, admit=admit)
+        path: EndpointRoute(
+            passthrough, endpoint, max_body_bytes=100_000, admit=lambda headers: places.take(admit(headers))
+        )
         for endpoint, path in ENDPOINT_PATHS.items()
     }
 
@@ -150,6 +232,7 @@ def on_stage(
             await routes[scope["path"]](scope, receive, send)
             return
         await receive()
+        loops.append(asyncio.get_running_loop())
         await send({"type": "lifespan.startup.complete"})
         await receive()
         for provider in set(shown.endpoints.values()):
@@ -167,8 +250,14 @@ def on_stage(
     try:
         eventually(lambda: server.started or not thread.is_alive())
         assert server.started
-        yield Stage(f"http://127.0.0.1:{listener.getsockname()[1]}", upstream, recorded, pauses)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        stage = Stage(url, upstream, recorded, pauses, router, server, loops[0], places)
+        stage.n_idle_tasks = stage.n_tasks
+        gc.freeze()  # what was there before is not looked through afterwards
+        yield stage
+        stage.check_nothing_is_left()
     finally:
+        gc.unfreeze()
         server.should_exit = True
         thread.join(15)
         listener.close()

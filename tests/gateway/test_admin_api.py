@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 import yaml
 
 from tests import upstream as wire
@@ -252,6 +253,35 @@ def test_a_weight_that_is_no_number_is_refused(untouched: Keyed) -> None:
         refused(response, 400)
 
 
+LONG = "x" * 300_000
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", f"/templates/{LONG[:30_000]}", None),
+        ("GET", f"/keys/{LONG[:30_000]}", None),
+        ("POST", "/templates", {**NEW, "id": LONG}),
+        ("POST", "/templates", {**NEW, "reference": LONG}),
+        ("POST", "/templates", {**NEW, "variables": ["1" + LONG]}),
+        ("POST", "/templates", {**NEW, "variables": [LONG, LONG]}),
+        ("POST", "/templates/support/versions", {"instruction": f"{{{LONG}}}"}),
+        ("POST", "/templates/support/live", {"version": 1, "reason": LONG}),
+        ("POST", "/templates/support/rollback", {"model": LONG, "reason": "x"}),
+        ("PUT", "/templates/support/weights", {"weights": {LONG: 1}, "reason": "x"}),
+        ("POST", "/keys", {"name": LONG}),
+        ("POST", "/keys", {"name": "x", "limits": {"requests_per_minute": 10**4000}}),
+        ("POST", "/keys", {"name": "x", "limits": {"budget_period": LONG}}),
+        ("POST", "/keys", {"name": "x", "expires_at": LONG}),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_an_error_does_not_repeat_a_large_value(untouched: Keyed, method: str, path: str, body: Any) -> None:
+    response = untouched.admin(method, path, body)
+    assert response.status_code in (400, 404)
+    assert len(response.content) < 1_000
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status"),
     [
@@ -324,8 +354,11 @@ def test_what_nobody_expected_is_a_500_in_openais_shape(stage: Keyed, monkeypatc
         raise ZeroDivisionError
 
     monkeypatch.setattr("rs_gateway.api.admin._facts", breaks)
+    logged = structlog.testing.LogCapture()  # and no picture of the traceback, which takes seconds to draw
+    monkeypatch.setattr("rs_gateway.api.edge.log", structlog.wrap_logger(None, processors=[logged]))
     error = refused(stage.admin("GET", "/templates"), 500)
     assert (error["type"], error["code"]) == ("server_error", "internal")
+    eventually(lambda: [entry["event"] for entry in logged.entries] == ["internal_error"])
     assert served(stage)[0] == "1"
 
 
@@ -407,3 +440,12 @@ def test_the_document_describes_every_admin_route(stage: Keyed) -> None:
     for method, path in ROUTES:
         documented = "/admin" + path.replace("/support", "/{template_id}").replace("/x", "/{key_id}")
         assert {"401", "403"} <= set(paths[documented][method.lower()]["responses"])
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_template_that_names_python_code_is_never_taken_over_the_api(stage: Keyed, nested: bool) -> None:
+    evaluator: dict[str, Any] = {"name": "python", "python": "os:system"}
+    if nested:
+        evaluator = {"name": "Weighted", "parts": [{"evaluator": evaluator}]}
+    refused(stage.admin("POST", "/templates", {**NEW, "evaluator": evaluator}), 400, "never named over the API")
+    done(stage.admin("GET", "/templates/orders"), 404)

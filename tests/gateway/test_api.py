@@ -56,14 +56,16 @@ def test_every_error_has_openais_shape_and_a_request_id(
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/feedback"])
 @pytest.mark.parametrize("headers", [{"content-type": "application/json"}, {}])
+@pytest.mark.parametrize("body", [b"{nonsense", b'{"model": "\xff"}'])
 def test_a_body_that_is_no_json_is_refused_in_words_with_a_request_id(
-    gateway: RunningGateway, path: str, headers: dict[str, str]
+    gateway: RunningGateway, path: str, headers: dict[str, str], body: bytes
 ) -> None:
     with gateway.client() as client:
-        response = client.post(path, content=b"{nonsense", headers=headers)
+        response = client.post(path, content=body, headers=headers)
     assert response.status_code == 400
     assert "JSON" in response.json()["error"]["message"]
     assert response.json()["error"]["param"] is None
+    assert response.json()["error"]["code"] == "invalid_request"
     assert response.headers["x-request-id"]
 
 
@@ -103,11 +105,55 @@ def test_feedback_that_cannot_be_used_is_refused(
     assert response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": "score", "value": "x" * 300_000},
+        {"kind": "outcome", "value": [["x" * 1_000] * 20] * 20},
+        {"kind": "label", "value": {f"{n:01000}": "x" * 1_000 for n in range(100)}},
+        {"trace_id": "x" * 300_000},
+        {"kind": "x" * 300_000},
+        {"source": "x" * 300_000},
+        {"x" * 300_000: 1},
+    ],
+    ids=lambda changes: next(iter(changes))[:10],
+)
+def test_an_error_does_not_repeat_a_large_value(gateway: RunningGateway, changes: dict[str, object]) -> None:
+    with gateway.client() as client:
+        response = client.post("/v1/feedback", json={"trace_id": "t", "kind": "comment", "value": "fine", **changes})
+    assert response.status_code in (400, 404)
+    assert len(response.content) < 1_000
+
+
+@pytest.mark.parametrize("path", ["/v1/system/analytics?window={}", "/v1/prompts/{}/stats", "/v1/models/{}"])
+def test_an_error_does_not_repeat_a_long_address(gateway: RunningGateway, path: str) -> None:
+    with gateway.client() as client:
+        response = client.get(path.format("x" * 30_000))
+    assert response.status_code in (400, 404)
+    assert len(response.content) < 1_000
+
+
 def test_health_and_storage_answer(gateway: RunningGateway) -> None:
     assert get(gateway, "/health") == (200, {"status": "ok"})
     status, storage = get(gateway, "/health/storage")
     assert status == 200
     assert storage["dropped"] == 0
+
+
+def test_storage_health_says_that_the_registry_is_gone_while_its_templates_go_on_being_served(tmp_path: Path) -> None:
+    register(tmp_path)
+    prompts, aside = tmp_path / "data/prompts", tmp_path / "aside"
+    with Upstream([wire.answers("ok")]).running() as up, running_gateway(tmp_path, configuration(up)) as gateway:
+        assert get(gateway, "/health/storage")[1]["registry_error"] is None
+        prompts.rename(aside)
+        eventually(lambda: get(gateway, "/health/storage")[0] == 503)
+        _, storage = get(gateway, "/health/storage")
+        assert (storage["ok"], storage["error"], storage["access_error"]) == (False, None, None)
+        assert "1 template(s)" in str(storage["registry_error"])
+        assert get(gateway, "/health")[0] == 200
+        assert gateway.ask(HELP).status_code == 200
+        aside.rename(prompts)
+        eventually(lambda: get(gateway, "/health/storage")[0] == 200)
 
 
 def test_the_openapi_document_has_the_hot_route(gateway: RunningGateway) -> None:

@@ -37,7 +37,7 @@ def asked(endpoint: Endpoint, **fields: Any) -> EndpointRequest:
 
 
 @given(
-    st.lists(st.text(st.characters(exclude_characters="\r\n"), max_size=20), max_size=8),
+    st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=20), max_size=8),
     st.lists(st.integers(1, 30), min_size=1),
     st.sampled_from(["\n", "\r\n"]),
 )

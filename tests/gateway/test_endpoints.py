@@ -16,7 +16,7 @@ from rs_gateway.domain.errors import ForbiddenError, RateLimitedError, Unauthori
 from rs_gateway.domain.rates import TokenBucket
 from rs_gateway.domain.traces import Outcome, StoreMode, Usage, UsageSource
 from tests.fakes import eventually
-from tests.gateway.endpoint_stage import SECRET, Stage, on_stage
+from tests.gateway.endpoint_stage import SECRET, Stage, impatient, on_stage
 from tests.upstream import Behaviour, Exchange, Upstream, fails, hangs, page, resets, sends
 
 VECTOR = base64.b64encode(struct.pack("<3f", 0.5, -1.25, 3.0)).decode()
@@ -573,6 +573,45 @@ def test_a_provider_that_says_nothing_is_given_up_at_the_deadline() -> None:
     assert stage.trace().attempts[0].error_code == "provider_timeout"
 
 
+async def only_comments(exchange: Exchange) -> None:
+    """Alive, but it never begins to answer."""
+    await exchange.head(200, "text/event-stream")
+    while not exchange.hung_up.is_set():
+        await exchange.chunk(b": wait\n\n")
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("endpoint", STREAMED)
+def test_comments_are_no_answer_and_do_not_put_off_the_limit_for_the_first_event(endpoint: Endpoint) -> None:
+    with (
+        Upstream([only_comments, speaks(endpoint)]).running() as up,
+        on_stage(up, providers=impatient, timeout_s=30) as stage,
+    ):
+        status, body = stage.stream(endpoint, ASK[endpoint])
+        eventually(lambda: up.hang_ups == 1)
+    assert (status, body) == (200, b"".join(events_of(endpoint)))
+    first, second = stage.trace().attempts
+    assert (first.error_code, second.error_code) == ("provider_timeout", None)
+    assert 0.3 <= first.latency_s < 2
+
+
+def test_comments_between_events_keep_a_stream_alive() -> None:
+    whole = events_of("messages")
+
+    async def behave(exchange: Exchange) -> None:
+        await exchange.head(200, "text/event-stream")
+        await exchange.chunk(whole[0])
+        for _ in range(12):
+            await exchange.chunk(b": wait\n\n")
+            await asyncio.sleep(0.05)
+        await exchange.chunk(b"".join(whole[1:]))
+        await exchange.end()
+
+    with Upstream([behave]).running() as up, on_stage(up, providers=impatient) as stage:
+        stage.stream("messages", ASK["messages"])
+    assert stage.trace().outcome == Outcome.COMPLETE
+
+
 def test_a_stream_that_stalls_ends_at_the_deadline_with_an_error() -> None:
     script = [sends(events_of("messages")[:3], then="stall")]
     with Upstream(script).running() as up, on_stage(up, timeout_s=0.5) as stage:
@@ -590,6 +629,7 @@ def test_a_client_that_leaves_a_stream_ends_the_upstream_call(endpoint: Endpoint
             next(response.iter_raw())
         eventually(lambda: up.hang_ups == 1)
         assert stage.trace().outcome == Outcome.CLIENT_CANCELLED
+        assert stage.health(stage.trace().attempts[0].combination_id).success_rate is None
         usage = stage.trace().usage
     assert usage.source is UsageSource.ESTIMATED
     assert usage.input_tokens is not None

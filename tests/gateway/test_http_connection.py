@@ -2,23 +2,27 @@
 
 import asyncio
 import gzip
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+import trustme
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rs_gateway.adapters.http_connection import BrokenAnswerError, HttpConnection, lines_of
-from rs_gateway.adapters.http_pool import HttpPool
+from rs_gateway.adapters.http_pool import HttpPool, tls_context
 
 HEAD = b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\n"
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def pool_to(script: Script) -> AsyncGenerator[HttpPool]:
+async def pool_to(script: Script, *, tls: ssl.SSLContext | None = None) -> AsyncGenerator[HttpPool]:
     """A pool whose provider does `script` on every connection."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -29,8 +33,9 @@ async def pool_to(script: Script) -> AsyncGenerator[HttpPool]:
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    pool = HttpPool(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", connect_timeout_s=5)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    address = "https://localhost" if tls is not None else "http://127.0.0.1"
+    pool = HttpPool(f"{address}:{server.sockets[0].getsockname()[1]}", connect_timeout_s=5)
     try:
         async with asyncio.timeout(20):
             yield pool
@@ -63,7 +68,7 @@ async def asked(pool: HttpPool) -> HttpConnection:
 
 
 def run(test: Coroutine[None, None, None]) -> None:
-    asyncio.run(test)
+    uvloop.run(test)
 
 
 FRAMINGS = {
@@ -292,6 +297,33 @@ def test_whoever_waits_can_be_told_to_give_up() -> None:
             assert not connection.reusable
 
     run(test())
+
+
+def test_a_provider_over_tls_is_reached_when_its_certificate_is_trusted_and_refused_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+
+    async def test(trusted: bool) -> None:
+        tls_context.cache_clear()
+        async with pool_to(says(FRAMINGS["chunked"][0]), tls=context) as pool:
+            if not trusted:
+                with pytest.raises(ssl.SSLCertVerificationError):
+                    await asked(pool)
+                return
+            for _ in range(2):
+                connection = await asked(pool)
+                assert await connection.whole() == b"hello"
+                pool.release(connection)
+
+    try:
+        run(test(trusted=False))
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        run(test(trusted=True))
+    finally:
+        tls_context.cache_clear()
 
 
 @pytest.mark.parametrize("url", ["ftp://h/v1", "http:///v1", "nonsense"])

@@ -32,7 +32,10 @@ def talk(gateway: RunningGateway, *pieces: bytes) -> bytes:
 
 
 def error_of(answer: bytes) -> tuple[int, dict[str, object]]:
+    """Status and error; every answer has a request id of its own."""
     head, _, body = answer.partition(b"\r\n\r\n")
+    ids = [line.split()[1] for line in head.split(b"\r\n") if line.startswith(b"x-request-id: ")]
+    assert [len(request_id) for request_id in ids] == [26]
     return int(head.split()[1]), json.loads(body)["error"]
 
 

@@ -70,6 +70,20 @@ def test_configuring_twice_logs_once_and_below_a_warning_libraries_stay_silent()
     assert [line["event"] for line in lines] == ["once"]
 
 
+def test_litellm_writes_no_lines_of_its_own() -> None:
+    lines = _lines(
+        "from rs_gateway.adapters.litellm_chat import load_litellm\n"
+        "load_litellm()\n"
+        "theirs = [name for name in logging.root.manager.loggerDict if name.startswith('LiteLLM')]\n"
+        "assert len(theirs) >= 3\n"
+        "for name in theirs:\n"
+        "    logging.getLogger(name).error('Failed for messages=%s', ['a prompt'])\n"
+        "    logging.getLogger(name).warning('Failed')\n"
+        "log.info('last')\n"
+    )
+    assert [line["event"] for line in lines] == ["last"]
+
+
 @pytest.mark.parametrize(
     ("text", "left"),
     [

@@ -145,7 +145,7 @@ def test_another_store_in_the_same_place_is_followed_from_its_beginning(tmp_path
             score(second, "u1", 1.0)
             for _ in range(2):
                 asyncio.run(feed.feed())
-    assert quality(router) == pytest.approx(0.25)
+    assert quality(router) == pytest.approx(0.25, rel=1e-3)  # it fades a little while the test runs
 
 
 class FailingReader:

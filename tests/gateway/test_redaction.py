@@ -290,6 +290,26 @@ def test_labels_and_comments_are_redacted_and_scores_stay() -> None:
     assert ALL.feedback(score) is score
 
 
+@pytest.mark.parametrize(
+    ("source", "stored"),
+    [
+        ("human:ann@example.com", "human:[email]"),
+        ("teacher:https://ann@example.com/gpt", "teacher:https://[email]/gpt"),
+        ("ann@example.com", "[email]"),
+        ("crm", "crm"),
+    ],
+)
+def test_who_gave_feedback_is_redacted_too(source: str, stored: str) -> None:
+    given = Feedback("f", "t", FeedbackKind.SCORE, 0.5, source, 0.0)
+    assert ALL.feedback(given).source == stored
+
+
+@pytest.mark.parametrize(("source", "stored"), [("human", "human"), ("teacher:gpt", "teacher:GPT"), ("crm", "CRM")])
+def test_no_rule_turns_a_teacher_into_a_human(source: str, stored: str) -> None:
+    given = Feedback("f", "t", FeedbackKind.SCORE, 0.5, source, 0.0)
+    assert Redactor([Rule("shout", str.upper)]).feedback(given).source == stored
+
+
 def test_rules_apply_in_their_order() -> None:
     shout = Rule("shout", str.upper)
     assert Redactor([Rule("emails", emails), shout]).text("ann@example.com") == "[EMAIL]"

@@ -1,8 +1,8 @@
 """What a fresh process loads: heavy imports wait until somebody needs them."""
 
+import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -22,11 +22,13 @@ def test_the_gateway_loads_nothing_heavy(module: str) -> None:
 
 def test_help_answers_quickly_and_loads_nothing_heavy() -> None:
     def once() -> float:
-        began = time.perf_counter()
+        before = os.times()
         subprocess.run([sys.executable, "-m", "rs_gateway", "--help"], capture_output=True, check=True)
-        return time.perf_counter() - began
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
 
-    assert min(once() for _ in range(3)) < 1.5  # 0.5 s on an idle machine; CI machines are shared
+    # Of the processor, not of the clock: it is all that `--help` waits for, and tests share their machine with others.
+    assert min(once() for _ in range(3)) < 1.2  # 0.5 s on an idle machine
     statement = "from importlib.metadata import entry_points\nimport typer\nfrom rs_gateway.cli import app\n"
     statement += "[p.load()(app) for p in entry_points(group='route_switch.commands')]"
     assert loaded_by(statement).isdisjoint(HEAVY)

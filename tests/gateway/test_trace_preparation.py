@@ -50,7 +50,8 @@ def test_what_cannot_be_redacted_is_stored_without_what_was_said(
     path, logged = tmp_path / "traces.db", structlog.testing.LogCapture()
     monkeypatch.setattr(trace_writer, "log", structlog.wrap_logger(None, processors=[logged]))
     with opened(path, prepare=shouting) as store:
-        assert asyncio.run(store.committed(a_trace("01A", content="secret")))
+        unredacted = replace(a_trace("01A", content="secret"), end_user="ann@example.com")
+        assert asyncio.run(store.committed(unredacted))
         assert asyncio.run(store.committed(a_trace("01B", content="hello")))
         with pytest.raises(StoreError, match="could not be redacted"):
             asyncio.run(store.add_feedback(replace(some_feedback("01B"), value="secret")))
@@ -60,10 +61,11 @@ def test_what_cannot_be_redacted_is_stored_without_what_was_said(
         assert reader.feedback(after=0, limit=10).rows == []
     assert first is not None
     assert second is not None
-    assert (first["request_messages"], first["response"]) == (None, None)
+    assert (first["request_messages"], first["response"], first["end_user"]) == (None, None, None)
     assert second["request_messages"] is not None
     assert counted(path) == 2
     assert b"secret" not in path.read_bytes()
+    assert b"ann@example.com" not in path.read_bytes()
     assert [entry["trace_id"] for entry in logged.entries] == ["01A", "01B"]
     assert "secret" not in str(logged.entries)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 
 from rs_gateway.adapters.scripted_chat import Reply, ScriptedChat, message_text
-from rs_gateway.domain.chat import ProviderCall
+from rs_gateway.domain.chat import JsonObject, ProviderCall
 from rs_gateway.domain.prompts import Demo, Origin, PromptText, PromptVersion
 from rs_pipelines.answers import AnswerCache, CallBudget
 from rs_pipelines.cached_model import CachedModel, CallLimits, ModelIdentity
@@ -80,6 +80,24 @@ def model(
 ) -> CachedModel:
     limits = CallLimits(max_concurrency=concurrency, base_delay_s=0.001, max_delay_s=0.002)
     return CachedModel(chat, ModelIdentity("scripted", "tiny"), cache, rng=Random(1), limits=limits, budget=budget)
+
+
+def judged_model(
+    chat: ScriptedChat, cache: AnswerCache, *, judge: ScriptedChat | None = None, budget: CallBudget | None = None
+) -> CachedModel:
+    """The model, which finds others by their names; those are answered by `judge`, or by the same script."""
+    limits = CallLimits(base_delay_s=0.001, max_delay_s=0.002)
+    peers: dict[str, CachedModel] = {}
+
+    def peer(name: str, parameters: JsonObject) -> CachedModel:
+        if name not in peers:
+            provider, _, other = name.partition("/")
+            identity = ModelIdentity(provider, other, parameters)
+            peers[name] = CachedModel(judge or chat, identity, cache, rng=Random(1), limits=limits)
+        return peers[name]
+
+    identity = ModelIdentity("scripted", "tiny")
+    return CachedModel(chat, identity, cache, rng=Random(1), limits=limits, budget=budget, peers=peer)
 
 
 def models(chat: ScriptedChat, cache: AnswerCache, *, concurrency: int = 8) -> StudyModels:

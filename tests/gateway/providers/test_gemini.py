@@ -72,7 +72,7 @@ def test_googles_own_retry_delay_is_kept_where_there_is_no_header() -> None:
     for ask in (completed, streamed):
         with Vendor([reply]).running() as vendor, pytest.raises(ProviderOverloadedError) as raised:
             ask(GEMINI.adapter(vendor), call(wire.MODEL))
-        assert raised.value.retry_after_s == 21.0
+        assert (raised.value.retry_after_s, raised.value.upstream_code) == (21.0, "RESOURCE_EXHAUSTED")
 
 
 def test_an_error_in_the_middle_of_a_stream_cuts_the_answer() -> None:

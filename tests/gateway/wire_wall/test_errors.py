@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -14,6 +15,11 @@ from tests.gateway.test_chat import HELP, configuration
 from tests.gateway.wire_wall.conftest import KEY, Wall, is_openais
 from tests.running import register, running_gateway
 from tests.upstream import Behaviour, Exchange, Upstream
+
+TRACEBACK = """Traceback (most recent call last):
+  File "/srv/model/serve.py", line 12, in answer
+    raise RuntimeError("out of memory")
+RuntimeError: out of memory"""
 
 
 def error(code: str, *, kind: str = "invalid_request_error", param: str | None = None) -> Any:
@@ -55,6 +61,33 @@ def test_a_failure_is_the_same_kind_of_failure_for_the_client(
     response = wall.ask(wire.fails(status), stream=stream)
     is_openais(response)
     assert response.status_code == seen
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (429, "insufficient_quota", "insufficient_quota"),
+        (429, "rate_limit_exceeded", "tokens"),
+        (409, "conflict", "invalid_request_error"),
+        (503, "engine_overloaded", "server_error"),
+    ],
+)
+def test_a_failure_keeps_the_upstreams_code_type_and_param(
+    wall: Wall, status: int, code: str, kind: str, *, stream: bool
+) -> None:
+    response = wall.ask(wire.fails(status, error(code, kind=kind, param="messages")), stream=stream)
+    said = is_openais(response)
+    assert (response.status_code, said["code"], said["type"], said["param"]) == (status, code, kind, "messages")
+    assert wall.trace(response)["error_code"] == "provider_overloaded"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(429, "rate_limit_error"), (409, "invalid_request_error"), (500, "server_error")]
+)
+def test_a_failure_without_a_code_gets_ours(wall: Wall, status: int, kind: str) -> None:
+    said = is_openais(wall.ask(wire.fails(status, {"error": {"message": "No."}})))
+    assert (said["code"], said["type"], said["param"]) == ("provider_overloaded", kind, None)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +238,7 @@ def test_a_fallback_mends_what_is_the_providers_own_fault(tmp_path: Path, status
 def test_an_upstream_that_repeats_our_key_does_not_give_it_away(wall: Wall, status: int, *, stream: bool) -> None:
     async def echoes(exchange: Exchange) -> None:
         assert KEY in exchange.headers["authorization"]
-        words = f"You sent {exchange.headers['authorization']} to {wall.upstream.base_url}"
+        words = f"You sent {exchange.headers['authorization']} to {wall.upstream.base_url}\n{TRACEBACK}"
         await exchange.json(
             status,
             {"error": {"message": words, "type": words, "code": words, "param": words}},
@@ -217,6 +250,24 @@ def test_an_upstream_that_repeats_our_key_does_not_give_it_away(wall: Wall, stat
     assert KEY not in response.text
     assert KEY not in str(response.headers)
     assert KEY not in str(wall.trace(response))
+    for mine in (response.text, str(response.headers), str(wall.trace(response))):
+        assert urlsplit(wall.upstream.base_url).netloc not in mine
+        assert "127.0.0.1" not in mine
+        assert "/srv/model/serve.py" not in mine and "Traceback" not in mine
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("field", ["message", "type", "code", "param"])
+def test_no_field_of_an_upstreams_error_shows_where_it_is(wall: Wall, field: str, *, stream: bool) -> None:
+    words = f"No route to {wall.upstream.base_url}/chat/completions\n{TRACEBACK}"
+    response = wall.ask(wire.fails(400, {"error": {"message": "No.", field: words}}), stream=stream)
+    said = is_openais(response)
+    assert said[field] == ("p1: " if field == "message" else "") + "No route to (address)"
+
+
+def test_an_upstreams_error_is_not_endless(wall: Wall) -> None:
+    response = wall.ask(wire.fails(400, {"error": {"message": "No. " * 5000}}))
+    assert len(is_openais(response)["message"]) <= 504
 
 
 def test_an_error_in_a_stream_does_not_give_our_key_away(wall: Wall) -> None:

@@ -53,3 +53,13 @@ def test_the_estimate_adds_up() -> None:
     estimate = estimate_calls(plan_for("light", 60, numbers=PlanNumbers(minibatch_size=20)), parcels())
     assert (estimate.live, estimate.screening, estimate.minibatches, estimate.comparison) == (60, 24, 200, 160)
     assert estimate.total == estimate.study + estimate.comparison
+
+
+def test_a_judges_questions_are_in_the_estimate_and_in_what_a_budget_must_cover() -> None:
+    sample, numbers = parcels(val=60, test=80), PlanNumbers(minibatch_size=20, max_calls=1000)
+    plain = plan_for("light", 60, numbers=numbers)
+    judged = plan_for("light", 60, numbers=numbers, questions_per_answer=2)
+    without, estimate = estimate_calls(plain, sample), estimate_calls(judged, sample)
+    assert estimate.proposals == without.proposals
+    assert estimate.total - estimate.proposals == 3 * (without.total - without.proposals)
+    assert study_call_limit(judged, sample) == 1000 - math.ceil(1.1 * 3 * 160)
