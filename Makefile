@@ -62,5 +62,5 @@ format: $(VENV)/.ready-all
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
-	find rs_gateway rs_pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache .cache
+	find rs_gateway rs_pipelines tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -47,37 +47,38 @@ def import_dataset(
     Example: `route-switch dataset import support labels.jsonl`
     """
     _need_pipelines()
-    from rs_pipelines.datasets import read_dataset
+    from rs_pipelines.datasets import DatasetError, ImportReport, read_dataset
     from rs_pipelines.workbench import Workbench
 
     bench = Workbench.at(config)
     content = read_dataset(file, bench.registry.get(template_id).template)
-    for problem in content.problems:
-        words.print(f"line {problem.line}: {problem.reason}", highlight=False, markup=False, soft_wrap=True)
-    if content.problems and not skip_invalid:
+    try:
+        report, refused = bench.datasets.add(template_id, content, skip_invalid=skip_invalid), False
+    except DatasetError as error:
+        report, refused = ImportReport(0, 0, 0, error.problems), True
+    for problem in report.problems:
+        words.print(f"line {problem.line}: {problem.reason}")
+    if refused:
         words.print(
-            f"{len(content.problems)} bad row(s), nothing imported. Mend them, or pass --skip-invalid.",
-            style="bold red",
+            f"{report.skipped} bad row(s), nothing imported. Mend them, or pass --skip-invalid.", style="bold red"
         )
-        if as_json:
-            _print_json({"imported": 0, "problems": [{"line": p.line, "reason": p.reason} for p in content.problems]})
-        raise typer.Exit(1)
-    report = bench.datasets.add(template_id, content, skip_invalid=skip_invalid)
     if as_json:
         _print_json(
             {
                 "imported": report.added,
                 "corrected": report.corrected,
                 "duplicates": report.duplicates,
-                "problems": [{"line": p.line, "reason": p.reason} for p in content.problems],
+                "skipped": report.skipped,
+                "problems": [{"line": p.line, "reason": p.reason} for p in report.problems],
             }
         )
-    else:
+    elif not refused:
         words.print(
             f"Imported {report.added} rows ({report.corrected} corrected, {report.duplicates} already known, "
-            f"{report.skipped} skipped).",
-            highlight=False,
+            f"{report.skipped} skipped)."
         )
+    if refused:
+        raise typer.Exit(1)
 
 
 def ingest(config: ConfigOption = None, as_json: JsonOption = False) -> None:
@@ -116,7 +117,7 @@ def optimize(
     _need_pipelines()
     from rs_pipelines.defs.runs import optimize_in_process
     from rs_pipelines.progress import RunProgress, print_comparison, print_study
-    from rs_pipelines.steps import Effort, latest_comparison, latest_study, published_version, reasons, spending
+    from rs_pipelines.steps import Effort, comparison_of, published_version, reasons, spending, study_of
     from rs_pipelines.workbench import Workbench
 
     if mode not in (None, "light", "medium", "heavy"):
@@ -128,12 +129,12 @@ def optimize(
     words.print(f"Optimising {target.template_id!r} for {target.model!r}", highlight=False)
     try:
         with RunProgress(words) as progress:
-            run_id = optimize_in_process(bench, target, Effort(chosen, trials, max_calls, seed), watch=progress)
+            run = optimize_in_process(bench, target, Effort(chosen, trials, max_calls, seed), watch=progress)
     except KeyboardInterrupt:
         words.print("Stopped. What was evaluated is kept: the same command goes on where it was.")
         raise typer.Exit(130) from None
-    study, comparison = latest_study(bench, target), latest_comparison(bench, target)
-    published = published_version(bench, target)
+    study, comparison = study_of(bench, target, run.study_id), comparison_of(bench, target, run.study_id)
+    published, why = published_version(bench, comparison), reasons(bench, comparison)
     if as_json:
         verdict = comparison.verdict
         _print_json(
@@ -146,18 +147,18 @@ def optimize(
                 "n_test": verdict.n,
                 "published": published is not None,
                 "published_version": published,
-                "reasons": list(reasons(bench, target)),
+                "reasons": list(why),
                 "model_calls": spending(bench, study.study_id).calls,
                 "seconds": round(time.monotonic() - began, 1),
                 "study_id": study.study_id,
                 "comparison_id": comparison.comparison_id,
-                "run_id": run_id,
+                "run_id": run.run_id,
             }
         )
     else:
         console = Console(highlight=False, markup=False)
         print_study(console, study)
-        print_comparison(console, comparison, published=published, reasons=reasons(bench, target))
+        print_comparison(console, comparison, published=published, reasons=why)
         calls, seconds = spending(bench, study.study_id).calls, time.monotonic() - began
         console.print(f"{calls} model calls for this study in all, interrupted runs included; {seconds:.0f} s now")
 

@@ -72,13 +72,20 @@ class ImportReport:
 
     Attributes:
         added: inputs that were not known; corrected: known inputs with another label or a first split.
-        duplicates: rows that said nothing new; skipped: rows left out for a problem.
+        duplicates: rows that said nothing new.
+        problems: why rows were left out, in the order of their lines: faults of the file, and conflicts with what was
+            imported before.
     """
 
     added: int
     corrected: int
     duplicates: int
-    skipped: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def skipped(self) -> int:
+        """How many rows were left out."""
+        return len(self.problems)
 
 
 class DatasetError(RouteSwitchError):
@@ -172,7 +179,7 @@ class DatasetStore:
                 # The last label counts, so a file whose label comes back is kept once more, under the next number.
                 number = max((int(path.stem.split("-")[0]) for path in self._files(template_id)), default=0) + 1
                 write_durably(self.root / template_id / f"{number:06d}-{digest}.jsonl", content)
-            return ImportReport(added, corrected, len(rows) - added - corrected, len(problems))
+            return ImportReport(added, corrected, len(rows) - added - corrected, tuple(problems))
 
     def rows(self, template_id: str) -> tuple[LabelledRow, ...]:
         """One row for each normalised input, with its latest label and the split that a file gave it, if any did.

@@ -26,7 +26,7 @@ from rs_pipelines.processes import Processes, free_port, route_switch
 from rs_pipelines.progress import RunProgress, print_comparison, print_study
 from rs_pipelines.sample import Split, Target
 from rs_pipelines.stack import sample_folder, start_dagster, start_gateway, wait_for_dagster
-from rs_pipelines.steps import Effort, latest_comparison, latest_study, published_version, spending
+from rs_pipelines.steps import Effort, comparison_of, published_version, spending, study_of
 from rs_pipelines.workbench import Workbench
 
 MODEL = "smollm2-135m-instruct"
@@ -102,7 +102,10 @@ def run_demo(
             figures = demo.run()
             figures["seconds"] = round(time.monotonic() - began, 1)
             console.print(
-                f"{figures['task_model_calls']} model calls, {figures['seconds']:.0f} s in all.", highlight=False
+                f"{figures['task_model_calls']} model calls, {figures['input_tokens']} input and "
+                f"{figures['output_tokens']} output tokens, {figures['seconds']:.0f} s in all.",
+                highlight=False,
+                soft_wrap=True,
             )
             if keep_running:
                 demo.stay()
@@ -143,17 +146,16 @@ class _Demo:
 
         self._step(4, "Running the pipeline in Dagster: ingest, sample, MIPROv2 search, proof, publication")
         with RunProgress(self._console) as progress:
-            run_id = optimize_in_process(bench, target, Effort(), watch=progress)
-        study, comparison = latest_study(bench, target), latest_comparison(bench, target)
-        published = published_version(bench, target)
+            run = optimize_in_process(bench, target, Effort(), watch=progress)
+        study, comparison = study_of(bench, target, run.study_id), comparison_of(bench, target, run.study_id)
+        published = published_version(bench, comparison)
         print_study(self._console, study)
         print_comparison(self._console, comparison, published=published)
 
-        served = 1
         held_out = self._held_out(bench, target, before)
         if published is not None:
             self._step(5, "Waiting for the gateway's next refresh")
-            served = self._wait_for(published, target)
+            self._wait_for(published, target)
         self._step(6, f"Sending the {len(held_out)} held-out messages again")
         after = self._send([one.row for one in held_out])
         for one in after[:_SHOWN]:
@@ -173,12 +175,12 @@ class _Demo:
             "n_test": len(held_out),
             "published": published is not None,
             "published_version": published,
-            "served_version": served,
+            "served_version": served_version(after),
             "task_model_calls": len(sent) + paid.calls,
             "input_tokens": sum(one.input_tokens for one in sent) + paid.input_tokens,
             "output_tokens": sum(one.output_tokens for one in sent) + paid.output_tokens,
             "study_id": study.study_id,
-            "run_id": run_id,
+            "run_id": run.run_id,
         }
         self._print_result(figures, held_out, after)
         return figures
@@ -266,21 +268,21 @@ class _Demo:
         test = {input_key(example.variables, example.messages) for example in sample.rows(Split.TEST)}
         return [one for one in before if input_key(one.row.variables, ()) in test]
 
-    def _wait_for(self, version: int, target: Target) -> int:
+    def _wait_for(self, version: int, target: Target) -> None:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             status = httpx.get(f"{self._gateway_url}/status", timeout=5).json()
             served = status["templates"][target.template_id]["combinations"][0]["version"]
             if served == version:
                 self._say(f"version {version} is served; the gateway was not restarted")
-                return int(served)
+                return
             time.sleep(0.2)
         raise DemoFailedError(f"The gateway did not serve version {version} within 30 s.")
 
     def _print_result(self, figures: dict[str, Any], held_out: Sequence[Served], after: Sequence[Served]) -> None:
         low, high = figures["interval"]
         table = Table("", "before", "after", title="Through the gateway, on held-out messages", title_justify="left")
-        table.add_row("prompt version", "1", str(figures["served_version"]))
+        table.add_row("prompt version", *(str(served_version(answers)) for answers in (held_out, after)))
         table.add_row("mean score", f"{figures['baseline_score']:.3f}", f"{figures['optimized_score']:.3f}")
         table.add_row("messages", str(len(held_out)), str(len(after)))
         tokens = [sum(one.input_tokens for one in answers) / len(answers) for answers in (held_out, after)]
@@ -299,6 +301,14 @@ class _Demo:
 
     def _step(self, number: int, title: str) -> None:
         self._console.print(f"\n{number}. {title}", style="bold", highlight=False)
+
+
+def served_version(answers: Sequence[Served]) -> int:
+    """The prompt version that all answers say they were made with. Raises DemoFailedError: there were several."""
+    versions = sorted({one.version for one in answers})
+    if len(versions) != 1:
+        raise DemoFailedError(f"One version should have answered, but these did: {versions}.")
+    return versions[0]
 
 
 def _in_parallel(do: Any, items: Sequence[Any]) -> list[Any]:

@@ -111,19 +111,26 @@ class Processes:
 
 def refuse_taken(host: str, port: int, *, what: str) -> None:
     """Raise ProcessFailedError when somebody listens there already: their answer must not pass for our child's."""
-    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=2):
+    if _answers(host, port):
         raise ProcessFailedError(f"{host}:{port} is taken: stop what listens there, or choose another {what}.")
 
 
 def free_port(preferred: int) -> int:
-    """`preferred` if nothing listens there, else one that the system picks."""
-    for port in (preferred, 0):
+    """`preferred` if nothing listens there, on 127.0.0.1 or on all addresses, else one that the system picks."""
+    # Where a listener has all addresses, some systems let another one have 127.0.0.1 beside it.
+    for port in (0,) if _answers("127.0.0.1", preferred) else (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", port))
                 return int(probe.getsockname()[1])
     raise ProcessFailedError("No free port on 127.0.0.1.")
+
+
+def _answers(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=2):
+        return True
+    return False
 
 
 def route_switch(*arguments: str) -> list[str]:

@@ -123,9 +123,16 @@ def search(bench: Workbench, target: Target, effort: Effort | None = None, *, wa
     return _with_models(bench, target, run)
 
 
-def compare(bench: Workbench, target: Target, *, watch: Watcher = ignore) -> Comparison:
-    """Score the latest study's choice against the live version on the test rows, and keep the result."""
-    study = latest_study(bench, target)
+def compare(bench: Workbench, target: Target, *, study_id: str | None = None, watch: Watcher = ignore) -> Comparison:
+    """Score a study's choice against the live version on the test rows, and keep the result.
+
+    Args:
+        study_id: None takes the study that ended last.
+
+    Raises:
+        StudyBusyError: the target is being optimised by somebody else.
+    """
+    study = study_of(bench, target, study_id)
     sample = bench.samples.load(target, study.sample_id)
     template = bench.registry.get(target.template_id).template
     evaluator = bench.evaluator(template)
@@ -141,47 +148,54 @@ def compare(bench: Workbench, target: Target, *, watch: Watcher = ignore) -> Com
             on_row=lambda done, total: watch(RowsCompared(done, total)),
         )
 
-    comparison = _with_models(bench, target, run)
-    bench.studies.save_comparison(comparison)
+    with bench.studies.lock(target):
+        comparison = _with_models(bench, target, run)
+        bench.studies.save_comparison(comparison)
     return comparison
 
 
-def publish_latest(bench: Workbench, target: Target) -> Published | NothingPublished:
-    """Publish the latest comparison's candidate, if it is proof; verified again in any case."""
-    study = latest_study(bench, target)
-    comparison = latest_comparison(bench, target)
+def publish_winner(bench: Workbench, target: Target, *, study_id: str | None = None) -> Published | NothingPublished:
+    """Publish a study's choice, if its comparison is proof; verified again in any case.
+
+    Args:
+        study_id: None takes the study that ended last.
+    """
+    study = study_of(bench, target, study_id)
+    comparison = comparison_of(bench, target, study_id)
     if study.best_text is None:
         raise StepMissingError(f"Study {study.study_id} has not finished: run it again, it goes on where it was.")
     return publish(comparison, study.best_text, bench.registry, now=datetime.now(UTC))
 
 
-def latest_study(bench: Workbench, target: Target) -> StudyRecord:
-    """The study that ended last. Raises StepMissingError."""
-    study = bench.studies.latest(target)
+def study_of(bench: Workbench, target: Target, study_id: str | None = None) -> StudyRecord:
+    """The study of that id; None: the one that ended last. Raises StepMissingError."""
+    studies = bench.studies
+    study = studies.latest(target) if study_id is None else studies.load_study(target, study_id)
     if study is None:
         raise StepMissingError(f"{target.key} has no study yet: materialize `study` first.")
     return study
 
 
-def latest_comparison(bench: Workbench, target: Target) -> Comparison:
-    """The comparison of the study that ended last. Raises StepMissingError."""
-    study = latest_study(bench, target)
+def comparison_of(bench: Workbench, target: Target, study_id: str | None = None) -> Comparison:
+    """The comparison of a study; None: of the one that ended last. Raises StepMissingError."""
+    study = study_of(bench, target, study_id)
     comparison = bench.studies.load_comparison(target, study.study_id)
     if comparison is None:
         raise StepMissingError(f"Study {study.study_id} was not compared yet: materialize `comparison` first.")
     return comparison
 
 
-def published_version(bench: Workbench, target: Target) -> int | None:
-    """The live version, if the target's latest comparison made it live; None when that published nothing."""
-    live = bench.live(target)
-    return live.number if live.origin.comparison_id == latest_comparison(bench, target).comparison_id else None
+def published_version(bench: Workbench, comparison: Comparison) -> int | None:
+    """The live version, if this comparison made it live; None when it published nothing."""
+    live = bench.live(comparison.target)
+    return live.number if live.origin.comparison_id == comparison.comparison_id else None
 
 
-def reasons(bench: Workbench, target: Target) -> tuple[str, ...]:
-    """What stands against publishing the target's latest comparison; the proof in one line when nothing does."""
-    study, comparison = latest_study(bench, target), latest_comparison(bench, target)
-    if study.best_text is None or published_version(bench, target) is not None:
+def reasons(bench: Workbench, comparison: Comparison) -> tuple[str, ...]:
+    """What stands against publishing a comparison's candidate; the proof in one line when nothing does."""
+    target = comparison.target
+    study = study_of(bench, target, comparison.study_id)
+    if study.best_text is None or published_version(bench, comparison) is not None:
         return comparison.verdict.reasons
     against = objections(comparison, study.best_text, bench.registry.get(target.template_id))
     return against or comparison.verdict.reasons

@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,9 @@ from rs_pipelines.comparison import Comparison
 from rs_pipelines.durable_files import write_durably
 from rs_pipelines.mipro.records import StudyRecord, decode_study, encode_study
 from rs_pipelines.sample import Target
+
+_held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
+"""Folders of the targets that the running code holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +108,15 @@ class StudyFiles:
     def lock(self, target: Target) -> Generator[None]:
         """Hold a target for one optimisation. The lock goes with its process, so a dead holder blocks nobody.
 
+        What is called while the target is held, such as the steps of a run, may hold it again.
+
         Raises:
             StudyBusyError: another process, or another task of this one, holds it.
         """
         folder = self._root / target.key
+        if folder in _held.get():
+            yield
+            return
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / ".lock", blocking=False, thread_local=False)
         holder = folder / ".holder.json"
@@ -115,11 +124,13 @@ class StudyFiles:
             lock.acquire()
         except filelock.Timeout:
             raise StudyBusyError(target, _read_holder(holder)) from None
+        token = _held.set(_held.get() | {folder})
         try:
             me = Holder(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"))
             write_durably(holder, msgspec.json.encode(me))
             yield
         finally:
+            _held.reset(token)
             holder.unlink(missing_ok=True)
             lock.release()
 

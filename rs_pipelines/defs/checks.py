@@ -9,6 +9,7 @@ from rs_pipelines.defs.evaluation import comparison
 from rs_pipelines.defs.metadata import of_comparison
 from rs_pipelines.defs.partitions import targets
 from rs_pipelines.defs.resources import StoresResource
+from rs_pipelines.defs.run_study import study_id_of_run
 
 with warnings.catch_warnings():
     # Partitioned checks are in preview. An unpartitioned one would let one target's pass stand for another's failure.
@@ -23,7 +24,8 @@ with warnings.catch_warnings():
     )
     def beats_live(context: dg.AssetCheckExecutionContext, stores: StoresResource) -> dg.AssetCheckResult:
         bench = stores.open()
-        compared = steps.latest_comparison(bench, bench.target_of_key(context.partition_key))
+        study_id = study_id_of_run(context.instance, context.run.run_id)
+        compared = steps.comparison_of(bench, bench.target_of_key(context.partition_key), study_id)
         verdict = compared.verdict
         return dg.AssetCheckResult(
             passed=verdict.publish, description=" ".join(verdict.reasons), metadata=of_comparison(compared)

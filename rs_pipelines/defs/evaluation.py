@@ -9,6 +9,7 @@ from rs_pipelines.defs.metadata import of_comparison
 from rs_pipelines.defs.optimization import study
 from rs_pipelines.defs.partitions import targets
 from rs_pipelines.defs.resources import StoresResource
+from rs_pipelines.defs.run_study import study_id_of_run
 from rs_pipelines.report import verdict_line
 
 
@@ -22,6 +23,7 @@ from rs_pipelines.report import verdict_line
 )
 def comparison(context: dg.AssetExecutionContext, stores: StoresResource) -> dg.MaterializeResult[Any]:
     bench = stores.open()
-    compared = steps.compare(bench, bench.target_of_key(context.partition_key), watch=stores.watch)
+    target, study_id = bench.target_of_key(context.partition_key), study_id_of_run(context.instance, context.run.run_id)
+    compared = steps.compare(bench, target, study_id=study_id, watch=stores.watch)
     context.log.info(verdict_line(compared))
     return dg.MaterializeResult(metadata=of_comparison(compared))

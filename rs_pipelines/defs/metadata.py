@@ -12,6 +12,8 @@ from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.report import history_svg, rows_markdown, trials_markdown, verdict_line
 from rs_pipelines.sample import CalibrationSample, Split
 
+STUDY_ID = "study_id"
+"""Where the id of a study stands in the metadata of the assets that belong to it."""
 Metadata = Mapping[str, dg.MetadataValue[Any]]
 
 
@@ -42,7 +44,7 @@ def of_study(study: StudyRecord) -> Metadata:
     """The study's course and what it chose."""
     picture = base64.b64encode(history_svg(study).encode()).decode()
     return {
-        "study_id": dg.MetadataValue.text(study.study_id),
+        STUDY_ID: dg.MetadataValue.text(study.study_id),
         "live_value": dg.MetadataValue.float(study.live_value or 0.0),
         "best_value": dg.MetadataValue.float(study.best_value or 0.0),
         "trials": dg.MetadataValue.int(len(study.trials)),
@@ -73,5 +75,5 @@ def of_comparison(comparison: Comparison) -> Metadata:
         "rows_won": dg.MetadataValue.md(rows_markdown(comparison.rows_with("won"))),
         "rows_lost": dg.MetadataValue.md(rows_markdown(comparison.rows_with("lost"))),
         "comparison_id": dg.MetadataValue.text(comparison.comparison_id),
-        "study_id": dg.MetadataValue.text(comparison.study_id),
+        STUDY_ID: dg.MetadataValue.text(comparison.study_id),
     }

@@ -8,6 +8,7 @@ from rs_pipelines import steps
 from rs_pipelines.defs.evaluation import comparison
 from rs_pipelines.defs.partitions import targets
 from rs_pipelines.defs.resources import StoresResource
+from rs_pipelines.defs.run_study import study_id_of_run
 from rs_pipelines.publishing import Published
 
 
@@ -21,11 +22,12 @@ from rs_pipelines.publishing import Published
 def publication(context: dg.AssetExecutionContext, stores: StoresResource) -> dg.MaterializeResult[Any]:
     bench = stores.open()
     target = bench.target_of_key(context.partition_key)
-    result = steps.publish_latest(bench, target)
+    study_id = study_id_of_run(context.instance, context.run.run_id)
+    result = steps.publish_winner(bench, target, study_id=study_id)
     if not isinstance(result, Published):
         raise dg.Failure(description="Nothing was published: " + " ".join(result.reasons), allow_retries=False)
     context.log.info(f"version {result.version} of {target.template_id} is live for {target.model}")
-    compared = steps.latest_comparison(bench, target)
+    compared = steps.comparison_of(bench, target, study_id)
     return dg.MaterializeResult(
         metadata={
             "template_id": target.template_id,

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from dataclasses import dataclass
 from uuid import uuid4
 
 import dagster as dg
@@ -12,6 +13,7 @@ from rs_pipelines.defs.automation import OPTIMIZE
 from rs_pipelines.defs.instance import instance_of_the_terminal, opened_instance
 from rs_pipelines.defs.partitions import targets
 from rs_pipelines.defs.resources import Stores
+from rs_pipelines.defs.run_study import study_id_of_run
 from rs_pipelines.sample import Target
 from rs_pipelines.steps import Effort, Watcher, ignore
 from rs_pipelines.workbench import Workbench
@@ -25,10 +27,19 @@ def add_partitions(bench: Workbench) -> None:
         _add(instance, bench)
 
 
-def optimize_in_process(bench: Workbench, target: Target, effort: Effort, *, watch: Watcher = ignore) -> str:
-    """Run the whole loop for one target. Returns the Dagster run id; a failed gate is no error.
+@dataclass(frozen=True, slots=True)
+class OptimizeRun:
+    """A run that came to a verdict: Dagster's id of it, and the study that it searched and compared."""
+
+    run_id: str
+    study_id: str
+
+
+def optimize_in_process(bench: Workbench, target: Target, effort: Effort, *, watch: Watcher = ignore) -> OptimizeRun:
+    """Run the whole loop for one target, and hold the target meanwhile. A failed gate is no error.
 
     Raises:
+        StudyBusyError: somebody else is optimising the target.
         RouteSwitchError: what went wrong in a step, as the step raised it.
         KeyboardInterrupt: somebody stopped it; Dagster has it as canceled.
     """
@@ -40,7 +51,7 @@ def optimize_in_process(bench: Workbench, target: Target, effort: Effort, *, wat
     }
     job = build_defs({"stores": Stores(lambda: bench, watch)}).resolve_job_def(OPTIMIZE)
     run_id = str(uuid4())
-    with instance_of_the_terminal(bench) as instance:
+    with bench.studies.lock(target), instance_of_the_terminal(bench) as instance:
         _add(instance, bench)
         _end_orphans(instance)
         try:
@@ -55,7 +66,7 @@ def optimize_in_process(bench: Workbench, target: Target, effort: Effort, *, wat
                 tags={"route-switch/target": target.key, _PROCESS_TAG: f"{socket.gethostname()} {os.getpid()}"},
             )
         except (DagsterAssetCheckFailedError, dg.Failure):
-            return run_id  # no is an answer, not an accident; the comparison and `steps.reasons` have the reasons
+            pass  # no is an answer, not an accident; the comparison and `steps.reasons` have the reasons
         except dg.DagsterExecutionInterruptedError:
             # Dagster takes an interrupt that its own UI did not ask for as a failure; a person's Ctrl-C is none.
             run = instance.get_run_by_id(run_id)
@@ -64,7 +75,9 @@ def optimize_in_process(bench: Workbench, target: Target, effort: Effort, *, wat
                     run, "Stopped from the command line. Run it again: it goes on where it was."
                 )
             raise KeyboardInterrupt from None
-    return run_id
+        study_id = study_id_of_run(instance, run_id)
+    assert study_id is not None, "a run without a study has raised"
+    return OptimizeRun(run_id, study_id)
 
 
 def _end_orphans(instance: dg.DagsterInstance) -> None:

@@ -6,18 +6,21 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 import httpx
+import psutil
 
 from tests.running import eventually
+
+ROUTE_SWITCH = (sys.executable, "-m", "rs_gateway")
 
 
 def route_switch(*arguments: str, cwd: Path, timeout_s: float = 100) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "rs_gateway", *arguments],
+        [*ROUTE_SWITCH, *arguments],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -27,17 +30,19 @@ def route_switch(*arguments: str, cwd: Path, timeout_s: float = 100) -> subproce
 
 
 @contextlib.contextmanager
-def started(*arguments: str, cwd: Path) -> Generator[subprocess.Popen[bytes]]:
+def started(
+    *arguments: str, cwd: Path, program: Sequence[str] = ROUTE_SWITCH, env: Mapping[str, str] | None = None
+) -> Generator[subprocess.Popen[bytes]]:
     """A running command; killed at the end with all of its children."""
     with (cwd / "process.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "rs_gateway", *arguments],
+            [*program, *arguments],
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env=_environment(),
+            env={**_environment(), **(env or {})},
         )
     try:
         yield process
@@ -54,6 +59,26 @@ def serving(folder: Path, url: str, *extra: str) -> Generator[subprocess.Popen[b
         eventually(lambda: process.poll() is not None or answers(f"{url}/health"), timeout_s=30)
         assert process.poll() is None, (folder / "process.log").read_text()
         yield process
+
+
+def process_groups(process: subprocess.Popen[bytes]) -> set[int]:
+    """The process groups of a running command and of all of its descendants."""
+    family = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
+    groups: set[int] = set()
+    for pid in family:
+        with contextlib.suppress(ProcessLookupError):
+            groups.add(os.getpgid(pid))
+    return groups
+
+
+def running_in(groups: set[int]) -> list[str]:
+    """Command lines of the processes that live in these groups."""
+    found: list[str] = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getpgid(process.pid) in groups and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(process.cmdline()))
+    return found
 
 
 def answers(url: str) -> bool:

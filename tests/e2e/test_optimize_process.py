@@ -13,6 +13,7 @@ import httpx
 import pytest
 from openai import OpenAI
 
+from rs_pipelines.sample import Split
 from tests.e2e.processes import answers, free_address, route_switch, started
 from tests.pipelines.parcels import parcels
 from tests.pipelines.tiny_upstream import configuration, import_parcels, tiny, workbench
@@ -131,6 +132,35 @@ def test_of_two_optimisations_of_one_template_the_second_is_refused(tmp_path: Pa
     assert f"process {first.pid}" in " ".join(second.stderr.split())
 
 
+def test_a_second_optimisation_is_refused_while_the_first_compares_and_the_first_ends_in_its_own_verdict(
+    tmp_path: Path,
+) -> None:
+    comparing, release = threading.Event(), threading.Event()
+    held_out = {example.variables["message"] for example in parcels().rows(Split.TEST)}
+
+    async def slow_on_held_out_rows(exchange: Exchange) -> None:
+        if exchange.body["messages"][-1]["content"] in held_out:
+            comparing.set()
+            await asyncio.to_thread(release.wait, 100)
+        await tiny(exchange)
+
+    with Upstream([slow_on_held_out_rows]).running() as upstream:
+        bench = workbench(tmp_path, upstream)
+        import_parcels(tmp_path, bench)
+        with started("optimize", "parcels", cwd=tmp_path) as first:
+            eventually(comparing.is_set, timeout_s=90)
+            second = route_switch("optimize", "parcels", "--seed", "1", cwd=tmp_path)
+            release.set()
+            assert first.wait(90) == 0
+        assert second.returncode == 1
+        assert f"process {first.pid}" in " ".join(second.stderr.split())
+        asked = [json.dumps(body, sort_keys=True) for body in upstream.requests]
+    assert len(asked) == len(set(asked)), "no row was paid for twice"
+    target = bench.target("parcels")
+    [study] = bench.studies.studies(target)
+    assert bench.live(target).origin.study_id == study.study_id
+
+
 def test_without_labels_it_is_refused_with_the_remedy(tmp_path: Path) -> None:
     with Upstream([tiny]).running() as upstream:
         workbench(tmp_path, upstream)
@@ -189,3 +219,51 @@ def test_bad_rows_are_listed_by_line_and_nothing_is_imported_unless_told(tmp_pat
         taken = route_switch("dataset", "import", "parcels", "rows.jsonl", "--skip-invalid", "--json", cwd=tmp_path)
     assert json.loads(taken.stdout)["imported"] == 1
     assert len(bench.datasets.rows("parcels")) == 1
+
+
+BOTH_KINDS = (
+    {"variables": {"message": "where is AB-1"}, "expected": "AB-1", "split": "train"},
+    {"variables": {"message": "where is CD-2"}, "expected": "CD-2"},
+    {"variables": {}, "expected": "x"},
+    {"variables": {"message": "Where is  EF-3"}, "expected": "EF-3", "split": "val"},
+)
+"""One good row; rows 1 and 4 were imported on another side before, row 3 lacks a variable."""
+
+
+@pytest.fixture
+def faulty_file(tmp_path: Path) -> Path:
+    """A file with faults of its own and conflicts with an earlier one, beside the configuration."""
+    earlier = [{**row, "split": "test"} for row in (BOTH_KINDS[0], BOTH_KINDS[3])]
+    for name, rows in (("earlier.jsonl", earlier), ("rows.jsonl", BOTH_KINDS)):
+        (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
+    with Upstream([tiny]).running() as upstream:
+        workbench(tmp_path, upstream)
+    assert route_switch("dataset", "import", "parcels", "earlier.jsonl", cwd=tmp_path).returncode == 0
+    return tmp_path
+
+
+REASONS = {1: "was imported as test", 3: "variable `message` is missing", 4: "was imported as test"}
+
+
+def test_a_refused_import_lists_every_bad_row_of_either_kind(faulty_file: Path) -> None:
+    refused = route_switch("dataset", "import", "parcels", "rows.jsonl", "--json", cwd=faulty_file)
+    assert refused.returncode == 1
+    report = json.loads(refused.stdout)
+    assert {problem["line"]: problem["reason"].partition(":")[0] for problem in report["problems"]} == REASONS
+    counts = {name: count for name, count in report.items() if name != "problems"}
+    assert counts == {"imported": 0, "corrected": 0, "duplicates": 0, "skipped": 3}
+    *listed, verdict = refused.stderr.splitlines()
+    assert [line.partition(":")[0] for line in listed] == ["line 1", "line 3", "line 4"]
+    assert verdict.startswith("3 bad row(s), nothing imported.")
+
+
+def test_an_import_that_skips_bad_rows_lists_them_all_too(faulty_file: Path) -> None:
+    skipping = ("dataset", "import", "parcels", "rows.jsonl", "--skip-invalid")
+    told = route_switch(*skipping, cwd=faulty_file)
+    assert told.returncode == 0
+    *listed, verdict = told.stderr.splitlines()
+    assert [line.partition(":")[0] for line in listed] == ["line 1", "line 3", "line 4"]
+    assert verdict == "Imported 1 rows (0 corrected, 0 already known, 3 skipped)."
+    report = json.loads(route_switch(*skipping, "--json", cwd=faulty_file).stdout)
+    assert (report["imported"], report["duplicates"], report["skipped"]) == (0, 1, 3)
+    assert [problem["line"] for problem in report["problems"]] == [1, 3, 4]

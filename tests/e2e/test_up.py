@@ -1,12 +1,13 @@
 """`route-switch up`: two real children, no process left behind, whatever happens to their owner."""
 
+import os
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.processes import answers, free_address, route_switch, started
+from tests.e2e.processes import answers, free_address, process_groups, route_switch, running_in, started
 from tests.pipelines.tiny_upstream import configuration, tiny, workbench
 from tests.running import eventually, write_configuration
 from tests.upstream import Upstream
@@ -30,8 +31,11 @@ def test_killed_with_kill_9_it_leaves_no_process_behind(tmp_path: Path) -> None:
         eventually(lambda: process.poll() is not None or answers(f"http://{dagster}/server_info"), timeout_s=120)
         assert process.poll() is None, (tmp_path / "process.log").read_text()
         assert answers(f"http://{gateway}/health")
+        children = process_groups(process) - {os.getpgid(process.pid)}
+        running = " ".join(running_in(children))
+        assert all(name in running for name in ("rs_gateway serve", "webserver", "daemon", "code-server"))
         process.kill()
-        eventually(lambda: is_free(gateway) and is_free(dagster), timeout_s=30)
+        eventually(lambda: is_free(gateway) and is_free(dagster) and running_in(children) == [], timeout_s=30)
 
 
 def test_a_gateway_that_is_there_already_is_not_taken_for_ours(tmp_path: Path) -> None:

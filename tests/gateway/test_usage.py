@@ -65,4 +65,4 @@ def test_the_parts_are_read_in_every_spelling(spelt: dict[str, Any], means: Usag
 def test_no_shape_of_usage_costs_the_client_its_answer(usage: dict[str, Any]) -> None:
     read(usage)
     payload = json.dumps({"choices": [], "usage": usage}).encode()
-    counted_usage(decode_chunk(payload).usage) or estimated_usage(input_characters=1, output_characters=1)
+    assert counted_usage(decode_chunk(payload).usage) or estimated_usage(input_characters=1, output_characters=1)

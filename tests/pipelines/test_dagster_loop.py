@@ -7,16 +7,33 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster import AssetCheckEvaluation
 
 from rs_pipelines import steps
 from rs_pipelines.definitions import build_defs
+from rs_pipelines.defs.checks import beats_live
 from rs_pipelines.defs.instance import dagster_home
+from rs_pipelines.defs.partitions import targets
 from rs_pipelines.defs.resources import Stores
 from rs_pipelines.defs.runs import add_partitions, optimize_in_process
 from rs_pipelines.examples import LabelShortageError
-from rs_pipelines.steps import Effort
+from rs_pipelines.mipro.events import StudyFinished
+from rs_pipelines.steps import Effort, Event
+from tests import upstream as wire
 from tests.pipelines.tiny_upstream import import_parcels, tiny, workbench
-from tests.upstream import Upstream
+from tests.upstream import Exchange, Upstream
+
+
+def started_steps(instance: dg.DagsterInstance, run_id: str) -> set[str | None]:
+    records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_START).records
+    return {record.event_log_entry.step_key for record in records}
+
+
+def evaluations(instance: dg.DagsterInstance) -> dict[str | None, AssetCheckEvaluation]:
+    """Partition -> the latest evaluation of `beats_live` that is stored for it."""
+    key = dg.AssetCheckKey(dg.AssetKey("comparison"), "beats_live")
+    history = instance.event_log_storage.get_asset_check_execution_history(key, limit=20)
+    return {r.partition: r.evaluation for r in reversed(history) if r.evaluation is not None}
 
 
 def test_the_whole_loop_publishes_a_proven_gain_and_the_run_is_in_dagsters_history(tmp_path: Path) -> None:
@@ -24,8 +41,8 @@ def test_the_whole_loop_publishes_a_proven_gain_and_the_run_is_in_dagsters_histo
         bench = workbench(tmp_path, upstream)
         import_parcels(tmp_path, bench)
         target = bench.target("parcels")
-        run_id = optimize_in_process(bench, target, Effort())
-        comparison = steps.latest_comparison(bench, target)
+        run_id = optimize_in_process(bench, target, Effort()).run_id
+        comparison = steps.comparison_of(bench, target)
     assert comparison.verdict.publish, comparison.verdict.reasons
     live = bench.live(target)
     assert live.number == 2
@@ -36,16 +53,72 @@ def test_the_whole_loop_publishes_a_proven_gain_and_the_run_is_in_dagsters_histo
         assert run.status is dg.DagsterRunStatus.SUCCESS
         records = instance.fetch_materializations(dg.AssetKey("publication"), limit=1).records
         assert [r.run_id for r in records] == [run_id]
+        assert "publication" in started_steps(instance, run_id)
 
 
-def test_without_a_proven_gain_the_check_fails_and_nothing_is_published(tmp_path: Path) -> None:
+def test_the_check_blocks_and_is_partitioned_as_the_targets_are() -> None:
+    [spec] = beats_live.check_specs
+    assert spec.blocking
+    assert spec.partitions_def is targets
+
+
+def test_without_a_proven_gain_the_check_fails_and_publication_never_starts(tmp_path: Path) -> None:
     with Upstream([tiny]).running() as upstream:
         bench = workbench(tmp_path, upstream, evaluation={"min_gain": 0.9})
         import_parcels(tmp_path, bench)
         target = bench.target("parcels")
-        optimize_in_process(bench, target, Effort())
-        assert not steps.latest_comparison(bench, target).verdict.publish
+        run = optimize_in_process(bench, target, Effort())
+        assert not steps.comparison_of(bench, target).verdict.publish
     assert bench.live(target).number == 1
+    with dg.DagsterInstance.from_config(str(dagster_home(bench))) as instance:
+        evaluation = evaluations(instance)[target.key]
+        assert (evaluation.passed, evaluation.blocking) == (False, True)
+        assert "study" in started_steps(instance, run.run_id)
+        assert "publication" not in started_steps(instance, run.run_id)
+
+
+def test_one_targets_proof_lets_no_other_target_through(tmp_path: Path) -> None:
+    async def teachable_or_deaf(exchange: Exchange) -> None:
+        behave = wire.answers("I do not know.") if exchange.body["model"] == "deaf" else tiny
+        await behave(exchange)
+
+    models = ("tiny", "deaf")
+    combinations = [{"id": m, "template_id": "parcels", "model": m, "provider": "scripted"} for m in models]
+    with Upstream([teachable_or_deaf]).running() as upstream:
+        bench = workbench(tmp_path, upstream, gateway={"combinations": combinations})
+        import_parcels(tmp_path, bench)
+        teachable, deaf = (bench.target("parcels", model) for model in models)
+        runs = [optimize_in_process(bench, target, Effort()).run_id for target in (teachable, deaf)]
+    assert (bench.live(teachable).number, bench.live(deaf).number) == (2, 1)
+    with dg.DagsterInstance.from_config(str(dagster_home(bench))) as instance:
+        passed = {partition: evaluation.passed for partition, evaluation in evaluations(instance).items()}
+        assert passed == {teachable.key: True, deaf.key: False}
+        assert ["publication" in started_steps(instance, run_id) for run_id in runs] == [True, False]
+
+
+def test_the_steps_of_a_run_work_on_its_own_study_whichever_study_ended_last(tmp_path: Path) -> None:
+    with Upstream([tiny]).running() as upstream:
+        bench = workbench(tmp_path, upstream)
+        import_parcels(tmp_path, bench)
+        target = bench.target("parcels")
+        steps.ingest(bench)
+        steps.draw(bench, target)
+        other = steps.search(bench, target, Effort(seed=1))
+
+        def another_ends(event: Event) -> None:
+            if isinstance(event, StudyFinished):
+                bench.studies.set_latest(other)
+
+        run = optimize_in_process(bench, target, Effort(), watch=another_ends)
+    assert run.study_id != other.study_id
+    assert steps.study_of(bench, target).study_id == other.study_id
+    assert bench.studies.load_comparison(target, other.study_id) is None
+    assert bench.live(target).origin.study_id == run.study_id
+    with dg.DagsterInstance.from_config(str(dagster_home(bench))) as instance:
+        assert evaluations(instance)[target.key].metadata["study_id"].value == run.study_id
+        [published] = instance.fetch_materializations(dg.AssetKey("publication"), limit=1).records
+        assert published.asset_materialization is not None
+        assert published.asset_materialization.metadata["study_id"].value == run.study_id
 
 
 def test_dagster_stores_that_a_killed_process_left_half_made_are_made_anew(tmp_path: Path) -> None:

@@ -154,16 +154,16 @@ def test_nothing_is_imported_from_a_file_with_problems(write: Write, tmp_path: P
         store.add("orders", file)
     assert len(refusal.value.problems) == 2
     assert store.rows("orders") == ()
-    assert store.add("orders", file, skip_invalid=True) == ImportReport(1, 0, 0, skipped=2)
+    assert store.add("orders", file, skip_invalid=True) == ImportReport(1, 0, 0, file.problems)
     assert [r.variables["message"] for r in store.rows("orders")] == ["a"]
 
 
 def test_importing_the_same_file_again_changes_nothing(write: Write, tmp_path: Path) -> None:
     store = DatasetStore(tmp_path / "datasets")
     file = read_dataset(write(row("a"), row("b", split="val"), row(" A ")), TEMPLATE)
-    assert store.add("orders", file) == ImportReport(added=2, corrected=0, duplicates=1, skipped=0)
+    assert store.add("orders", file) == ImportReport(added=2, corrected=0, duplicates=1, problems=())
     before = {path: path.read_bytes() for path in (tmp_path / "datasets").rglob("*.jsonl")}
-    assert store.add("orders", file) == ImportReport(added=0, corrected=0, duplicates=3, skipped=0)
+    assert store.add("orders", file) == ImportReport(added=0, corrected=0, duplicates=3, problems=())
     assert {path: path.read_bytes() for path in (tmp_path / "datasets").rglob("*.jsonl")} == before
     assert len(before) == 1
 
@@ -182,8 +182,8 @@ def test_a_label_can_be_changed_back(write: Write, tmp_path: Path) -> None:
     one, two = (read_dataset(write(row("a", label)), TEMPLATE) for label in ("one", "two"))
     store.add("orders", one)
     for file, label in ((two, "two"), (one, "one"), (two, "two")):
-        assert store.add("orders", file) == ImportReport(added=0, corrected=1, duplicates=0, skipped=0)
-        assert store.add("orders", file) == ImportReport(added=0, corrected=0, duplicates=1, skipped=0)
+        assert store.add("orders", file) == ImportReport(added=0, corrected=1, duplicates=0, problems=())
+        assert store.add("orders", file) == ImportReport(added=0, corrected=0, duplicates=1, problems=())
         assert [r.expected for r in store.rows("orders")] == [label]
     numbers = sorted(path.name[:6] for path in (tmp_path / "datasets").rglob("*.jsonl"))
     assert numbers == ["000001", "000002", "000003", "000004"]
@@ -192,8 +192,8 @@ def test_a_label_can_be_changed_back(write: Write, tmp_path: Path) -> None:
 def test_a_file_with_two_spellings_of_one_label_is_a_duplicate_the_second_time(write: Write, tmp_path: Path) -> None:
     store = DatasetStore(tmp_path / "datasets")
     file = read_dataset(write(row("a", "Yes"), row("A", "yes")), TEMPLATE)
-    assert store.add("orders", file) == ImportReport(added=1, corrected=0, duplicates=1, skipped=0)
-    assert store.add("orders", file) == ImportReport(added=0, corrected=0, duplicates=2, skipped=0)
+    assert store.add("orders", file) == ImportReport(added=1, corrected=0, duplicates=1, problems=())
+    assert store.add("orders", file) == ImportReport(added=0, corrected=0, duplicates=2, problems=())
     assert [r.expected for r in store.rows("orders")] == ["yes"]
 
 

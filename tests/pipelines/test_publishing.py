@@ -112,14 +112,15 @@ def test_optimizing_again_after_a_rollback_says_so_and_does_not_claim_a_publicat
         import_parcels(tmp_path, bench)
         target = bench.target("parcels")
         optimize_in_process(bench, target, Effort())
-        assert "Proven gain" in steps.reasons(bench, target)[0]
+        assert "Proven gain" in steps.reasons(bench, steps.comparison_of(bench, target))[0]
         at = "2026-05-02T00:00:00+00:00"
         back = Change(Action.ROLLBACK, 1, target.model, "someone", at, "it was rude", previous=2)
         bench.registry.make_live("parcels", back)
         optimize_in_process(bench, target, Effort())
     console = Console(record=True, width=200)
-    found, reasons = steps.latest_comparison(bench, target), steps.reasons(bench, target)
-    print_comparison(console, found, published=steps.published_version(bench, target), reasons=reasons)
+    found = steps.comparison_of(bench, target)
+    reasons, published = steps.reasons(bench, found), steps.published_version(bench, found)
+    print_comparison(console, found, published=published, reasons=reasons)
     assert "  - Already published as version 2, and rolled back since: " in console.export_text()
     assert bench.live(target).number == 1
     with dg.DagsterInstance.from_config(str(dagster_home(bench))) as instance:

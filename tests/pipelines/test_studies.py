@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextvars import Context
 from pathlib import Path
 
 import anyio
@@ -27,17 +28,32 @@ with StudyFiles(Path(sys.argv[1])).lock(Target("parcels", "tiny")):
 """
 
 
+def lock_elsewhere(files: StudyFiles) -> None:
+    """Lock and release the target as another task does."""
+
+    def lock() -> None:
+        with files.lock(TARGET):
+            pass
+
+    Context().run(lock)
+
+
 def test_the_second_optimisation_of_a_target_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
     files = StudyFiles(tmp_path)
     with files.lock(TARGET):
-        with (
-            pytest.raises(StudyBusyError, match=rf"process {os.getpid()} on .* since 20") as refused,
-            files.lock(TARGET),
-        ):
-            pass
+        with pytest.raises(StudyBusyError, match=rf"process {os.getpid()} on .* since 20") as refused:
+            lock_elsewhere(files)
         assert refused.value.holder is not None
-    with files.lock(TARGET):
-        pass
+    lock_elsewhere(files)
+
+
+def test_the_steps_of_an_optimisation_may_lock_its_target_and_do_not_free_it(tmp_path: Path) -> None:
+    with StudyFiles(tmp_path).lock(TARGET):
+        with StudyFiles(tmp_path).lock(TARGET):
+            pass
+        with pytest.raises(StudyBusyError, match=f"process {os.getpid()}"):
+            lock_elsewhere(StudyFiles(tmp_path))
+    lock_elsewhere(StudyFiles(tmp_path))
 
 
 def test_another_target_is_free(tmp_path: Path) -> None:

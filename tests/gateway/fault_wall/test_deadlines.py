@@ -1,6 +1,7 @@
 """Silence and slowness: one deadline for a whole request, whatever is tried within it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,7 +64,7 @@ def test_a_provider_that_is_silent_early_is_not_asked_twice_while_there_is_a_fal
     tmp_path: Path, stream: bool, fault: Behaviour
 ) -> None:
     # The ratio of the defaults, 60 to 120 s: two silent tries would be the whole deadline.
-    limits = {"first_byte_timeout_seconds": 0.4, "timeout_seconds": 0.8, "max_retries": 2}
+    limits: dict[str, Any] = {"first_byte_timeout_seconds": 0.4, "timeout_seconds": 0.8, "max_retries": 2}
     with staged(tmp_path, fault, wire.answers(GREETING), **limits) as stage:
         seen = stage.ask(stream=stream)
         assert seen.content == GREETING
