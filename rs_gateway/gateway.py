@@ -14,7 +14,6 @@ from rs_gateway.domain.answers import (
     counted_usage,
     estimated_usage,
     generated_characters,
-    outcome_of,
 )
 from rs_gateway.domain.chat import ChatRequest, Message, ProviderCall
 from rs_gateway.domain.combinations import Combination
@@ -35,7 +34,7 @@ from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.pools import resolve
 from rs_gateway.domain.ports import ChatProvider
 from rs_gateway.domain.router import Router
-from rs_gateway.domain.traces import Outcome, StoreMode, Trace, Usage
+from rs_gateway.domain.traces import Outcome, StoreMode, Trace, Usage, outcome_of
 from rs_gateway.journey import ANYBODY, Caller, Ending, Journey
 from rs_gateway.patience import Patience
 from rs_gateway.reader import HeldReader, Reader

@@ -9,8 +9,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from rs_gateway.domain.answers import outcome_of
-from rs_gateway.domain.traces import Outcome
+from rs_gateway.domain.traces import Outcome, outcome_of
 
 
 class OutputFormat(StrEnum):

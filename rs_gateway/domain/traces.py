@@ -20,6 +20,13 @@ class Outcome(StrEnum):
     REJECTED = "rejected"
 
 
+def outcome_of(finish_reason: str | None) -> Outcome:
+    """What a finish reason says of the answer. None, in a completion that arrived whole, does not vouch for it."""
+    if finish_reason == "content_filter":
+        return Outcome.CONTENT_FILTERED
+    return Outcome.TRUNCATED if finish_reason in ("length", None) else Outcome.COMPLETE
+
+
 class UsageSource(StrEnum):
     """Where token counts come from."""
 
