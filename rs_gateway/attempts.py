@@ -21,6 +21,7 @@ from rs_gateway.domain.errors import (
     RouteSwitchError,
 )
 from rs_gateway.domain.health import Result
+from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.pools import Pool
 from rs_gateway.domain.ports import ChatProvider
 from rs_gateway.domain.prompts import render_messages
@@ -210,6 +211,7 @@ def _render(served: Served, journey: Journey, pool: Pool, combination: Combinati
         raise InvalidRequestError("`messages` is empty and the prompt has no user text of its own.", param="messages")
     journey.combination, journey.rendered = combination, messages
     journey.version = version.number if version is not None else None
+    journey.output = version.text.output if version is not None else OutputFormat.BARE
     parameters = {**combination.parameters, **request.parameters}
     if "max_completion_tokens" in request.parameters and "max_tokens" not in request.parameters:
         parameters.pop("max_tokens", None)  # our default must not contradict the client's own limit

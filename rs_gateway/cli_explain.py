@@ -137,7 +137,8 @@ def _outcome(facts: Facts) -> str:
         f"{word} {facts[name]}" for name, word in (("error_code", "error"), ("finish_reason", "finish reason"))
         if facts[name] is not None
     ]  # fmt: skip
-    return facts["outcome"] + (f" ({', '.join(why)})" if why else "")
+    unparsed = ", not in the output format of its version: delivered as it came" if facts["parsed"] == 0 else ""
+    return facts["outcome"] + (f" ({', '.join(why)})" if why else "") + unparsed
 
 
 def _latency(facts: Facts) -> str:

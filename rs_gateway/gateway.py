@@ -4,7 +4,6 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
 
 from rs_gateway.adapters.shared_timer import Limit, TimerOf
 from rs_gateway.attempts import Attempts
@@ -15,10 +14,10 @@ from rs_gateway.domain.answers import (
     counted_usage,
     estimated_usage,
     generated_characters,
-    outcome_of,
 )
 from rs_gateway.domain.chat import ChatRequest, Message, ProviderCall
 from rs_gateway.domain.combinations import Combination
+from rs_gateway.domain.delivery import delivered_completion
 from rs_gateway.domain.endpoints import text_length
 from rs_gateway.domain.errors import (
     ClientStalledError,
@@ -31,41 +30,19 @@ from rs_gateway.domain.errors import (
     RouteSwitchError,
 )
 from rs_gateway.domain.health import Result
+from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.pools import resolve
 from rs_gateway.domain.ports import ChatProvider
 from rs_gateway.domain.router import Router
-from rs_gateway.domain.traces import Outcome, StoreMode, Trace, Usage
+from rs_gateway.domain.traces import Outcome, StoreMode, Trace, Usage, outcome_of
 from rs_gateway.journey import ANYBODY, Caller, Ending, Journey
 from rs_gateway.patience import Patience
+from rs_gateway.reader import HeldReader, Reader
 from rs_gateway.recording import Recorder, outcome_of_error
 from rs_gateway.serving import Served, Source
 from rs_gateway.trace_ids import TraceIds
 
 _SUCCESSES = frozenset({Outcome.COMPLETE, Outcome.TRUNCATED, Outcome.CONTENT_FILTERED})
-
-
-class Reader(Protocol):
-    """The client's end of a stream."""
-
-    def begin(self, journey: Journey, block: bytes) -> bool:
-        """The answer has begun: headers may go out, and its first SSE bytes, if any. Returns as `write`."""
-        ...
-
-    def write(self, block: bytes) -> bool:
-        """Send SSE bytes. False: `room` has to be waited for before anything else is sent."""
-        ...
-
-    async def room(self) -> None:
-        """Wait until there is room for more."""
-        ...
-
-    async def end(self, block: bytes) -> None:
-        """Send the last bytes of the answer."""
-        ...
-
-    async def fail(self, block: bytes) -> None:
-        """Send the last bytes of an answer that broke off, and close the connection."""
-        ...
 
 
 class Gateway:
@@ -100,7 +77,10 @@ class Gateway:
         return Journey(request, caller, self._ids.new(), time.time(), time.perf_counter())
 
     async def complete(self, journey: Journey) -> bytes:
-        """Answer in one piece, in the provider's own bytes. Raises RouteSwitchError; a trace is written in any case."""
+        """Answer in one piece, in the provider's own bytes unless the version has an output format.
+
+        Raises RouteSwitchError; a trace is written in any case.
+        """
         served = self._source.served
         ending = Ending()
         try:
@@ -116,6 +96,8 @@ class Gateway:
                 input_characters=_characters(journey.rendered),
                 output_characters=sum(generated_characters(one.message) for one in answer.choices),
             )
+            if journey.output is not OutputFormat.BARE:
+                body, ending.parsed = delivered_completion(body, journey.output)
             self._close_attempt(journey, ending)
             return body
         except BaseException as error:
@@ -133,6 +115,7 @@ class Gateway:
         served = self._source.served
         ending = Ending()
         opened: OpenedStream | None = None
+        held: HeldReader | None = None
         wants_usage = journey.request.include_usage
 
         async def open_one(provider: ChatProvider, call: ProviderCall, name: str) -> OpenedStream:
@@ -142,6 +125,8 @@ class Gateway:
             self._choose(served, journey)
             with Limit(self._deadline.of(served.timeout_s)):
                 opened = await self._attempts.first_answer(served, journey, open_one)
+            if journey.output is not OutputFormat.BARE:
+                reader = held = HeldReader(reader, journey.output)
             ending.first_token_s = journey.elapsed_s
             ending.outcome = Outcome.CLIENT_CANCELLED  # until we know better: nothing but the client can end it now
             patience = Patience(budget_s=served.timeout_s - ending.first_token_s, client_s=served.client_stall_s)
@@ -157,6 +142,8 @@ class Gateway:
                 ending.error_code = ending.error_code or "client_cancelled"
             raise error from error.__cause__
         finally:
+            if held is not None:
+                ending.first_token_s, ending.parsed = held.sent_after_s, held.parsed
             if opened is not None:
                 answer = opened.answer
                 ending.response, ending.finish_reason = answer.message(), answer.finish_reason

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from rs_gateway.domain.access import OPEN, Admission
 from rs_gateway.domain.chat import ChatRequest, JsonObject, Message
 from rs_gateway.domain.combinations import Combination
+from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.pools import Pool
 from rs_gateway.domain.routing import Decision
 from rs_gateway.domain.traces import Attempt, Outcome, StoreMode, Trace, TracePayload, Usage, least
@@ -34,6 +35,7 @@ class Journey:
 
     Attributes:
         started_at: seconds since the epoch; started: on the performance counter.
+        output: of the version that was sent last.
         mark: the router's, of the attempt under way.
         barred: fallbacks that the caller's key may not ask.
         waited_s: spent waiting for providers and rate limits, in seconds; the rest is our own overhead.
@@ -48,6 +50,7 @@ class Journey:
     pool: Pool | None = None
     combination: Combination | None = None
     version: int | None = None
+    output: OutputFormat = OutputFormat.BARE
     rendered: tuple[Message, ...] = ()
     attempts: list[Attempt] = field(default_factory=list[Attempt])
     waited_s: float = 0.0
@@ -90,6 +93,7 @@ class Journey:
             time_to_first_token_s=ending.first_token_s,
             cost_usd=cost_usd,
             end_user=request.end_user,
+            parsed=ending.parsed,
             decision=self.decision,
             attempts=tuple(self.attempts),
             payload=TracePayload(
@@ -110,6 +114,7 @@ class Ending:
     Attributes:
         first_token_s: from the start to the first byte of a stream; None for plain calls and streams without one.
         n_bytes: about the length of the answer.
+        parsed: see Trace.
     """
 
     outcome: Outcome = Outcome.PROVIDER_ERROR
@@ -120,3 +125,4 @@ class Ending:
     response_model: str | None = None
     first_token_s: float | None = None
     n_bytes: int = 0
+    parsed: bool | None = None

@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.routing import STRATEGIES
 from rs_gateway.domain.traces import StoreMode
 
@@ -203,6 +204,8 @@ class MiproSettings(Section):
     """Calls in flight at once."""
     evaluation_strategy: str | None = None
     """Evaluator of templates that name none; over `evaluation.default_strategy`."""
+    output_formats: tuple[OutputFormat, ...] = Field(default=(OutputFormat.BARE,), min_length=1)
+    """Ways to have the answer written that are tried; the live version's own is always among them."""
     prompt_model: str | None = None
     """`provider/model` that proposes instructions; None is the model that is being optimised for."""
 

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rs_gateway.domain.errors import TemplateInvalidError, shown
+from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.prompts import TEMPLATE_ID_PATTERN, Demo, PromptTemplate, PromptText, check_template_id
 from rs_gateway.domain.traces import StoreMode
 
@@ -24,10 +25,15 @@ class TextForm(BaseModel):
     instruction: str = Field(description="The system text, with {name} placeholders.")
     user: str | None = Field(default=None, description="The user text, before the client's own messages.")
     demos: tuple[DemoForm, ...] = ()
+    output: OutputFormat = Field(
+        default=OutputFormat.BARE,
+        description="How instruction and demos have the answer written; the client gets it bare.",
+    )
 
     def to_text(self) -> PromptText:
         """The text, not yet checked against a template."""
-        return PromptText(self.instruction, self.user, tuple(Demo(d.user, d.assistant) for d in self.demos))
+        demos = tuple(Demo(d.user, d.assistant) for d in self.demos)
+        return PromptText(self.instruction, self.user, demos, self.output)
 
 
 class TemplateForm(TextForm):

@@ -15,6 +15,7 @@ import polars as pl
 from rs_gateway.domain.chat import JsonObject, Message
 from rs_gateway.domain.errors import ConfigurationError, RouteSwitchError, StoreError
 from rs_gateway.domain.feedback import FeedbackKind
+from rs_gateway.domain.output_formats import OutputFormat, read_answer
 from rs_gateway.domain.prompts import PromptTemplate
 from rs_gateway.domain.traces import Outcome
 from rs_pipelines.datasets import DatasetStore
@@ -27,6 +28,7 @@ MIN_PER_SPLIT = 10
 """Fewer rows on any side cannot prove a gain: exact McNemar at 2.5 % needs six rows won and none lost."""
 _CAPTURED = "captured:"
 _TEACHER = "teacher:"
+_ALL_BARE: Mapping[int, OutputFormat] = {}
 _T = TypeVar("_T")
 
 
@@ -77,7 +79,12 @@ class Gathered:
 
 
 def build_examples(
-    target: Target, template: PromptTemplate, *, lake: Lake, datasets: DatasetStore
+    target: Target,
+    template: PromptTemplate,
+    *,
+    lake: Lake,
+    datasets: DatasetStore,
+    outputs: Mapping[int, OutputFormat] = _ALL_BARE,
 ) -> tuple[Example, ...]:
     """The examples that `gather` finds."""
     return gather(target, template, lake=lake, datasets=datasets).examples
@@ -88,14 +95,17 @@ def gather(target: Target, template: PromptTemplate, *, lake: Lake, datasets: Da
 
     The most trusted label wins (Trust), among equally trusted ones the latest. Variables that the template does not
     declare are left out, for they reach no prompt. Traces that lack one, or whose payload was not kept, give none.
+
+    Args:
+        outputs: version number -> its output format; an answer that its version's format could not read is no label.
     """
     imported_splits: dict[str, Split] = {}
     best: dict[str, _Label] = {}
     n_labels = 0
     for label in (
         *_imported(datasets, template, imported_splits),
-        *_said_about_traces(lake, template),
-        *_captured(lake, template, target),
+        *_said_about_traces(lake, template, outputs),
+        *_captured(lake, template, target, outputs),
     ):
         n_labels += 1
         known = best.get(label.key)
@@ -246,7 +256,7 @@ def _imported(datasets: DatasetStore, template: PromptTemplate, splits: dict[str
         yield _Label(key, row.variables, row.messages, row.expected, "imported", Trust.IMPORTED, (0.0, 0))
 
 
-def _said_about_traces(lake: Lake, template: PromptTemplate) -> Iterator[_Label]:
+def _said_about_traces(lake: Lake, template: PromptTemplate, outputs: Mapping[int, OutputFormat]) -> Iterator[_Label]:
     """Labels that people and teachers gave, and answers that are known to have worked out."""
     feedback = (
         lake.feedback(["seq", "trace_id", "kind", "value", "source", "created_at"])
@@ -263,7 +273,7 @@ def _said_about_traces(lake: Lake, template: PromptTemplate) -> Iterator[_Label]
             continue
         said_at = (row["created_at"].timestamp(), row["said_seq"])
         if row["kind"] == FeedbackKind.OUTCOME.value:
-            answer = _answer(row) if _decoded(row["value"], bool) else None
+            answer = _answer(row, outputs) if _decoded(row["value"], bool) else None
             # The latest word on a trace counts: an outcome may be taken back.
             outcomes[row["trace_id"]] = (
                 None if answer is None else _Label(*asked, answer, "outcome", Trust.OUTCOME, said_at, row["trace_id"])
@@ -277,7 +287,9 @@ def _said_about_traces(lake: Lake, template: PromptTemplate) -> Iterator[_Label]
     yield from (label for label in outcomes.values() if label is not None)
 
 
-def _captured(lake: Lake, template: PromptTemplate, target: Target) -> Iterator[_Label]:
+def _captured(
+    lake: Lake, template: PromptTemplate, target: Target, outputs: Mapping[int, OutputFormat]
+) -> Iterator[_Label]:
     """Answers served by the combination that the template names as its reference, unless it is the same model's.
 
     A model's own answers as truth would only teach it to imitate itself. Answers that are known to have failed are out.
@@ -304,14 +316,14 @@ def _captured(lake: Lake, template: PromptTemplate, target: Target) -> Iterator[
         .collect()
     )
     for row in rows.iter_rows(named=True):
-        asked, answer = _input(row, template), _answer(row)
+        asked, answer = _input(row, template), _answer(row, outputs)
         if asked is not None and answer is not None:
             said_at = (row["started_at"].timestamp(), row["seq"])
             yield _Label(*asked, answer, template.reference, Trust.CAPTURED, said_at, row["trace_id"])
 
 
 def _traces(lake: Lake, template: PromptTemplate) -> pl.LazyFrame:
-    columns = ("seq", "trace_id", "started_at", "combination_id", "model", "outcome")
+    columns = ("seq", "trace_id", "started_at", "version", "combination_id", "model", "outcome", "finish_reason")
     return (
         lake.traces(["template_id", *columns, "variables", "request_messages", "response"])
         .filter(pl.col("template_id") == template.template_id)
@@ -333,7 +345,7 @@ def _input(
     return input_key(variables, messages), variables, messages
 
 
-def _answer(row: Mapping[str, object]) -> str | None:
+def _answer(row: Mapping[str, object], outputs: Mapping[int, OutputFormat]) -> str | None:
     """The text that a complete trace served; None for anything else."""
     if row["outcome"] != Outcome.COMPLETE.value:
         return None
@@ -342,7 +354,12 @@ def _answer(row: Mapping[str, object]) -> str | None:
     if isinstance(content, list):
         parts: list[JsonObject] = [part for part in content if isinstance(part, dict)]
         content = "".join(str(part.get("text", "")) for part in parts)
-    return content if isinstance(content, str) and content.strip() else None
+    if not isinstance(content, str):
+        return None
+    version, finish_reason = row["version"], row["finish_reason"]
+    output = outputs.get(version, OutputFormat.BARE) if isinstance(version, int) else OutputFormat.BARE
+    reading = read_answer(output, content, finish_reason=finish_reason if isinstance(finish_reason, str) else None)
+    return reading.text if reading.parsed is not False and reading.text.strip() else None
 
 
 def _decoded(text: object, kind: type[_T]) -> _T | None:

@@ -75,6 +75,8 @@ class RunProgress:
             case StudyOpened():
                 resumed = f"; going on after {event.trials_done} evaluations" if event.trials_done else ""
                 self.say(f"study {event.study_id}: search of at most about {event.estimated_calls} calls{resumed}")
+                if len(event.output_formats) > 1:
+                    self.say(f"output formats: {', '.join(event.output_formats)}")
             case Proposing():
                 self.say(f"asking the prompt model for {event.n_proposals} instructions")
             case InstructionsReady():

@@ -13,11 +13,12 @@ _SHOWN_CHARACTERS = 160
 
 
 def candidate_name(study: StudyRecord, candidate: Candidate) -> str:
-    """`instruction x demo set`, in words."""
+    """`instruction x demo set`, in words, and `x output format` where the study tried several."""
     instruction = study.instructions[candidate.instruction]
     demo_set = study.demo_sets[candidate.demo_set]
     demos = f"{len(demo_set.demos)} {demo_set.kind} demos" if demo_set.demos else "no demos"
-    return f"i{candidate.instruction} ({instruction.source}) x d{candidate.demo_set} ({demos})"
+    output = f" x {study.output_formats[candidate.output_format]}" if len(study.output_formats) > 1 else ""
+    return f"i{candidate.instruction} ({instruction.source}) x d{candidate.demo_set} ({demos}){output}"
 
 
 def leaders(study: StudyRecord, *, limit: int = 10) -> list[tuple[Candidate, float, int]]:

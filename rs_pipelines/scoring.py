@@ -18,6 +18,7 @@ from rs_gateway.domain.evaluation import (
     Score,
     UnreadableVerdictError,
 )
+from rs_gateway.domain.output_formats import read_answer
 from rs_gateway.domain.prompts import PromptText, render_messages
 from rs_pipelines.answers import ModelAnswer
 from rs_pipelines.cached_model import CachedModel
@@ -31,6 +32,7 @@ class RowScore:
     """One prompt on one example.
 
     Attributes:
+        output: what an application would get of the answer, as the gateway reads it.
         value: in [0, 1]; None when the model could not be asked, or a judge gave no verdict. Missing is not wrong.
         passed: whether the evaluator counts it as right; None when missing.
         error: stable code and message of what kept the value away; None when there is one.
@@ -67,7 +69,8 @@ async def score_rows(
 
     async def answer(example: Example) -> ModelAnswer:
         messages = render_messages(text, example.variables, example.messages, template_id=template_id)
-        return await model.answer(messages, salt=salt)
+        said = await model.answer(messages, salt=salt)
+        return replace(said, text=read_answer(text.output, said.text, finish_reason=said.finish_reason).text)
 
     answers = await _each(answer, examples, on_done=on_row)
     given = [(n, a) for n, a in enumerate(answers) if isinstance(a, ModelAnswer)]

@@ -91,8 +91,9 @@ def ingest(bench: Workbench, *, watch: Watcher = ignore) -> IngestReport:
 
 def draw(bench: Workbench, target: Target, *, watch: Watcher = ignore) -> CalibrationSample:
     """Draw and keep the target's calibration sample. Raises LabelShortageError with the remedy."""
-    template = bench.registry.get(target.template_id).template
-    examples = build_examples(target, template, lake=bench.lake, datasets=bench.datasets)
+    registered = bench.registry.get(target.template_id)
+    outputs = {number: version.text.output for number, version in registered.versions.items()}
+    examples = build_examples(target, registered.template, lake=bench.lake, datasets=bench.datasets, outputs=outputs)
     settings = bench.settings
     sample = draw_sample(target, examples, max_records=settings.dataset.max_records, seed=settings.mipro_v2.seed)
     bench.samples.save(sample)
@@ -206,6 +207,7 @@ def _request(bench: Workbench, target: Target, effort: Effort) -> StudyRequest:
         live=bench.live(target),
         plan=plan(bench, sample, effort),
         evaluator_spec=bench.evaluator_spec(bench.registry.get(target.template_id).template),
+        output_formats=bench.output_formats(target),
     )
 
 

@@ -13,6 +13,7 @@ from rs_gateway.domain.chat import JsonObject
 from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.errors import ConfigurationError, RegistryError
 from rs_gateway.domain.evaluation import Evaluator
+from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.ports import ChatProvider, PromptRegistry
 from rs_gateway.domain.prompts import PromptTemplate, PromptVersion
 from rs_gateway.domain.traces import Usage, UsageSource
@@ -126,6 +127,12 @@ class Workbench:
     def evaluator_spec(self, template: PromptTemplate) -> JsonObject:
         """The template's evaluator section, or the configured default."""
         return dict(template.evaluator) or {"name": self.settings.default_evaluator}
+
+    def output_formats(self, target: Target) -> frozenset[OutputFormat]:
+        """The output formats to try: those configured, or `bare` alone where the model is told its format otherwise."""
+        if self.combination(target).parameters.keys() & {"response_format", "tools", "functions"}:
+            return frozenset({OutputFormat.BARE})
+        return frozenset(self.settings.mipro_v2.output_formats)
 
     def policy(self) -> GatePolicy:
         """What counts as proof."""

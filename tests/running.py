@@ -19,6 +19,7 @@ from rs_gateway.adapters.prompt_files import PromptFiles
 from rs_gateway.adapters.sqlite_traces import SqliteTraceReader
 from rs_gateway.api.edge import Edge
 from rs_gateway.app import create_app
+from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.prompts import Demo, Origin, PromptTemplate, PromptText
 from rs_gateway.http_protocol import LimitedHttpTools
 from rs_gateway.settings import load_settings
@@ -133,10 +134,11 @@ def register(
     user: str | None = None,
     demos: tuple[Demo, ...] = (),
     default: bool = False,
+    output: OutputFormat = OutputFormat.BARE,
 ) -> PromptFiles:
     """Put a template into the registry of `folder`."""
     registry = PromptFiles(folder / "data/prompts")
-    text = PromptText(instruction, user, demos)
+    text = PromptText(instruction, user, demos, output)
     template = PromptTemplate(
         template_id, template_id, tuple(sorted(text.placeholders)), {"name": "ExactMatch"}, default=default
     )

@@ -78,6 +78,7 @@ def _requests(rows: Iterable[tuple[list[str], Figures]]) -> Iterator[Metric]:
     errors = _counter("errors", "Requests that ended with this error.", "code")
     retries = _counter("retries", "Further attempts on the same combination.")
     fallbacks = _counter("fallbacks", "Moves from the chosen combination to another one.")
+    unparsable = _counter("unparsable_answers", "Requests with an answer that was not in its version's output format.")
     for labels, figures in rows:
         for outcome, n in sorted(figures.outcomes.items()):
             requests.add_metric([*labels, outcome], n)
@@ -85,7 +86,8 @@ def _requests(rows: Iterable[tuple[list[str], Figures]]) -> Iterator[Metric]:
             errors.add_metric([*labels, code], n)
         retries.add_metric(labels, figures.retries)
         fallbacks.add_metric(labels, figures.fallbacks)
-    yield from (requests, errors, retries, fallbacks)
+        unparsable.add_metric(labels, figures.unparsable)
+    yield from (requests, errors, retries, fallbacks, unparsable)
 
 
 def _usage(rows: Iterable[tuple[list[str], Figures]]) -> Iterator[Metric]:

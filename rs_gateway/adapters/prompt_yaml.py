@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Valida
 
 from rs_gateway.domain.chat import JsonObject
 from rs_gateway.domain.errors import RegistryError
+from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.prompts import (
     Demo,
     Origin,
@@ -75,13 +76,15 @@ class VersionFile(_File):
     content_hash: str | None = None
     model: str | None = None
     origin: _OriginFile | None = None
+    output: OutputFormat = OutputFormat.BARE
     instruction: str
     user: str | None = None
     demos: tuple[_DemoFile, ...] = ()
 
     def to_text(self) -> PromptText:
         """The text alone, not checked against its template or the hash."""
-        return PromptText(self.instruction, self.user, tuple(Demo(**demo.model_dump()) for demo in self.demos))
+        demos = tuple(Demo(**demo.model_dump()) for demo in self.demos)
+        return PromptText(self.instruction, self.user, demos, self.output)
 
     def to_origin(self) -> Origin | None:
         """None: the file does not say, as when somebody wrote it by hand."""
@@ -244,6 +247,7 @@ def dump_version(version: PromptVersion) -> bytes:
         "content_hash": text.content_hash,
         "model": version.model,
         "origin": _without_none(_OriginFile.model_validate(origin, from_attributes=True).model_dump()),
+        "output": None if text.output is OutputFormat.BARE else text.output.value,
         "instruction": text.instruction,
         "user": text.user,
         "demos": [

@@ -70,6 +70,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (period_s, start_s, template_id, version, combination_id, provider, model, endpoint)
         )""",
     ),
+    ("ALTER TABLE traces ADD COLUMN parsed INTEGER",),
 )
 """Forward only: entry n takes a store from schema n to n + 1. Never edit one that was released; append."""
 

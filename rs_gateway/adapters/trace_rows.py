@@ -14,10 +14,11 @@ TRACE_COLUMNS = (
     *("seq", "trace_id", "started_at", "template_id", "version", "combination_id", "provider", "model"),
     *("request_model", "response_model", "outcome", "error_code", "finish_reason", "stream", "latency_s"),
     *("time_to_first_token_s", "input_tokens", "output_tokens", "usage_source", "cost_usd", "end_user", "key_id"),
-    *("endpoint", "cached_input_tokens", "reasoning_tokens", "cache_write_tokens"),
+    *("endpoint", "cached_input_tokens", "reasoning_tokens", "cache_write_tokens", "parsed"),
     *("decision", "attempts", *PAYLOAD_COLUMNS),
 )
-"""What a reader's trace rows hold. `stream` is 0 or 1; decision, attempts and the payload's five are JSON text."""
+"""What a reader's trace rows hold. `stream` is 0 or 1, `parsed` too unless it is None; decision, attempts and the
+payload's five are JSON text."""
 FEEDBACK_COLUMNS = ("seq", "feedback_id", "trace_id", "kind", "value", "source", "created_at")
 
 WRITTEN_TRACE_COLUMNS = TRACE_COLUMNS[1 : -len(PAYLOAD_COLUMNS)]
@@ -86,6 +87,7 @@ def _trace_rows(trace: Trace) -> Rows:
         usage.cached_input_tokens,
         usage.reasoning_tokens,
         usage.cache_write_tokens,
+        trace.parsed,
         None if trace.decision is None else _json(trace.decision),
         _json(trace.attempts),
     )

@@ -51,6 +51,9 @@ class FiguresBody(_FromDomain):
     unpriced_requests: Count = Field(description="Requests that a provider answered at a price that is unknown.")
     usage_estimated_requests: Count = Field(description="Requests whose tokens were estimated.")
     usage_unknown_requests: Count = Field(description="Requests whose tokens are missing from the sums.")
+    unparsable_answers: Count = Field(
+        description="Requests with an answer that was not in its version's output format, delivered as it came."
+    )
     retries: Count = Field(description="Further attempts on the same combination.")
     fallbacks: Count = Field(description="Moves to another combination.")
 

@@ -51,6 +51,7 @@ class Summary:
         cost_usd: of the requests with a known price; None when no price was known.
         unpriced_requests: requests that got something from a provider at a price that is unknown.
         usage_estimated_requests, usage_unknown_requests: their tokens were estimated, or are missing from the sums.
+        unparsable_answers: requests with an answer that was not in its version's output format.
         retries, fallbacks: further attempts on the same combination, and moves to another one.
     """
 
@@ -65,6 +66,7 @@ class Summary:
     unpriced_requests: int
     usage_estimated_requests: int
     usage_unknown_requests: int
+    unparsable_answers: int
     retries: int
     fallbacks: int
 
@@ -136,6 +138,7 @@ def summarise(parts: Iterable[Figures]) -> Summary:
         unpriced_requests=whole.unpriced,
         usage_estimated_requests=whole.usage_estimated,
         usage_unknown_requests=whole.usage_unknown,
+        unparsable_answers=whole.unparsable,
         retries=whole.retries,
         fallbacks=whole.fallbacks,
     )

@@ -3,7 +3,7 @@
 import msgspec
 
 from rs_gateway.domain.chat import JsonObject, JsonValue
-from rs_gateway.domain.traces import Outcome, Usage, UsageSource
+from rs_gateway.domain.traces import Usage, UsageSource
 
 _CHARACTERS_PER_TOKEN = 4
 """OpenAI's rule of thumb for English; only ever used for counts that are marked as estimated."""
@@ -121,13 +121,6 @@ def decode_completion(body: bytes) -> WireCompletion:
     if not completion.choices:
         raise msgspec.ValidationError("a completion without choices")
     return completion
-
-
-def outcome_of(finish_reason: str | None) -> Outcome:
-    """What a finish reason says of the answer. None, in a completion that arrived whole, does not vouch for it."""
-    if finish_reason == "content_filter":
-        return Outcome.CONTENT_FILTERED
-    return Outcome.TRUNCATED if finish_reason in ("length", None) else Outcome.COMPLETE
 
 
 def counted_usage(wire: WireUsage | None) -> Usage | None:

@@ -17,6 +17,7 @@ from rs_gateway.domain.errors import (
     VersionConflictError,
     shown,
 )
+from rs_gateway.domain.output_formats import OutputFormat, parse, write
 from rs_gateway.domain.publication import Change
 from rs_gateway.domain.traces import StoreMode
 
@@ -64,16 +65,20 @@ class PromptText:
     Attributes:
         instruction: the system text, with `{name}` placeholders.
         user: the user text, rendered before the client's own messages; None when those are all there is.
+        output: how the model writes its answer, as instruction and demos tell it; the application gets it bare.
     """
 
     instruction: str
     user: str | None = None
     demos: tuple[Demo, ...] = ()
+    output: OutputFormat = OutputFormat.BARE
 
     @property
     def content_hash(self) -> str:
         """SHA-256 over everything that is served; demos' origins do not count."""
-        content = [self.instruction, self.user, [[d.user, d.assistant] for d in self.demos]]
+        content: list[object] = [self.instruction, self.user, [[d.user, d.assistant] for d in self.demos]]
+        if self.output is not OutputFormat.BARE:  # versions from before there were formats keep their hash
+            content.append(self.output.value)
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
     @property
@@ -146,7 +151,10 @@ def check_template_id(template_id: str) -> str:
 
 
 def check_text(text: PromptText, *, template: PromptTemplate) -> PromptText:
-    """Return `text`, or raise TemplateInvalidError: it is malformed, or uses a variable that the template lacks."""
+    """Return `text`, or raise TemplateInvalidError.
+
+    It is malformed, uses a variable that the template lacks, or has demos that are not in its output format.
+    """
     try:
         _ = text.content_hash
     except UnicodeError as error:
@@ -157,6 +165,12 @@ def check_text(text: PromptText, *, template: PromptTemplate) -> PromptText:
             f"Template {template.template_id!r} declares no variable {', '.join(undeclared)[:200]}, which its text "
             "uses: add it to the template's `variables`, or write '{{' and '}}' where braces are meant."
         )
+    for number, demo in enumerate(text.demos, start=1):
+        if parse(text.output, demo.assistant) is None:
+            raise TemplateInvalidError(
+                f"Demo {number} does not show the output format {text.output.value!r}: "
+                f"write {write(text.output, demo.assistant)[:200]!r} as its `assistant`."
+            )
     return text
 
 

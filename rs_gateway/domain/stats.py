@@ -40,6 +40,7 @@ class Figures:
         retries: further attempts on the same combination; fallbacks: moves to another one.
         cached_input_tokens, cache_write_tokens: those of `input_tokens`; reasoning_tokens: those of `output_tokens`.
         usage_estimated, usage_unknown: requests whose tokens were estimated, or are in no sum.
+        unparsable: requests with an answer that was not in its version's output format.
         cost_usd: of the `priced` requests; `unpriced` got something from a provider at a price that is unknown.
         latency: until the last byte, of every request; first_token: of streams that began.
     """
@@ -56,6 +57,7 @@ class Figures:
     reasoning_tokens: int = 0
     usage_estimated: int = 0
     usage_unknown: int = 0
+    unparsable: int = 0
     cost_usd: float = 0.0
     priced: int = 0
     unpriced: int = 0
@@ -80,6 +82,7 @@ class Figures:
             reasoning_tokens=_sum([usage.reasoning_tokens for usage in usages]),
             usage_estimated=sources[UsageSource.ESTIMATED],
             usage_unknown=sources[UsageSource.UNKNOWN],
+            unparsable=sum([trace.parsed is False for trace in traces]),
             cost_usd=sum(costs),
             priced=len(costs),
         )
@@ -115,6 +118,7 @@ class Figures:
         self.reasoning_tokens += other.reasoning_tokens
         self.usage_estimated += other.usage_estimated
         self.usage_unknown += other.usage_unknown
+        self.unparsable += other.unparsable
         self.cost_usd += other.cost_usd
         self.priced += other.priced
         self.unpriced += other.unpriced

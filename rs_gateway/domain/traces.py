@@ -20,6 +20,13 @@ class Outcome(StrEnum):
     REJECTED = "rejected"
 
 
+def outcome_of(finish_reason: str | None) -> Outcome:
+    """What a finish reason says of the answer. None, in a completion that arrived whole, does not vouch for it."""
+    if finish_reason == "content_filter":
+        return Outcome.CONTENT_FILTERED
+    return Outcome.TRUNCATED if finish_reason in ("length", None) else Outcome.COMPLETE
+
+
 class UsageSource(StrEnum):
     """Where token counts come from."""
 
@@ -124,6 +131,8 @@ class Trace:
         endpoint: `chat.completions`, `embeddings`, `responses` or `messages`.
         store: how much of it is kept.
         traceparent: the client's W3C trace context header, for spans; not stored.
+        parsed: whether the client got the bare answers that the version's output format holds; False: at least one is
+            not in it and went out as it came; None: there was nothing to parse. The payload's response is as it came.
     """
 
     trace_id: str
@@ -151,3 +160,4 @@ class Trace:
     endpoint: str = "chat.completions"
     store: StoreMode = StoreMode.FULL
     traceparent: str | None = None
+    parsed: bool | None = None

@@ -68,6 +68,8 @@ def of_study(study: StudyRecord) -> Metadata:
         "seconds": dg.MetadataValue.float(round(study.seconds, 1)),
         "history": dg.MetadataValue.md(f"![study history](data:image/svg+xml;base64,{picture})"),
         "leaders": dg.MetadataValue.md(trials_markdown(study)),
+        "output_formats": dg.MetadataValue.text(", ".join(study.output_formats)),
+        "chosen_output_format": dg.MetadataValue.text(study.best_text.output.value if study.best_text else ""),
         "chosen": dg.MetadataValue.md(f"```\n{study.best_text.instruction if study.best_text else ''}\n```"),
     }
 

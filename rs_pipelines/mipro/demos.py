@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from rs_gateway.domain.errors import MissingVariablesError
@@ -12,6 +12,7 @@ from rs_gateway.domain.evaluation import Evaluator
 from rs_gateway.domain.prompts import Demo, PromptText, render
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.mipro.budget import StudyPlan
+from rs_pipelines.mipro.formats import in_format, without_format
 from rs_pipelines.mipro.labels import LabelShape, label_shape
 from rs_pipelines.mipro.records import DemoSet, DemoSetKind
 from rs_pipelines.sample import Example
@@ -141,8 +142,10 @@ async def build_demo_sets(
     teacher = draw_diverse(rows, plan.max_labeled_demos)
     screened = [row for row in rows if row not in teacher][: plan.screen_rows]
     by_id = {example.example_id: example for example in train}
+    base = without_format(text)
+    shown = in_format(replace(base, demos=tuple(row.demo for row in teacher) or base.demos), text.output)
     scores = await score_rows(
-        PromptText(text.instruction, text.user, tuple(row.demo for row in teacher) or text.demos),
+        replace(shown, instruction=text.instruction),
         [by_id[row.demo.example_id or ""] for row in screened],
         template_id=template_id,
         model=model,
@@ -150,7 +153,7 @@ async def build_demo_sets(
     )
     right = [row for row, score in zip(screened, scores, strict=True) if score.passed is True]
     wrong = [row for row, score in zip(screened, scores, strict=True) if score.passed is False]
-    return assemble_demo_sets(text, rows, right=right, wrong=wrong, plan=plan)
+    return assemble_demo_sets(base, rows, right=right, wrong=wrong, plan=plan)
 
 
 def assemble_demo_sets(
@@ -159,6 +162,7 @@ def assemble_demo_sets(
     """The sets themselves: the live one, the empty one, then labelled, hard and bootstrapped ones by turns.
 
     Args:
+        text: the live version's, bare (`without_format`).
         right, wrong: rows that the model was tried on, by result.
     """
     size, bootstrapped = plan.max_labeled_demos, plan.max_bootstrapped_demos

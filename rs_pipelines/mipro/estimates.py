@@ -1,6 +1,6 @@
 """How good each combination probably is, from row-level results paired with the live version's on the same rows."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from statistics import fmean
 from typing import TypeAlias
 
@@ -24,46 +24,50 @@ def paired_gain(values: RowValues, live: RowValues) -> tuple[float, int]:
 class GainEstimates:
     """Posterior mean of every candidate's gain over the live version.
 
-    A candidate's gain is expected to be the sum of an instruction's and a demo set's effect, each shrunken towards 0 as
-    if 20 more rows had shown no gain; what was measured moves the estimate from there, in proportion to its rows.
+    A candidate's gain is expected to be the sum of the effects of its instruction, its demo set and its output format,
+    each shrunken towards 0 as if 20 more rows had shown no gain; what was measured moves the estimate from there, in
+    proportion to its rows.
     Every candidate sees the same rows first, so differences are paired and the rows' difficulty cancels out.
     """
 
     def __init__(self, results: Mapping[Candidate, RowValues]) -> None:
         """
         Args:
-            results: row-level results so far, the live version's (0, 0) among them.
+            results: row-level results so far, the live version's among them.
         """
         live = results.get(LIVE, {})
         self._measured = {c: paired_gain(values, live) for c, values in results.items() if c != LIVE}
-        self._instructions: dict[int, float] = {}
-        self._demo_sets: dict[int, float] = {}
+        self._effects: list[dict[int, float]] = [{}, {}, {}]
         for _ in range(_SWEEPS):
-            self._instructions = self._effects([(c.instruction, c, c.demo_set, self._demo_sets) for c in self._order()])
-            self._demo_sets = self._effects([(c.demo_set, c, c.instruction, self._instructions) for c in self._order()])
+            for factor in range(len(self._effects)):
+                self._effects[factor] = self._fitted(factor)
 
     def gain(self, candidate: Candidate) -> float:
         """Posterior mean of the difference from the live version, which itself is exactly 0."""
         if candidate == LIVE:
             return 0.0
-        prior = self._instructions.get(candidate.instruction, 0.0) + self._demo_sets.get(candidate.demo_set, 0.0)
+        prior = sum(effects.get(level, 0.0) for effects, level in zip(self._effects, _levels(candidate), strict=True))
         measured, rows = self._measured.get(candidate, (0.0, 0))
         return (measured * rows + prior * _PRIOR_ROWS) / (rows + _PRIOR_ROWS)
 
-    def _order(self) -> list[Candidate]:
-        return sorted(self._measured)
-
-    def _effects(self, terms: Sequence[tuple[int, Candidate, int, Mapping[int, float]]]) -> dict[int, float]:
-        """One Gauss-Seidel half-sweep of the ridge fit: each level's effect given the other factor's effects."""
+    def _fitted(self, factor: int) -> dict[int, float]:
+        """One Gauss-Seidel step of the ridge fit: the effect of each of the factor's levels given all other effects."""
         sums: dict[int, float] = {}
         weights: dict[int, int] = {}
-        for level, candidate, other, others in terms:
+        for candidate in sorted(self._measured):
             measured, rows = self._measured[candidate]
-            # The live instruction and the live demos are the reference: their effect is 0 by definition.
+            levels = _levels(candidate)
+            level = levels[factor]
+            # What is live is the reference: its effect is 0 by definition.
             if level != 0:
-                sums[level] = sums.get(level, 0.0) + rows * (measured - others.get(other, 0.0))
+                others = sum(self._effects[f].get(other, 0.0) for f, other in enumerate(levels) if f != factor)
+                sums[level] = sums.get(level, 0.0) + rows * (measured - others)
                 weights[level] = weights.get(level, 0) + rows
         return {level: total / (weights[level] + _PRIOR_ROWS) for level, total in sums.items()}
+
+
+def _levels(candidate: Candidate) -> tuple[int, int, int]:
+    return candidate.instruction, candidate.demo_set, candidate.output_format
 
 
 def final_choice(

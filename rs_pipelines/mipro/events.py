@@ -3,16 +3,18 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from rs_gateway.domain.output_formats import OutputFormat
 from rs_pipelines.mipro.records import StudyRecord, TrialKind, TrialRecord
 
 
 @dataclass(frozen=True, slots=True)
 class StudyOpened:
-    """The search starts, or goes on after a crash when `trials_done` is above 0."""
+    """The search over `output_formats` starts, or goes on after a crash when `trials_done` is above 0."""
 
     study_id: str
     trials_done: int
     estimated_calls: int
+    output_formats: tuple[OutputFormat, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,14 @@
 """What a study leaves behind: everything that it tried, and what it chose. JSON on disk, frozen dataclasses here."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import msgspec
 
+from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.prompts import Demo, PromptText
 from rs_pipelines.mipro.budget import StudyPlan
+from rs_pipelines.mipro.formats import in_format
 from rs_pipelines.sample import Target
 
 InstructionSource: TypeAlias = Literal["live", "rewrite", "proposed"]
@@ -21,7 +22,7 @@ class Instruction:
     """An instruction that the search may choose.
 
     Attributes:
-        text: as a version has it, with placeholders and doubled braces.
+        text: as a version has it, with placeholders and doubled braces, but without an output format's sentence.
         parent: index of the instruction that it was made from; None for the live one.
     """
 
@@ -32,7 +33,7 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class DemoSet:
-    """A sequence of demos that the search may choose; `demo_set_id` says how it was made."""
+    """A sequence of demos, with bare answers, that the search may choose; `demo_set_id` says how it was made."""
 
     demo_set_id: str
     kind: DemoSetKind
@@ -41,14 +42,15 @@ class DemoSet:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Candidate:
-    """What the search combines: indices into the study's instructions and demo sets. The live version is (0, 0)."""
+    """What the search combines: indices into the study's instructions, demo sets and output formats."""
 
     instruction: int
     demo_set: int
+    output_format: int = 0
 
 
-LIVE = Candidate(0, 0)
-"""The live version: its instruction and its own demos always come first."""
+LIVE = Candidate(0, 0, 0)
+"""The live version: its instruction, its own demos and its own format always come first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class StudyRecord:
     Attributes:
         study_id: hash of all inputs: target, sample, live text, plan with seed, models, evaluator.
         live_hash, live_text: what was live; candidates keep its user text.
+        output_formats: those that are tried, the live version's own first.
         row_order: example ids of the validation rows, in the order in which every candidate sees them.
         rows: row-level results, one entry a candidate that was evaluated.
         live_value, best_value: means over all validation rows; best_value is optimistic, only the comparison proves.
@@ -108,6 +111,7 @@ class StudyRecord:
     row_order: tuple[str, ...]
     instructions: tuple[Instruction, ...] = ()
     demo_sets: tuple[DemoSet, ...] = ()
+    output_formats: tuple[OutputFormat, ...] = (OutputFormat.BARE,)
     trials: tuple[TrialRecord, ...] = ()
     rows: tuple[CandidateRows, ...] = ()
     best: Candidate = LIVE
@@ -129,14 +133,15 @@ class StudyRecord:
 
     def text_of(self, candidate: Candidate) -> PromptText:
         """The prompt that a candidate stands for."""
-        return prompt_text(candidate, self.instructions, self.demo_sets, user=self.live_text.user)
-
-
-def prompt_text(
-    candidate: Candidate, instructions: Sequence[Instruction], demo_sets: Sequence[DemoSet], *, user: str | None
-) -> PromptText:
-    """The prompt that a candidate stands for."""
-    return PromptText(instructions[candidate.instruction].text, user, demo_sets[candidate.demo_set].demos)
+        instruction, demos = self.instructions[candidate.instruction].text, self.demo_sets[candidate.demo_set].demos
+        output = self.output_formats[candidate.output_format]
+        text = in_format(PromptText(instruction, self.live_text.user, demos), output)
+        # What is live stands as it is: a person may have put the same format differently.
+        if output is self.live_text.output and candidate.instruction == LIVE.instruction:
+            text = replace(text, instruction=self.live_text.instruction)
+        if output is self.live_text.output and candidate.demo_set == LIVE.demo_set:
+            text = replace(text, demos=self.live_text.demos)
+        return text
 
 
 def encode_study(record: StudyRecord) -> bytes:

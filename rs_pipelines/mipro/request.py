@@ -10,6 +10,7 @@ import msgspec
 from rs_gateway.domain.chat import JsonObject
 from rs_gateway.domain.errors import RouteSwitchError
 from rs_gateway.domain.evaluation import Evaluator
+from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.prompts import PromptVersion
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.mipro.budget import StudyPlan
@@ -28,6 +29,7 @@ class StudyRequest:
 
     Attributes:
         evaluator_spec: the template's `evaluator` section; its options belong to the study's id.
+        output_formats: those to try beside the live version's own.
     """
 
     target: Target
@@ -35,6 +37,7 @@ class StudyRequest:
     live: PromptVersion
     plan: StudyPlan
     evaluator_spec: JsonObject = field(default_factory=JsonObject)
+    output_formats: frozenset[OutputFormat] = frozenset({OutputFormat.BARE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ def study_id_of(request: StudyRequest, models: StudyModels, evaluator: Evaluator
         evaluator.name,
         request.evaluator_spec,
     ]
+    if request.output_formats != frozenset({OutputFormat.BARE}):  # studies from before there were formats keep their id
+        content.append(sorted(request.output_formats))
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]
 
 

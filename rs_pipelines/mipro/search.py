@@ -1,4 +1,4 @@
-"""MIPROv2's search: Optuna over instruction x demo set, on rows that every candidate sees in the same order.
+"""MIPROv2's search: Optuna over instruction x demo set x output format, on rows in one order for every candidate.
 
 Every evaluation runs on a prefix of one fixed order of the validation rows, so candidates are compared on common rows
 and a later evaluation of a candidate pays only for rows it has not seen. The state is saved after every trial; a killed
@@ -31,6 +31,7 @@ from rs_pipelines.mipro.events import (
     StudyOpened,
     TrialFinished,
 )
+from rs_pipelines.mipro.formats import offered_formats, without_format
 from rs_pipelines.mipro.instructions import build_instructions
 from rs_pipelines.mipro.records import (
     LIVE,
@@ -125,19 +126,22 @@ class _Search:
         self._task, self._prompt = models.task.on(self._budget), models.prompt.on(self._budget)
         self._rows = row_order(request.sample.rows(Split.VAL), request.plan)
         self._results: dict[Candidate, dict[int, float | None]] = {}
+        live = request.live.text
+        self._base = without_format(live)
         self._record = StudyRecord(
             study_id=study_id,
             target=request.target,
             sample_id=request.sample.sample_id,
             live_version=request.live.number,
-            live_hash=request.live.text.content_hash,
-            live_text=request.live.text,
+            live_hash=live.content_hash,
+            live_text=live,
             evaluator=evaluator.name,
             plan=request.plan,
             started_at=now().isoformat(timespec="seconds"),
             row_order=tuple(example.example_id for example in self._rows),
-            instructions=(Instruction(request.live.text.instruction, "live"),),
-            demo_sets=(DemoSet("live", "live", request.live.text.demos),),
+            instructions=(Instruction(self._base.instruction, "live"),),
+            demo_sets=(DemoSet("live", "live", self._base.demos),),
+            output_formats=offered_formats(live, request.sample.rows(Split.TRAIN), wanted=request.output_formats),
         )
         self._resumed_at = now()
         self._last_error: str | None = None
@@ -148,7 +152,8 @@ class _Search:
         if stored is not None:
             self._restore(stored)
         estimate = estimate_calls(self._plan, self._request.sample).study
-        self._emit(StudyOpened(self._record.study_id, len(self._record.trials), estimate))
+        record = self._record
+        self._emit(StudyOpened(record.study_id, len(record.trials), estimate, record.output_formats))
         if not self._record.finished:
             try:
                 ending = await self._search()
@@ -203,7 +208,7 @@ class _Search:
             self._emit(DemoSetsBuilt(len(demo_sets)))
         if len(self._record.instructions) == 1:
             instructions = await build_instructions(
-                text,
+                self._base,
                 demo_rows(text, train, template_id=template_id, seed=self._plan.seed),
                 plan=self._plan,
                 model=self._prompt,
@@ -219,6 +224,7 @@ class _Search:
             self._record.study_id,
             n_instructions=len(self._record.instructions),
             n_demo_sets=len(self._record.demo_sets),
+            n_output_formats=len(self._record.output_formats),
             seed=self._plan.seed,
             trials=self._record.trials,
         )
@@ -245,8 +251,8 @@ class _Search:
         return trial
 
     def _candidates(self) -> list[Candidate]:
-        indices = product(range(len(self._record.instructions)), range(len(self._record.demo_sets)))
-        return [Candidate(instruction, demo_set) for instruction, demo_set in indices]
+        factors = (self._record.instructions, self._record.demo_sets, self._record.output_formats)
+        return [Candidate(*levels) for levels in product(*(range(len(factor)) for factor in factors))]
 
     def _most_promising(self) -> Candidate | None:
         """The best of the candidates that were seen, but not on all rows."""

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import optuna
@@ -29,6 +30,7 @@ class TrialLog:
         *,
         n_instructions: int,
         n_demo_sets: int,
+        n_output_formats: int = 1,
         seed: int,
         trials: Sequence[TrialRecord],
     ) -> None:
@@ -40,6 +42,8 @@ class TrialLog:
             "instruction": CategoricalDistribution(tuple(range(n_instructions))),
             "demo_set": CategoricalDistribution(tuple(range(n_demo_sets))),
         }
+        if n_output_formats > 1:  # one alone is no choice, and older journals have none
+            self._space["output_format"] = CategoricalDistribution(tuple(range(n_output_formats)))
         path.parent.mkdir(parents=True, exist_ok=True)
         # The lock of a killed process; whoever opens the journal holds the target's own lock.
         path.with_name(path.name + ".lock").unlink(missing_ok=True)
@@ -54,7 +58,7 @@ class TrialLog:
         self._study.sampler = _sampler(int.from_bytes(digest[:4]))
         trial = self._study.ask(self._space)
         frozen = self._study.trials[trial.number]
-        return frozen, Candidate(frozen.params["instruction"], frozen.params["demo_set"])
+        return frozen, Candidate(**frozen.params)
 
     def tell(self, trial: FrozenTrial, value: float | None) -> None:
         """Report a proposal's value; None (void, or replaced) is told as FAIL, which the sampler ignores."""
@@ -89,9 +93,10 @@ class TrialLog:
         for running in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             study.tell(running.number, state=TrialState.FAIL)
         completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        told = [(Candidate(t.params["instruction"], t.params["demo_set"]), t.value) for t in completed]
-        same_space = all(trial.distributions == self._space for trial in completed)
-        return study if same_space and told == [(t.candidate, t.value) for t in _valid(trials)] else None
+        if any(trial.distributions != self._space for trial in completed):
+            return None
+        told = [(Candidate(**t.params), t.value) for t in completed]
+        return study if told == [(t.candidate, t.value) for t in _valid(trials)] else None
 
     def _rebuilt(self, trials: Sequence[TrialRecord]) -> optuna.Study:
         self._path.unlink(missing_ok=True)
@@ -100,7 +105,7 @@ class TrialLog:
         return study
 
     def _completed(self, candidate: Candidate, value: float) -> FrozenTrial:
-        params = {"instruction": candidate.instruction, "demo_set": candidate.demo_set}
+        params = {name: level for name, level in asdict(candidate).items() if name in self._space}
         return create_trial(params=params, distributions=dict(self._space), value=value)
 
 

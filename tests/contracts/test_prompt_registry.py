@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from rs_gateway.adapters.prompt_files import PromptFiles
 from rs_gateway.domain.errors import RegistryError, TemplateInvalidError, VersionConflictError
+from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.ports import PromptRegistry
 from rs_gateway.domain.prompts import ANY_MODEL, Demo, Origin, PromptTemplate, PromptText, escape_text
 from rs_gateway.domain.publication import Action, Change
@@ -91,6 +92,7 @@ def test_a_template_id_that_names_no_directory_is_refused(registry: PromptRegist
         (PromptText("Fine.", user="Say {word}."), "declares no variable word"),
         (PromptText('Answer as {"order": 1}.'), "literal brace"),
         (PromptText("Half a character: \ud800"), "Unicode"),
+        (PromptText("Fine.", demos=(Demo("a", "b"),), output=OutputFormat.LABELLED), "write 'Answer: b'"),
     ],
 )
 def test_a_text_that_cannot_be_rendered_is_refused(registry: PromptRegistry, text: PromptText, message: str) -> None:
@@ -108,6 +110,12 @@ def test_a_variable_that_no_placeholder_can_name_is_refused(
 ) -> None:
     with pytest.raises(TemplateInvalidError, match="Variable"):
         registry.register(replace(TEMPLATE, variables=variables), PromptText("Hi"), origin=ORIGIN)
+
+
+def test_an_output_format_reads_back_as_it_was(registry: PromptRegistry) -> None:
+    text = replace(TEXT, demos=(Demo("a", '{"answer": "b"}'),), output=OutputFormat.JSON)
+    registry.register(TEMPLATE, text, origin=ORIGIN)
+    assert registry.get("order-number").versions[1].text == text
 
 
 def test_a_new_version_is_a_draft_until_it_is_made_live(registry: PromptRegistry) -> None:

@@ -77,6 +77,7 @@ def a_trace(trace_id: str = "01A", *, payload: TracePayload | None = None) -> Tr
         payload=payload,
         key_id="key-3",
         endpoint="responses",
+        parsed=False,
     )
 
 
@@ -139,6 +140,7 @@ def test_a_committed_trace_reads_back_as_it_was(pair: Pair) -> None:
         "cached_input_tokens": 8,
         "reasoning_tokens": 2,
         "cache_write_tokens": 4,
+        "parsed": 0,
     }
     assert unpacked == {
         "decision": json.loads(json.dumps(asdict(a_decision()))),

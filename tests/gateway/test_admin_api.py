@@ -125,6 +125,15 @@ def test_a_template_is_registered_shown_listed_and_served_at_once(stage: Keyed) 
     assert "no enabled combination" in done(stage.request("GET", "/status", key="boss"))["unavailable"]["orders"]
 
 
+def test_an_output_format_is_registered_shown_and_served(stage: Keyed) -> None:
+    number = version(stage, "Answer in a line.", output="labelled")
+    assert live(stage, number).status_code == 200
+    shown = done(stage.admin("GET", "/templates/support"))["versions"]
+    assert [v["text"]["output"] for v in shown] == ["bare", "labelled"]
+    wrong = stage.admin("POST", "/templates/support/versions", {"instruction": "x", "output": "xml"})
+    assert "'bare', 'labelled' or 'json'" in refused(wrong, 400)["message"]
+
+
 def test_of_many_who_register_the_same_id_at_once_exactly_one_wins(stage: Keyed) -> None:
     answers = list[httpx.Response]()
     start = threading.Barrier(8)

@@ -237,6 +237,12 @@ def test_an_edited_version_is_refused_and_the_remedy_is_named(registry: PromptFi
         ("versions/0002.yaml", "instruction: 'a {'\n", "literal brace"),
         ("versions/0002.yaml", "instruction: '{name}'\n", "declares no variable name"),
         ("versions/0002.yaml", "instruction: a\ndemos: [{user: b}]\n", "demos.0.assistant: the field is missing"),
+        ("versions/0002.yaml", "output: xml\ninstruction: a\n", "output: input should be 'bare', 'labelled' or 'json'"),
+        (
+            "versions/0002.yaml",
+            "output: json\ninstruction: a\ndemos: [{user: b, assistant: c}]\n",
+            "output format 'json'",
+        ),
         ("versions/two.yaml", "instruction: a\n", "named by its number"),
         ("versions/2.yaml", "instruction: a\n", "named by its number"),
         ("versions/0000.yaml", "instruction: a\n", "named by its number"),

@@ -1,10 +1,13 @@
 """Rendering: values go in once, verbatim; what is no placeholder is refused, never guessed at."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rs_gateway.domain.errors import MissingVariablesError, TemplateInvalidError
+from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.prompts import (
     Demo,
     PromptText,
@@ -64,3 +67,10 @@ def test_the_hash_is_of_what_is_served_and_of_nothing_else() -> None:
 def test_a_template_id_that_could_leave_its_directory_is_refused(template_id: str) -> None:
     with pytest.raises(TemplateInvalidError):
         check_template_id(template_id)
+
+
+def test_the_hash_covers_the_output_format_and_is_the_one_of_old_for_bare_answers() -> None:
+    bare = PromptText("Find it.", "{message}", (Demo("a", "b"),))
+    assert bare.content_hash == "de7ad7bd2478820bdb267012522bef10285bcb49d9f7c1a9bb06bcacfa97c088"
+    hashes = {replace(bare, output=output).content_hash for output in OutputFormat}
+    assert len(hashes) == 3

@@ -1,7 +1,7 @@
 """Examples: whose word counts as the truth about an input, which side a row is on, and when there is too little."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rs_gateway.domain.errors import ConfigurationError, StoreError
+from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.prompts import PromptTemplate
 from rs_pipelines.datasets import DatasetStore, read_dataset
 from rs_pipelines.examples import LabelShortageError, SampleStore, build_examples, draw_sample
@@ -27,12 +28,14 @@ class World:
     root: Path
     template: PromptTemplate
     reader: FakeTraceReader
+    outputs: dict[int, OutputFormat] = field(default_factory=dict[int, OutputFormat])
 
     def examples(self, *, model: str = "small") -> tuple[Example, ...]:
         lake = Lake(self.root / "lake")
         lake.ingest(self.reader)
         target = Target("orders", model)
-        return build_examples(target, self.template, lake=lake, datasets=DatasetStore(self.root / "datasets"))
+        datasets = DatasetStore(self.root / "datasets")
+        return build_examples(target, self.template, lake=lake, datasets=datasets, outputs=self.outputs)
 
     def truth(self, *, model: str = "small") -> dict[str, tuple[str, str]]:
         """message -> expected, provenance."""
@@ -100,6 +103,18 @@ def test_an_outcome_may_be_taken_back(world: World) -> None:
     world.reader.add_feedback(trace, "outcome", True)
     world.reader.add_feedback(trace, "outcome", False)
     assert world.examples() == ()
+
+
+def test_an_answer_becomes_a_label_as_the_application_got_it(world: World) -> None:
+    world.outputs[2] = OutputFormat.JSON
+    for text, version, answer in (
+        ("a", 2, '{"answer": "AX-1"}'),
+        ("b", 2, "AX-1 I think"),
+        ("c", 1, '{"answer": "AX-1"}'),
+    ):
+        trace = world.reader.add_trace(text=text, version=version, answer=answer)
+        world.reader.add_feedback(trace, "outcome", True, source="crm")
+    assert world.truth() == {"a": ("AX-1", "outcome"), "c": ('{"answer": "AX-1"}', "outcome")}
 
 
 def test_scores_and_comments_label_nothing(world: World) -> None:
