@@ -26,7 +26,7 @@ from rs_pipelines.evaluators.json_match import JsonMatch
 from rs_pipelines.mipro.budget import PlanNumbers, plan_for
 from rs_pipelines.mipro.demos import build_demo_sets, demo_rows, draw_random
 from rs_pipelines.mipro.instructions import plain_rewrites
-from rs_pipelines.mipro.records import Candidate, DemoSet, Instruction, prompt_text
+from rs_pipelines.mipro.records import Candidate, DemoSet, Instruction
 from rs_pipelines.sample import Split
 from rs_pipelines.scoring import score_rows
 
@@ -45,7 +45,8 @@ class SearchSpace:
 
     def text_of(self, candidate: Candidate) -> PromptText:
         """The prompt that a candidate stands for."""
-        return prompt_text(candidate, self.instructions, self.demo_sets, user=self.user)
+        demos = self.demo_sets[candidate.demo_set].demos
+        return PromptText(self.instructions[candidate.instruction].text, self.user, demos)
 
 
 def default_prompt(instruction: str, rows: TaskRows, *, seed: int) -> PromptText:

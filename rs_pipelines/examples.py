@@ -87,10 +87,17 @@ def build_examples(
     outputs: Mapping[int, OutputFormat] = _ALL_BARE,
 ) -> tuple[Example, ...]:
     """The examples that `gather` finds."""
-    return gather(target, template, lake=lake, datasets=datasets).examples
+    return gather(target, template, lake=lake, datasets=datasets, outputs=outputs).examples
 
 
-def gather(target: Target, template: PromptTemplate, *, lake: Lake, datasets: DatasetStore) -> Gathered:
+def gather(
+    target: Target,
+    template: PromptTemplate,
+    *,
+    lake: Lake,
+    datasets: DatasetStore,
+    outputs: Mapping[int, OutputFormat] = _ALL_BARE,
+) -> Gathered:
     """All labelled examples of a template that may be used for `target.model`: one for each normalised input.
 
     The most trusted label wins (Trust), among equally trusted ones the latest. Variables that the template does not

@@ -12,7 +12,7 @@ from rs_gateway.wiring import open_trace_reader
 from rs_pipelines.answers import AnswerCache, CallBudget, Spending
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.comparison import Comparison, run_comparison
-from rs_pipelines.examples import build_examples, draw_sample, gather
+from rs_pipelines.examples import Gathered, draw_sample, gather
 from rs_pipelines.interrupts import run_interruptible
 from rs_pipelines.lake import IngestReport
 from rs_pipelines.mipro.budget import PlanNumbers, StudyPlan, estimate_calls, plan_for, study_call_limit
@@ -91,9 +91,7 @@ def ingest(bench: Workbench, *, watch: Watcher = ignore) -> IngestReport:
 
 def draw(bench: Workbench, target: Target, *, watch: Watcher = ignore) -> CalibrationSample:
     """Draw and keep the target's calibration sample. Raises LabelShortageError with the remedy."""
-    registered = bench.registry.get(target.template_id)
-    outputs = {number: version.text.output for number, version in registered.versions.items()}
-    examples = build_examples(target, registered.template, lake=bench.lake, datasets=bench.datasets, outputs=outputs)
+    examples = _gathered(bench, target).examples
     settings = bench.settings
     sample = draw_sample(target, examples, max_records=settings.dataset.max_records, seed=settings.mipro_v2.seed)
     bench.samples.save(sample)
@@ -126,9 +124,13 @@ def plan(bench: Workbench, sample: CalibrationSample, effort: Effort) -> StudyPl
 
 def inspect_sample(bench: Workbench, target: Target, sample: CalibrationSample) -> Preflight:
     """What the rows alone say: no model and no evaluator is asked."""
-    template = bench.registry.get(target.template_id).template
-    gathered = gather(target, template, lake=bench.lake, datasets=bench.datasets)
-    return assess(gathered, sample, policy=bench.policy())
+    return assess(_gathered(bench, target), sample, policy=bench.policy())
+
+
+def _gathered(bench: Workbench, target: Target) -> Gathered:
+    registered = bench.registry.get(target.template_id)
+    outputs = {number: version.text.output for number, version in registered.versions.items()}
+    return gather(target, registered.template, lake=bench.lake, datasets=bench.datasets, outputs=outputs)
 
 
 def preflight(bench: Workbench, target: Target, effort: Effort | None = None, *, watch: Watcher = ignore) -> Preflight:
@@ -175,8 +177,7 @@ def preflight(bench: Workbench, target: Target, effort: Effort | None = None, *,
         cost_of_call=bench.cost_of_call(target),
         cost_of_proposal=bench.cost_of_proposal(target),
     )
-    gathered = gather(target, template, lake=bench.lake, datasets=bench.datasets)
-    found = assess(gathered, sample, policy=bench.policy(), evaluator=sanity, live=probe, cost=cost)
+    found = assess(_gathered(bench, target), sample, policy=bench.policy(), evaluator=sanity, live=probe, cost=cost)
     watch(found)
     return found
 
