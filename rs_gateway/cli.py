@@ -108,7 +108,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
     Example: `route-switch check --json`
     """
-    from rs_gateway.settings import KEYED_PROVIDERS, load_settings, provider_key
+    from rs_gateway.settings import KEYED_PROVIDERS, key_variables, load_settings, provider_key
     from rs_gateway.wiring import build_providers, open_registry, redaction_of
 
     settings = load_settings(config)
@@ -132,7 +132,10 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         for name, provider in settings.model_providers.items()
         if provider.base_url is None and name in KEYED_PROVIDERS and provider_key(name, provider, os.environ) is None
     ]
-    problems += [f"provider {name!r} has no API key in the environment." for name in keyless]
+    problems += [
+        f"provider {name!r} has no API key in the environment: set {' or '.join(reversed(key_variables(name)))}."
+        for name in keyless
+    ]
     problems += _trace_store_problems(settings)
     if as_json:
         print(json.dumps({"ok": not problems, "templates": sorted(state.templates), "problems": problems}))  # noqa: T201

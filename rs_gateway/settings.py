@@ -191,10 +191,14 @@ def provider_key(name: str, provider: ProviderSettings, environment: Mapping[str
     """The provider's API key: as configured, else ROUTE_SWITCH_<NAME>_API_KEY, else its standard variable."""
     if provider.api_key is not None:
         return _usable_key(name, provider.api_key.get_secret_value())
-    upper = _variable_name(name)
-    candidates = (f"ROUTE_SWITCH_{upper}_API_KEY", *_KEY_VARIABLES.get(name, (f"{upper}_API_KEY",)))
-    key = next((environment[c] for c in candidates if environment.get(c)), None)
+    key = next((environment[c] for c in key_variables(name) if environment.get(c)), None)
     return None if key is None else _usable_key(name, key)
+
+
+def key_variables(name: str) -> tuple[str, ...]:
+    """The environment variables that a provider's API key is looked for in, in this order."""
+    upper = _variable_name(name)
+    return (f"ROUTE_SWITCH_{upper}_API_KEY", *_KEY_VARIABLES.get(name, (f"{upper}_API_KEY",)))
 
 
 def _usable_key(name: str, key: str) -> str:

@@ -108,7 +108,7 @@ def print_preflight(console: Console, preflight: Preflight) -> None:
 
 def print_study(console: Console, study: StudyRecord) -> None:
     """The leading candidates and the study's course."""
-    table = Table("candidate", "mean score", "rows", title="Study: leading candidates", title_justify="left")
+    table = Table("candidate", "mean score", "rows", title="Study: leading candidates (* chosen)", title_justify="left")
     for candidate, mean, n in leaders(study, limit=6):
         mark = " *" if candidate == study.best else ""
         table.add_row(candidate_name(study, candidate) + mark, f"{mean:.3f}", str(n))

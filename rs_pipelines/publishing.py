@@ -81,6 +81,13 @@ def objections(comparison: Comparison, text: PromptText, registered: RegisteredT
             f"Already published as version {rolled_back}, and rolled back since: a person's rollback is not undone by "
             "the same proof; new labels make a new study.",
         )
+    taken_back = _taken_back(text, comparison.target.model, registered)
+    if taken_back is not None:
+        return (
+            f"Version {taken_back.previous} has this very text, and {taken_back.by} rolled it back on {taken_back.at} "
+            f"({taken_back.reason}): a person's rollback is not undone by a search. New labels may lead to another "
+            "prompt; whoever wants this one makes it live by hand.",
+        )
     live = registered.live(comparison.target.model)
     if live is None:
         return ("Nothing is live for this model, so nothing was compared with it.",)
@@ -103,6 +110,22 @@ def _rolled_back(comparison: Comparison, registered: RegisteredTemplate) -> int 
     """The version that the comparison made live, if an older one serves again."""
     done, live = _published_by(comparison, registered), registered.live(comparison.target.model)
     return done if done is not None and live is not None and live.number < done else None
+
+
+def _taken_back(text: PromptText, model: str, registered: RegisteredTemplate) -> Change | None:
+    """The rollback of a version with this text, unless one with it was made live again since."""
+    found: Change | None = None
+    for change in registered.history:
+        if change.model not in (model, None) or change.version is None:
+            continue
+        before = registered.versions.get(change.previous) if change.previous is not None else None
+        if (
+            made := registered.versions.get(change.version)
+        ) is not None and made.text.content_hash == text.content_hash:
+            found = None
+        elif change.action is Action.ROLLBACK and before is not None:
+            found = change if before.text.content_hash == text.content_hash else found
+    return found
 
 
 def _published_by(comparison: Comparison, registered: RegisteredTemplate) -> int | None:

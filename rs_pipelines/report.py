@@ -22,13 +22,16 @@ def candidate_name(study: StudyRecord, candidate: Candidate) -> str:
 
 
 def leaders(study: StudyRecord, *, limit: int = 10) -> list[tuple[Candidate, float, int]]:
-    """Candidates with their mean over the rows that they have seen, and how many those are; full evaluations first."""
+    """Candidates with their mean over the rows that they have seen, and how many those are.
+
+    The chosen one comes first, then the others that were evaluated in full, by their means.
+    """
     ranked: list[tuple[Candidate, float, int]] = []
     for entry in study.rows:
         seen = [value for value in entry.values if value is not None]
         if seen:
             ranked.append((entry.candidate, sum(seen) / len(seen), len(seen)))
-    ranked.sort(key=lambda item: (item[2] == len(study.row_order), item[1]), reverse=True)
+    ranked.sort(key=lambda item: (item[0] == study.best, item[2] == len(study.row_order), item[1]), reverse=True)
     return ranked[:limit]
 
 

@@ -106,6 +106,24 @@ def test_publishing_again_after_a_rollback_changes_nothing(registry: PromptFiles
     assert live.number == 1
 
 
+def test_another_proof_for_a_text_that_a_person_rolled_back_publishes_nothing_until_a_person_brings_it_back(
+    registry: PromptFiles,
+) -> None:
+    publish(comparison(), BETTER, registry, now=NOW)
+    back = Change(Action.ROLLBACK, 1, "tiny", "ann", "2026-05-02T00:00:00+00:00", "it was rude", previous=2)
+    registry.make_live("parcels", back)
+    again = comparison(won=25)
+    result = publish(again, BETTER, registry, now=NOW)
+    assert isinstance(result, NothingPublished)
+    assert "Version 2 has this very text, and ann rolled it back on 2026-05-02" in result.reasons[0]
+    assert list(registry.get("parcels").versions) == [1, 2]
+    by_hand = Change(Action.PUBLISH, 2, "tiny", "ann", "2026-05-03T00:00:00+00:00", "I was wrong", previous=1)
+    registry.make_live("parcels", by_hand)
+    aside = Change(Action.PUBLISH, 1, "tiny", "ann", "2026-05-04T00:00:00+00:00", "for a comparison", previous=2)
+    registry.make_live("parcels", aside)
+    assert isinstance(publish(again, BETTER, registry, now=NOW), Published)
+
+
 def test_optimizing_again_after_a_rollback_says_so_and_does_not_claim_a_publication(tmp_path: Path) -> None:
     with Upstream([tiny]).running() as upstream:
         bench = workbench(tmp_path, upstream)
