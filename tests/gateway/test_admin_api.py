@@ -13,6 +13,8 @@ import pytest
 import structlog
 import yaml
 
+from rs_gateway.adapters.prompt_files import PromptFiles
+from rs_gateway.domain.publication import Action, Change
 from tests import upstream as wire
 from tests.gateway.keyed import Keyed, issue, keyed_gateway
 from tests.gateway.test_chat import HELP
@@ -195,6 +197,78 @@ def test_a_rollback_after_going_back_by_hand_does_not_swing_to_and_fro(stage: Ke
     refused(rollback(stage), 400)
 
 
+def pinned(stage: Keyed, *models: str) -> None:
+    """Versions 2, 3 ... as `optimize` publishes them: each live for one model alone."""
+    for model in models:
+        done(live(stage, version(stage, f"For {model}: {{customer_name}}.", model=model), model=model))
+
+
+def history(stage: Keyed) -> list[dict[str, Any]]:
+    return done(stage.admin("GET", "/templates/support"))["history"]
+
+
+def test_a_rollback_without_model_names_the_one_that_has_a_version_of_its_own(stage: Keyed) -> None:
+    pinned(stage, "gpt-5")
+    error = refused(rollback(stage), 400, 'gpt-5 has a version of its own (2): send "model": "gpt-5"')
+    assert error["param"] == "model"
+    assert "by its number" not in error["message"]
+    assert done(rollback(stage, model="gpt-5"))["serving"] == {"*": 1, "gpt-5": 1}
+    refused(rollback(stage), 400, "by its number")  # gpt-5 is at its first one too
+
+
+def test_a_rollback_without_model_lists_all_that_have_versions_of_their_own(stage: Keyed) -> None:
+    pinned(stage, "gpt-4", "gpt-5")
+    refused(rollback(stage), 400, 'gpt-4 (2), gpt-5 (3). Send the one that you mean as "model"')
+    assert len(history(stage)) == 3
+
+
+def test_making_live_what_is_live_is_refused_and_leaves_no_trace(stage: Keyed) -> None:
+    refused(live(stage, 1), 409, "is live for every model without a version of its own already")
+    pinned(stage, "gpt-5")
+    before = history(stage)
+    error = refused(live(stage, 1), 409, "Models with a version of their own: gpt-5 (2)")
+    assert (error["code"], error["param"]) == ("already_live", "version")
+    refused(live(stage, 1, previous=1), 409, "already")
+    refused(live(stage, 2, model="gpt-5"), 409, "is live for 'gpt-5' already: nothing changes.")
+    assert history(stage) == before
+    done(live(stage, 1, model="gpt-4"))  # a version of its own is a change, though it is the same one
+    assert served(stage, "gpt-4")[0] == "1"
+
+
+def test_a_change_for_every_model_says_who_keeps_a_version_of_its_own(stage: Keyed) -> None:
+    pinned(stage, "gpt-5")
+    assert done(live(stage, version(stage, "Three, {customer_name}.")))["still_pinned"] == {"gpt-5": 2}
+    assert done(rollback(stage))["still_pinned"] == {"gpt-5": 2}
+    assert "still_pinned" not in done(rollback(stage, model="gpt-5"))
+
+
+def test_a_star_is_every_model_as_serving_shows_it(stage: Keyed) -> None:
+    assert done(live(stage, version(stage, "Two, {customer_name}."), model="*"))["history"][-1]["model"] is None
+    assert done(rollback(stage, model="*"))["serving"] == {"*": 1}
+
+
+@pytest.mark.parametrize("path", ["live", "rollback"])
+def test_a_model_that_the_template_does_not_run_on_is_refused(stage: Keyed, path: str) -> None:
+    body = {"version": 1, "model": "gpt-6", "reason": "x"} if path == "live" else {"model": "gpt-6", "reason": "x"}
+    words = "does not run on 'gpt-6'; it runs on gpt-4, gpt-5."
+    assert refused(stage.admin("POST", f"/templates/support/{path}", body), 400, words)["param"] == "model"
+    assert len(history(stage)) == 1
+
+
+def test_a_version_of_a_model_that_no_longer_runs_can_be_changed_and_taken_back(stage: Keyed) -> None:
+    registry = PromptFiles(stage.gateway.folder / "data/prompts")
+    version(stage, "For six: {customer_name}.")
+    registry.make_live("support", Change(Action.PUBLISH, 2, "gpt-6", "gate", "now", "proven", previous=1))
+    assert done(rollback(stage, model="gpt-6"))["serving"] == {"*": 1, "gpt-6": 1}
+    assert done(live(stage, 2, model="gpt-6"))["serving"] == {"*": 1, "gpt-6": 2}
+
+
+def test_a_template_that_runs_nowhere_goes_live_for_every_model_only(stage: Keyed) -> None:
+    done(stage.admin("POST", "/templates", NEW), 201)
+    body = {"version": 1, "model": "gpt-4", "reason": "x"}
+    refused(stage.admin("POST", "/templates/orders/live", body), 400, "it runs on none: no combination has it.")
+
+
 def test_history_says_who_did_what_and_why(stage: Keyed) -> None:
     done(live(stage, version(stage, "Two."), reason="the first was rude"))
     done(rollback(stage, reason="the second was terse"))
@@ -268,6 +342,7 @@ LONG = "x" * 300_000
         ("POST", "/templates/support/versions", {"instruction": f"{{{LONG}}}"}),
         ("POST", "/templates/support/live", {"version": 1, "reason": LONG}),
         ("POST", "/templates/support/rollback", {"model": LONG, "reason": "x"}),
+        ("POST", "/templates/support/live", {"version": 1, "model": LONG, "reason": "x"}),
         ("PUT", "/templates/support/weights", {"weights": {LONG: 1}, "reason": "x"}),
         ("POST", "/keys", {"name": LONG}),
         ("POST", "/keys", {"name": "x", "limits": {"requests_per_minute": 10**4000}}),
