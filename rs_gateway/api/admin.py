@@ -1,7 +1,7 @@
 """`/admin`: what an operator does to a running gateway. Every route needs a client key with the admin scope."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -12,11 +12,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from rs_gateway.api.schemas import ErrorBody
 from rs_gateway.domain.errors import InvalidRequestError, TemplateInvalidError, shown
 from rs_gateway.domain.evaluation import names_python
+from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.ports import PromptRegistry
-from rs_gateway.domain.prompts import ANY_MODEL, Origin, RegisteredTemplate, listed_versions
+from rs_gateway.domain.prompts import ANY_MODEL, Demo, Origin, PromptText, RegisteredTemplate, listed_versions
 from rs_gateway.domain.publication import Action, Change, served_before
 from rs_gateway.serving import Serving
-from rs_gateway.template_form import TemplateForm, TextForm
+from rs_gateway.template_form import DemoForm, TemplateForm
 
 router = APIRouter(
     prefix="/admin",
@@ -29,11 +30,65 @@ Model = Annotated[str | None, AfterValidator(lambda model: None if model == ANY_
 """As a client writes it: null, or `*` as `serving` shows it, is every model without a version of its own."""
 
 
-class VersionForm(TextForm):
-    """A new version. It is a draft until it is made live."""
+def _without_default(schema: dict[str, Any]) -> None:
+    """An omitted field has no fixed value: it is the live version's."""
+    del schema["default"]
 
+
+class VersionForm(BaseModel):
+    """A new version. It is a draft until it is made live. What is omitted is taken over from the live version."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    instruction: str = Field(description="The system text, with {name} placeholders.")
+    user: str | None = Field(
+        default=None,
+        description="The user text, before the client's own messages; null for none. Omitted: the live version's.",
+        json_schema_extra=_without_default,
+    )
+    demos: tuple[DemoForm, ...] | None = Field(
+        default=None,
+        description="[] or null for none. Omitted: the live version's.",
+        json_schema_extra=_without_default,
+    )
+    output: OutputFormat = Field(
+        default=OutputFormat.BARE,
+        description="How instruction and demos have the answer written. Omitted: as the live version has it.",
+        json_schema_extra=_without_default,
+    )
     model: Model = Field(default=None, description="The model that it is meant for; null for any.")
     note: str | None = None
+    drops_variables: bool = Field(
+        default=False, description="Take it although it does not use a variable that the live version uses."
+    )
+
+    def to_text(self, live: PromptText | None) -> tuple[PromptText, tuple[str, ...]]:
+        """The text, not yet checked against the template, and which fields of it are `live`'s.
+
+        Raises:
+            InvalidRequestError: it drops a variable of `live`, or keeps demos of another output format.
+            TemplateInvalidError: it is malformed.
+        """
+        demos = tuple(Demo(d.user, d.assistant) for d in self.demos or ())
+        text = PromptText(self.instruction, self.user, demos, self.output)
+        if live is None:
+            return text, ()
+        taken = {name: getattr(live, name) for name in ("user", "demos", "output") if name not in self.model_fields_set}
+        text = replace(text, **taken)
+        if "demos" in taken and live.demos and text.output is not live.output:
+            raise InvalidRequestError(
+                f"The demos of the live version show the output format {live.output.value!r}, not "
+                f"{text.output.value!r}: send `demos` that show it, or [] for none.",
+                param="demos",
+            )
+        dropped = sorted(live.placeholders - text.placeholders)
+        if dropped and not self.drops_variables:
+            raise InvalidRequestError(
+                f"The live version uses {', '.join(dropped)[:200]}, and this one does not: what clients send there "
+                'would not reach the model. Use it, or send "drops_variables": true if that is meant.',
+                param="drops_variables",
+            )
+        nothing = PromptText("")
+        return text, tuple(name for name, value in taken.items() if value != getattr(nothing, name))
 
 
 class LiveForm(BaseModel):
@@ -93,12 +148,23 @@ async def register_template(form: TemplateForm, request: Request) -> dict[str, A
 
 @router.post("/templates/{template_id}/versions", status_code=201, summary="Add a version, as a draft")
 async def add_version(template_id: str, form: VersionForm, request: Request) -> dict[str, Any]:
-    """Nothing is served until it is made live."""
+    """Nothing is served until it is made live. An omitted `user`, `demos` or `output` is that of the version which is
+    live for `model`, or for every model; `taken_over` says which were.
+    """
     origin = Origin(kind="registered", by=_who(request), at=_now(), note=form.note)
-    version = await anyio.to_thread.run_sync(
-        lambda: _registry(request).add_version(template_id, form.to_text(), model=form.model, origin=origin)
-    )
-    return {"template_id": template_id, "version": version.number, "content_hash": version.text.content_hash}
+
+    def add() -> dict[str, Any]:
+        live = _registry(request).get(template_id).live(form.model if form.model is not None else ANY_MODEL)
+        text, taken_over = form.to_text(live.text if live is not None else None)
+        version = _registry(request).add_version(template_id, text, model=form.model, origin=origin)
+        return {
+            "template_id": template_id,
+            "version": version.number,
+            "content_hash": version.text.content_hash,
+            "taken_over": {"version": live.number, "fields": taken_over} if live is not None and taken_over else None,
+        }
+
+    return await anyio.to_thread.run_sync(add)
 
 
 @router.post("/templates/{template_id}/live", summary="Make a version live by hand")
