@@ -1,21 +1,23 @@
 """`/admin`: what an operator does to a running gateway. Every route needs a client key with the admin scope."""
 
-from dataclasses import asdict
+import json
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Body, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from rs_gateway.api.schemas import ErrorBody
 from rs_gateway.domain.errors import InvalidRequestError, TemplateInvalidError, shown
 from rs_gateway.domain.evaluation import names_python
+from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.ports import PromptRegistry
-from rs_gateway.domain.prompts import ANY_MODEL, Origin, RegisteredTemplate
+from rs_gateway.domain.prompts import ANY_MODEL, Demo, Origin, PromptText, RegisteredTemplate, listed_versions
 from rs_gateway.domain.publication import Action, Change, served_before
 from rs_gateway.serving import Serving
-from rs_gateway.template_form import TemplateForm, TextForm
+from rs_gateway.template_form import DemoForm, TemplateForm
 
 router = APIRouter(
     prefix="/admin",
@@ -24,11 +26,69 @@ router = APIRouter(
 )
 
 
-class VersionForm(TextForm):
-    """A new version. It is a draft until it is made live."""
+Model = Annotated[str | None, AfterValidator(lambda model: None if model == ANY_MODEL else model)]
+"""As a client writes it: null, or `*` as `serving` shows it, is every model without a version of its own."""
 
-    model: str | None = Field(default=None, description="The model that it is meant for; null for any.")
+
+def _without_default(schema: dict[str, Any]) -> None:
+    """An omitted field has no fixed value: it is the live version's."""
+    del schema["default"]
+
+
+class VersionForm(BaseModel):
+    """A new version. It is a draft until it is made live. What is omitted is taken over from the live version."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    instruction: str = Field(description="The system text, with {name} placeholders.")
+    user: str | None = Field(
+        default=None,
+        description="The user text, before the client's own messages; null for none. Omitted: the live version's.",
+        json_schema_extra=_without_default,
+    )
+    demos: tuple[DemoForm, ...] | None = Field(
+        default=None,
+        description="[] or null for none. Omitted: the live version's.",
+        json_schema_extra=_without_default,
+    )
+    output: OutputFormat = Field(
+        default=OutputFormat.BARE,
+        description="How instruction and demos have the answer written. Omitted: as the live version has it.",
+        json_schema_extra=_without_default,
+    )
+    model: Model = Field(default=None, description="The model that it is meant for; null for any.")
     note: str | None = None
+    drops_variables: bool = Field(
+        default=False, description="Take it although it does not use a variable that the live version uses."
+    )
+
+    def to_text(self, live: PromptText | None) -> tuple[PromptText, tuple[str, ...]]:
+        """The text, not yet checked against the template, and which fields of it are `live`'s.
+
+        Raises:
+            InvalidRequestError: it drops a variable of `live`, or keeps demos of another output format.
+            TemplateInvalidError: it is malformed.
+        """
+        demos = tuple(Demo(d.user, d.assistant) for d in self.demos or ())
+        text = PromptText(self.instruction, self.user, demos, self.output)
+        if live is None:
+            return text, ()
+        taken = {name: getattr(live, name) for name in ("user", "demos", "output") if name not in self.model_fields_set}
+        text = replace(text, **taken)
+        if "demos" in taken and live.demos and text.output is not live.output:
+            raise InvalidRequestError(
+                f"The demos of the live version show the output format {live.output.value!r}, not "
+                f"{text.output.value!r}: send `demos` that show it, or [] for none.",
+                param="demos",
+            )
+        dropped = sorted(live.placeholders - text.placeholders)
+        if dropped and not self.drops_variables:
+            raise InvalidRequestError(
+                f"The live version uses {', '.join(dropped)[:200]}, and this one does not: what clients send there "
+                'would not reach the model. Use it, or send "drops_variables": true if that is meant.',
+                param="drops_variables",
+            )
+        nothing = PromptText("")
+        return text, tuple(name for name, value in taken.items() if value != getattr(nothing, name))
 
 
 class LiveForm(BaseModel):
@@ -36,7 +96,7 @@ class LiveForm(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     version: int = Field(ge=1)
-    model: str | None = Field(default=None, description="Null: for every model without a version of its own.")
+    model: Model = Field(default=None, description="Null: for every model without a version of its own.")
     reason: str = Field(min_length=1, max_length=2000)
     previous: int | None = Field(default=None, description="Refuse with 409 unless this version is live now.")
 
@@ -45,7 +105,7 @@ class RollbackForm(BaseModel):
     """Back to the version that served before the live one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    model: str | None = None
+    model: Model = None
     reason: str = Field(min_length=1, max_length=2000)
 
 
@@ -88,50 +148,60 @@ async def register_template(form: TemplateForm, request: Request) -> dict[str, A
 
 @router.post("/templates/{template_id}/versions", status_code=201, summary="Add a version, as a draft")
 async def add_version(template_id: str, form: VersionForm, request: Request) -> dict[str, Any]:
-    """Nothing is served until it is made live."""
+    """Nothing is served until it is made live. An omitted `user`, `demos` or `output` is that of the version which is
+    live for `model`, or for every model; `taken_over` says which were.
+    """
     origin = Origin(kind="registered", by=_who(request), at=_now(), note=form.note)
-    version = await anyio.to_thread.run_sync(
-        lambda: _registry(request).add_version(template_id, form.to_text(), model=form.model, origin=origin)
-    )
-    return {"template_id": template_id, "version": version.number, "content_hash": version.text.content_hash}
+
+    def add() -> dict[str, Any]:
+        live = _registry(request).get(template_id).live(form.model if form.model is not None else ANY_MODEL)
+        text, taken_over = form.to_text(live.text if live is not None else None)
+        version = _registry(request).add_version(template_id, text, model=form.model, origin=origin)
+        return {
+            "template_id": template_id,
+            "version": version.number,
+            "content_hash": version.text.content_hash,
+            "taken_over": {"version": live.number, "fields": taken_over} if live is not None and taken_over else None,
+        }
+
+    return await anyio.to_thread.run_sync(add)
 
 
 @router.post("/templates/{template_id}/live", summary="Make a version live by hand")
 async def make_live(template_id: str, form: LiveForm, request: Request) -> dict[str, Any]:
-    """Without the gate's proof, and recorded as such."""
+    """Without the gate's proof, and recorded as such. 409 when it is live already.
+
+    For every model: `still_pinned` has those that keep a version of their own.
+    """
 
     def change() -> RegisteredTemplate:
-        previous = form.previous
-        if previous is None:
-            previous = _live(_registry(request).get(template_id), form.model)
+        registered = _registry(request).get(template_id)
+        _check_runs(request, registered, form.model)
+        previous = form.previous if form.previous is not None else _live(registered, form.model)
         return _registry(request).make_live(
             template_id,
             Change(Action.PUBLISH, form.version, form.model, _who(request), _now(), form.reason, previous),
         )
 
-    return await _served(request, await anyio.to_thread.run_sync(change))
+    return await _served_to(request, await anyio.to_thread.run_sync(change), form.model)
 
 
 @router.post("/templates/{template_id}/rollback", summary="Serve again what was served before")
 async def roll_back(template_id: str, form: RollbackForm, request: Request) -> dict[str, Any]:
-    """400 when there is nothing to go back to."""
+    """400 when there is nothing to go back to. For every model: `still_pinned`, as when a version is made live."""
 
     def change() -> RegisteredTemplate:
         registered = _registry(request).get(template_id)
+        _check_runs(request, registered, form.model)
         before = served_before(registered.history, model=form.model)
         if before is None:
-            whom = shown(form.model) if form.model else "every model"
-            raise InvalidRequestError(
-                f"Template {template_id!r} has no earlier version to go back to for {whom}. "
-                "Make the one that you mean live by its number.",
-                param="model",
-            )
+            raise _nothing_before(registered, form.model)
         live = _live(registered, form.model)
         return _registry(request).make_live(
             template_id, Change(Action.ROLLBACK, before, form.model, _who(request), _now(), form.reason, live)
         )
 
-    return await _served(request, await anyio.to_thread.run_sync(change))
+    return await _served_to(request, await anyio.to_thread.run_sync(change), form.model)
 
 
 @router.put("/templates/{template_id}/weights", summary="Shift traffic between a template's combinations")
@@ -178,6 +248,40 @@ async def _served(request: Request, registered: RegisteredTemplate) -> dict[str,
     serving: Serving = request.app.state.serving
     await serving.refresh()
     return _shown(registered)
+
+
+async def _served_to(request: Request, registered: RegisteredTemplate, model: str | None) -> dict[str, Any]:
+    """The same after another version went live: whom a change for every model did not reach."""
+    answer = await _served(request, registered)
+    return answer if model is not None else {**answer, "still_pinned": registered.own_versions}
+
+
+def _check_runs(request: Request, registered: RegisteredTemplate, model: str | None) -> None:
+    """Raises InvalidRequestError: no combination runs the template on `model`, nor has `model` a version of its own."""
+    serving: Serving = request.app.state.serving
+    template_id = registered.template.template_id
+    models = {c.model for c in serving.served.combinations.values() if c.template_id == template_id}
+    if model is not None and model not in models | registered.own_versions.keys():
+        known = ", ".join(sorted(models))[:300] or "none: no combination has it"
+        raise InvalidRequestError(
+            f"Template {template_id!r} does not run on {shown(model)}; it runs on {known}.", param="model"
+        )
+
+
+def _nothing_before(registered: RegisteredTemplate, model: str | None) -> InvalidRequestError:
+    """Why a rollback is refused; where models have versions of their own to take back, which ones."""
+    whom = shown(model) if model is not None else "every model"
+    own = {m: n for m, n in registered.own_versions.items() if served_before(registered.history, model=m) is not None}
+    advice = "Make the one that you mean live by its number."
+    if model is None and len(own) == 1:
+        ((only, number),) = own.items()
+        advice = f'{only[:100]} has a version of its own ({number}): send "model": {json.dumps(only)[:102]}.'
+    elif model is None and own:
+        advice = f'Models with a version of their own: {listed_versions(own)}. Send the one that you mean as "model".'
+    return InvalidRequestError(
+        f"Template {registered.template.template_id!r} has no earlier version to go back to for {whom}. {advice}",
+        param="model",
+    )
 
 
 def _registry(request: Request) -> PromptRegistry:

@@ -7,6 +7,7 @@ import msgspec
 
 from rs_gateway.domain.access import KeyNotFoundError
 from rs_gateway.domain.errors import (
+    AlreadyLiveError,
     AmbiguousModelError,
     BudgetExceededError,
     ForbiddenError,
@@ -44,6 +45,7 @@ _STATUS: Mapping[type[RouteSwitchError], int] = {
     ModelNotFoundError: 404,
     TraceNotFoundError: 404,
     VersionConflictError: 409,
+    AlreadyLiveError: 409,
     TemplateInvalidError: 400,
     TemplateNotFoundError: 404,
     TemplateExistsError: 409,

@@ -170,6 +170,13 @@ class VersionConflictError(RegistryError):
     code = "version_conflict"
 
 
+class AlreadyLiveError(RegistryError):
+    """The version is live already: the change would change nothing."""
+
+    code = "already_live"
+    param = "version"
+
+
 class StoreError(RouteSwitchError):
     """The trace store cannot be written or read."""
 

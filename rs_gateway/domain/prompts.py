@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from rs_gateway.domain.chat import JsonObject, Message
 from rs_gateway.domain.errors import (
+    AlreadyLiveError,
     MissingVariablesError,
     RegistryError,
     TemplateInvalidError,
@@ -24,6 +25,7 @@ from rs_gateway.domain.traces import StoreMode
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 TEMPLATE_ID_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _TEMPLATE_ID = re.compile(rf"{TEMPLATE_ID_PATTERN}\Z")
+_SHOWN_MODELS = 10
 ANY_MODEL = "*"
 """The key of `serving` for every model that has no version of its own."""
 
@@ -139,6 +141,11 @@ class RegisteredTemplate:
         number = self.serving.get(model, self.serving.get(ANY_MODEL))
         return None if number is None else self.versions[number]
 
+    @property
+    def own_versions(self) -> dict[str, int]:
+        """model -> live version number, for the models that ANY_MODEL's version does not reach."""
+        return {model: number for model, number in sorted(self.serving.items()) if model != ANY_MODEL}
+
 
 def check_template_id(template_id: str) -> str:
     """Return `template_id`, or raise TemplateInvalidError: it names a directory and stands in URLs."""
@@ -191,7 +198,8 @@ def make_live(registered: RegisteredTemplate, change: Change) -> RegisteredTempl
     """`registered` after `change`: compare what is live with `change.previous`, then set and record it.
 
     Raises:
-        VersionConflictError: another version is live by now. RegistryError: there is no such version.
+        VersionConflictError: another version is live by now. AlreadyLiveError: nothing would change.
+        RegistryError: there is no such version.
     """
     template_id, model = registered.template.template_id, change.model if change.model is not None else ANY_MODEL
     if change.version is None or change.version not in registered.versions:
@@ -207,11 +215,25 @@ def make_live(registered: RegisteredTemplate, change: Change) -> RegisteredTempl
             f"{'every model' if model == ANY_MODEL else shown(model)} by now, not {change.previous}: "
             "look at it, and decide again."
         )
+    if registered.serving.get(model) == change.version:
+        whom = "every model without a version of its own" if model == ANY_MODEL else shown(model)
+        own = listed_versions({m: n for m, n in registered.own_versions.items() if m != model})
+        others = f" Models with a version of their own: {own}; name one as `model` to change it." if own else ""
+        raise AlreadyLiveError(
+            f"Version {change.version} of template {template_id!r} is live for {whom} already: nothing changes.{others}"
+        )
     return replace(
         registered,
         serving={**registered.serving, model: change.version},
         history=(*registered.history, change),
     )
+
+
+def listed_versions(own: Mapping[str, int]) -> str:
+    """Models and the versions that they have for themselves, for a message."""
+    more = len(own) - _SHOWN_MODELS
+    some = ", ".join(f"{model[:100]} ({number})" for model, number in list(own.items())[:_SHOWN_MODELS])
+    return some + (f" and {more} more" if more > 0 else "")
 
 
 def set_weight(registered: RegisteredTemplate, change: Change) -> RegisteredTemplate:

@@ -116,7 +116,7 @@ def test_a_version_made_live_over_the_api_is_soon_served_by_every_worker(
 
     with serving(tmp_path, url, "--workers", "2"):
         template = f"{url}/admin/templates/support"
-        added = httpx.post(f"{template}/versions", json={"instruction": "Two."}, headers=headers)
+        added = httpx.post(f"{template}/versions", json={"instruction": "Two, {customer_name}."}, headers=headers)
         assert added.status_code == 201
         assert {version() for _ in range(20)} == {"1"}
         live = httpx.post(f"{template}/live", json={"version": 2, "reason": "better"}, headers=headers)

@@ -13,10 +13,13 @@ import pytest
 import structlog
 import yaml
 
+from rs_gateway.adapters.prompt_files import PromptFiles
+from rs_gateway.domain.prompts import Demo
+from rs_gateway.domain.publication import Action, Change
 from tests import upstream as wire
 from tests.gateway.keyed import Keyed, issue, keyed_gateway
 from tests.gateway.test_chat import HELP
-from tests.running import eventually
+from tests.running import eventually, register
 from tests.upstream import Upstream
 
 NEW = {"id": "orders", "instruction": "You sell {what}."}
@@ -70,9 +73,8 @@ def refused(response: httpx.Response, status: int, words: str = "") -> dict[str,
 
 def version(stage: Keyed, instruction: str, **fields: Any) -> int:
     """A new draft."""
-    return done(stage.admin("POST", "/templates/support/versions", {"instruction": instruction, **fields}), 201)[
-        "version"
-    ]
+    body = {"instruction": instruction, "drops_variables": True, **fields}
+    return done(stage.admin("POST", "/templates/support/versions", body), 201)["version"]
 
 
 def live(stage: Keyed, number: int, **fields: Any) -> httpx.Response:
@@ -130,8 +132,83 @@ def test_an_output_format_is_registered_shown_and_served(stage: Keyed) -> None:
     assert live(stage, number).status_code == 200
     shown = done(stage.admin("GET", "/templates/support"))["versions"]
     assert [v["text"]["output"] for v in shown] == ["bare", "labelled"]
+    assert version(stage, "Answer in a line, please.") == 3
+    assert done(stage.admin("GET", "/templates/support"))["versions"][2]["text"]["output"] == "labelled"
     wrong = stage.admin("POST", "/templates/support/versions", {"instruction": "x", "output": "xml"})
     assert "'bare', 'labelled' or 'json'" in refused(wrong, 400)["message"]
+
+
+CLASSIFY = "Classify the customer's message as billing, delivery or other. Answer with one word."
+TICKETS = {
+    "id": "tickets", "instruction": CLASSIFY, "user": "{message}", "output": "labelled",
+    "demos": [{"user": "Where is it?", "assistant": "Answer: delivery"}],
+}  # fmt: skip
+OF_LIVE = {name: TICKETS[name] for name in ("user", "demos", "output")}
+
+
+def draft(stage: Keyed, body: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """A new version of `tickets`: its text without the demos' origins, and what it took over."""
+    added = done(stage.admin("POST", "/templates/tickets/versions", body), 201)
+    text = done(stage.admin("GET", "/templates/tickets"))["versions"][added["version"] - 1]["text"]
+    demos = [{name: demo[name] for name in ("user", "assistant")} for demo in text["demos"]]
+    return {**text, "demos": demos}, added["taken_over"]
+
+
+def test_what_a_new_version_omits_is_taken_over_from_the_live_one(stage: Keyed) -> None:
+    done(stage.admin("POST", "/templates", TICKETS), 201)
+    text, taken_over = draft(stage, {"instruction": "Sort it."})
+    assert text == {"instruction": "Sort it.", **OF_LIVE}
+    assert taken_over == {"version": 1, "fields": ["user", "demos", "output"]}
+    text, taken_over = draft(stage, {"instruction": "Sort it.", "user": "Message: {message}", "demos": []})
+    assert text == {"instruction": "Sort it.", "user": "Message: {message}", "demos": [], "output": "labelled"}
+    assert taken_over == {"version": 1, "fields": ["output"]}
+
+
+@pytest.mark.parametrize("none", [None, []])
+def test_null_or_an_empty_list_clears_what_the_live_version_has(stage: Keyed, none: Any) -> None:
+    done(stage.admin("POST", "/templates", TICKETS), 201)
+    body = {"instruction": "Sort {message}", "user": None, "demos": none, "output": "bare"}
+    text, taken_over = draft(stage, body)
+    assert text == {"instruction": "Sort {message}", "user": None, "demos": [], "output": "bare"}
+    assert taken_over is None
+
+
+def test_a_new_version_for_a_model_takes_over_from_the_one_that_is_live_for_it(stage: Keyed) -> None:
+    registry = PromptFiles(stage.gateway.folder / "data/prompts")
+    done(stage.admin("POST", "/templates", TICKETS), 201)
+    draft(stage, {"instruction": CLASSIFY, "user": "For five: {message}", "demos": [], "model": "gpt-5"})
+    registry.make_live("tickets", Change(Action.PUBLISH, 2, "gpt-5", "gate", "now", "proven", previous=1))
+    text, taken_over = draft(stage, {"instruction": "Sort it.", "model": "gpt-5"})
+    assert (text["user"], text["demos"], taken_over["version"]) == ("For five: {message}", [], 2)
+    for body in ({"model": "gpt-4"}, {"model": None}, {}):
+        text, taken_over = draft(stage, {"instruction": "Sort it.", **body})
+        assert (text["user"], taken_over["version"]) == ("{message}", 1)
+
+
+def test_demos_that_are_taken_over_keep_the_examples_that_they_came_from(tmp_path: Path) -> None:
+    with staged(tmp_path) as stage:
+        made = register(tmp_path, "tickets", instruction="Sort it.", demos=(Demo("Where?", "delivery", "e1"),))
+        done(stage.admin("POST", "/templates/tickets/versions", {"instruction": "Sort it well."}), 201)
+        assert made.get("tickets").versions[2].text.demos == (Demo("Where?", "delivery", "e1"),)
+
+
+def test_demos_are_not_taken_over_into_another_output_format(stage: Keyed) -> None:
+    done(stage.admin("POST", "/templates", TICKETS), 201)
+    body = {"instruction": "Sort it.", "output": "bare"}
+    error = refused(stage.admin("POST", "/templates/tickets/versions", body), 400, "'labelled', not 'bare'")
+    assert error["param"] == "demos"
+    draft(stage, {**body, "demos": []})
+
+
+def test_a_variable_of_the_live_version_is_dropped_only_when_that_is_said(stage: Keyed) -> None:
+    done(stage.admin("POST", "/templates", TICKETS), 201)
+    body = {"instruction": "Sort it.", "user": None}
+    error = refused(stage.admin("POST", "/templates/tickets/versions", body), 400, "The live version uses message")
+    assert error["param"] == "drops_variables"
+    assert len(done(stage.admin("GET", "/templates/tickets"))["versions"]) == 1
+    text, taken_over = draft(stage, {**body, "drops_variables": True})
+    assert text["user"] is None
+    assert taken_over["fields"] == ["demos", "output"]
 
 
 def test_of_many_who_register_the_same_id_at_once_exactly_one_wins(stage: Keyed) -> None:
@@ -193,6 +270,78 @@ def test_a_rollback_after_going_back_by_hand_does_not_swing_to_and_fro(stage: Ke
     done(live(stage, 1))
     assert [done(rollback(stage))["serving"]["*"] for _ in range(2)] == [2, 1]
     refused(rollback(stage), 400)
+
+
+def pinned(stage: Keyed, *models: str) -> None:
+    """Versions 2, 3 ... as `optimize` publishes them: each live for one model alone."""
+    for model in models:
+        done(live(stage, version(stage, f"For {model}: {{customer_name}}.", model=model), model=model))
+
+
+def history(stage: Keyed) -> list[dict[str, Any]]:
+    return done(stage.admin("GET", "/templates/support"))["history"]
+
+
+def test_a_rollback_without_model_names_the_one_that_has_a_version_of_its_own(stage: Keyed) -> None:
+    pinned(stage, "gpt-5")
+    error = refused(rollback(stage), 400, 'gpt-5 has a version of its own (2): send "model": "gpt-5"')
+    assert error["param"] == "model"
+    assert "by its number" not in error["message"]
+    assert done(rollback(stage, model="gpt-5"))["serving"] == {"*": 1, "gpt-5": 1}
+    refused(rollback(stage), 400, "by its number")  # gpt-5 is at its first one too
+
+
+def test_a_rollback_without_model_lists_all_that_have_versions_of_their_own(stage: Keyed) -> None:
+    pinned(stage, "gpt-4", "gpt-5")
+    refused(rollback(stage), 400, 'gpt-4 (2), gpt-5 (3). Send the one that you mean as "model"')
+    assert len(history(stage)) == 3
+
+
+def test_making_live_what_is_live_is_refused_and_leaves_no_trace(stage: Keyed) -> None:
+    refused(live(stage, 1), 409, "is live for every model without a version of its own already")
+    pinned(stage, "gpt-5")
+    before = history(stage)
+    error = refused(live(stage, 1), 409, "Models with a version of their own: gpt-5 (2)")
+    assert (error["code"], error["param"]) == ("already_live", "version")
+    refused(live(stage, 1, previous=1), 409, "already")
+    refused(live(stage, 2, model="gpt-5"), 409, "is live for 'gpt-5' already: nothing changes.")
+    assert history(stage) == before
+    done(live(stage, 1, model="gpt-4"))  # a version of its own is a change, though it is the same one
+    assert served(stage, "gpt-4")[0] == "1"
+
+
+def test_a_change_for_every_model_says_who_keeps_a_version_of_its_own(stage: Keyed) -> None:
+    pinned(stage, "gpt-5")
+    assert done(live(stage, version(stage, "Three, {customer_name}.")))["still_pinned"] == {"gpt-5": 2}
+    assert done(rollback(stage))["still_pinned"] == {"gpt-5": 2}
+    assert "still_pinned" not in done(rollback(stage, model="gpt-5"))
+
+
+def test_a_star_is_every_model_as_serving_shows_it(stage: Keyed) -> None:
+    assert done(live(stage, version(stage, "Two, {customer_name}."), model="*"))["history"][-1]["model"] is None
+    assert done(rollback(stage, model="*"))["serving"] == {"*": 1}
+
+
+@pytest.mark.parametrize("path", ["live", "rollback"])
+def test_a_model_that_the_template_does_not_run_on_is_refused(stage: Keyed, path: str) -> None:
+    body = {"version": 1, "model": "gpt-6", "reason": "x"} if path == "live" else {"model": "gpt-6", "reason": "x"}
+    words = "does not run on 'gpt-6'; it runs on gpt-4, gpt-5."
+    assert refused(stage.admin("POST", f"/templates/support/{path}", body), 400, words)["param"] == "model"
+    assert len(history(stage)) == 1
+
+
+def test_a_version_of_a_model_that_no_longer_runs_can_be_changed_and_taken_back(stage: Keyed) -> None:
+    registry = PromptFiles(stage.gateway.folder / "data/prompts")
+    version(stage, "For six: {customer_name}.")
+    registry.make_live("support", Change(Action.PUBLISH, 2, "gpt-6", "gate", "now", "proven", previous=1))
+    assert done(rollback(stage, model="gpt-6"))["serving"] == {"*": 1, "gpt-6": 1}
+    assert done(live(stage, 2, model="gpt-6"))["serving"] == {"*": 1, "gpt-6": 2}
+
+
+def test_a_template_that_runs_nowhere_goes_live_for_every_model_only(stage: Keyed) -> None:
+    done(stage.admin("POST", "/templates", NEW), 201)
+    body = {"version": 1, "model": "gpt-4", "reason": "x"}
+    refused(stage.admin("POST", "/templates/orders/live", body), 400, "it runs on none: no combination has it.")
 
 
 def test_history_says_who_did_what_and_why(stage: Keyed) -> None:
@@ -268,6 +417,7 @@ LONG = "x" * 300_000
         ("POST", "/templates/support/versions", {"instruction": f"{{{LONG}}}"}),
         ("POST", "/templates/support/live", {"version": 1, "reason": LONG}),
         ("POST", "/templates/support/rollback", {"model": LONG, "reason": "x"}),
+        ("POST", "/templates/support/live", {"version": 1, "model": LONG, "reason": "x"}),
         ("PUT", "/templates/support/weights", {"weights": {LONG: 1}, "reason": "x"}),
         ("POST", "/keys", {"name": LONG}),
         ("POST", "/keys", {"name": "x", "limits": {"requests_per_minute": 10**4000}}),
