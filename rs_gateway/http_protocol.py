@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import httptools
 import msgspec
 from ulid import ULID
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -34,16 +35,36 @@ class LimitedHttpTools(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_head = True
         self._incomplete = False
+        self._answered: RequestResponseCycle | None = None
         self._timer: asyncio.TimerHandle | None = self.loop.call_later(PATIENCE_S, self._is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         self._stop_unread_timer()
+        answered = self._answered  # with requests waiting in line, `self.cycle` is the last one of those
+        if answered is not None and not answered.response_complete:
+            answered.disconnected = True
+            answered.message_event.set()
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
         self._stop_timer()
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # Nobody has to accept an upgrade (RFC 9110, section 7.8): the request is answered as if none was offered.
+            data = self._without_upgrade() + data[upgrade.args[0] :]
+            self.parser = httptools.HttpRequestParser(self)
+            self.data_received(data)
+            return
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+            return
         # What came with the end of one head or body is not counted towards the next head: at most one read of it.
         self._head_bytes = self._head_bytes + len(data) if self._in_head else 0
         if self._head_bytes > MAX_HEAD_BYTES:
@@ -58,9 +79,21 @@ class LimitedHttpTools(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        super().on_headers_complete()
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
+
+    def _without_upgrade(self) -> bytes:
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1"]
+        lines += [
+            name + b": " + value
+            for name, value in self.headers
+            if name not in (b"upgrade", b"connection", b"http2-settings")
+        ]
+        return b"\r\n".join([*lines, b"", b""])
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._incomplete = self._in_head = False
         super().on_message_complete()
 
@@ -178,6 +211,10 @@ class DirectStream:
         cycle.response_started = cycle.chunked_encoding = True
         cycle.waiting_for_100_continue = False
         last_line = b"" if cycle.keep_alive else b"connection: close\r\n"
+        if cycle.scope["http_version"] == "1.0":  # knows no chunks; the end of the connection is the end
+            cycle.chunked_encoding = False
+            cycle.transport.write(b"%b%b\r\n%b" % (head, last_line, block))
+            return not self._flow.write_paused
         first = b"%x\r\n%b\r\n" % (len(block), block) if block else b""
         cycle.transport.write(b"%btransfer-encoding: chunked\r\n%b\r\n%b" % (head, last_line, first))
         return not self._flow.write_paused
@@ -185,7 +222,9 @@ class DirectStream:
     def write(self, block: bytes) -> bool:
         """Send a block that is not empty. False: there is no room for more; wait for `room`."""
         if not self._cycle.disconnected:
-            self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(block), block))
+            self._cycle.transport.write(
+                b"%x\r\n%b\r\n" % (len(block), block) if self._cycle.chunked_encoding else block
+            )
         return not self._flow.write_paused
 
     async def room(self) -> None:
@@ -198,7 +237,7 @@ class DirectStream:
         cycle = self._cycle
         if cycle.disconnected:
             return
-        cycle.transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(block), block))
+        cycle.transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(block), block) if cycle.chunked_encoding else block)
         cycle.response_complete = True
         cycle.message_event.set()
         if not cycle.keep_alive:

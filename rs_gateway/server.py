@@ -24,6 +24,9 @@ from rs_gateway.wiring import (
     open_trace_store,
 )
 
+_KEEP_ALIVE_S = 75
+"""Longer than clients and load balancers keep theirs: whoever closes first must not be the one who is asked."""
+
 
 def serve(settings: Settings, *, workers: int) -> None:
     """Serve until SIGTERM or SIGINT; queued traces are written before it returns.
@@ -33,6 +36,7 @@ def serve(settings: Settings, *, workers: int) -> None:
         StoreError, SchemaTooNewError, RegistryError: a store cannot be used.
     """
     configure_logs()
+    _allow_many_connections()
     with _bind(settings) as bound:
         _try_stores(settings)
         _run(settings, bound, workers=workers)
@@ -54,6 +58,7 @@ def _run(settings: Settings, bound: socket.socket, *, workers: int) -> None:
         date_header=False,
         workers=workers,
         timeout_graceful_shutdown=20,
+        timeout_keep_alive=_KEEP_ALIVE_S,
     )
     if workers == 1:
         server = uvicorn.Server(config)
@@ -66,6 +71,16 @@ def _run(settings: Settings, bound: socket.socket, *, workers: int) -> None:
         started = all(process.exitcode != STARTUP_FAILURE for process in supervisor.processes)
     if not started:
         raise ConfigurationError("The gateway did not start: the log above says why.")
+
+
+def _allow_many_connections() -> None:
+    """Every stream takes two open files; 1,024, the usual soft limit, would be five hundred streams."""
+    if sys.platform != "win32":
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _try_stores(settings: Settings) -> None:

@@ -10,6 +10,12 @@ import httptools
 _WRITE_BYTES = 2**18
 _UNREAD_BYTES = 2**18
 """What a stream may have waiting before the connection is no longer read; TCP then slows the provider down."""
+_MAX_BODILESS_BYTES = 2**18
+"""Of a head, or of chunk borders and trailers without any body between them."""
+_MAX_WHOLE_BYTES = 2**28
+"""Of an answer that is read as a whole, and so has to be held."""
+_MAX_UNPACKED_BYTES = 2**25
+"""That one read may unpack to: a read has 256 KiB at most, and text does not shrink to less than a hundredth."""
 
 
 class BrokenAnswerError(OSError):
@@ -74,6 +80,8 @@ class HttpConnection(asyncio.Protocol):
             self._transport.write(body[begin : begin + _WRITE_BYTES])
             if self._room is not None:
                 await self._room
+            else:
+                await asyncio.sleep(0)
 
     def when_over(self, callback: Callable[[], None]) -> None:
         """Have `callback` called as soon as the answer under way has come to its end, or cannot any more."""
@@ -148,8 +156,13 @@ class HttpConnection(asyncio.Protocol):
             self.abort()
             return
         self.heard_at_s = self._loop.time()
+        self._bodiless_bytes += len(data)
         try:
             self._parser.feed_data(data)
+            if self._bodiless_bytes > _MAX_BODILESS_BYTES and not self._complete:
+                raise httptools.HttpParserError("a head or trailer without end")
+            if self._wants_whole and self._n_unread > _MAX_WHOLE_BYTES:
+                raise httptools.HttpParserError("a body without end")
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, zlib.error) as error:
             self._fail(BrokenAnswerError(f"the answer is no HTTP: {error}"))
             self.abort()
@@ -162,14 +175,17 @@ class HttpConnection(asyncio.Protocol):
             self._wake()
         elif self._when_over is not None and self._complete:
             self._tell_over()
-        elif self._n_unread > _UNREAD_BYTES and not self._wants_whole and not self._read_paused:
+        elif self._n_unread > _UNREAD_BYTES and not self._wants_whole and not self._read_paused and not self._complete:
             assert self._transport is not None
             self._read_paused = True
             self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.status and self._ends_with_connection and not self._complete and exc is None:
-            self._end_body()
+            try:
+                self._end_body()
+            except zlib.error as error:
+                exc = BrokenAnswerError(f"the answer is no HTTP: {error}")
         self._fail(exc or ConnectionResetError("the connection was closed"))
 
     def pause_writing(self) -> None:
@@ -214,8 +230,11 @@ class HttpConnection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""
+        self._bodiless_bytes = 0
         if self._unpacker is not None:
-            data = self._unpacker.decompress(data)
+            data = self._unpacker.decompress(data, _MAX_UNPACKED_BYTES)
+            if self._unpacker.unconsumed_tail:
+                raise zlib.error("it unpacks to far too much")
             if not data:
                 return
         self._pieces.append(data)
@@ -235,7 +254,7 @@ class HttpConnection(asyncio.Protocol):
         self._parser: _Parser = httptools.HttpResponseParser(self)
         self._headers: list[tuple[bytes, bytes]] = []
         self._pieces: list[bytes] = []
-        self._n_unread = 0
+        self._n_unread = self._bodiless_bytes = 0
         self._unpacker: Any = None
         self._complete = self._ends_with_connection = False
         self._keeps_alive = True
@@ -247,6 +266,9 @@ class HttpConnection(asyncio.Protocol):
         if self._ends_with_connection:
             self._keeps_alive = False
         self._complete = True
+        if self._read_paused and self._transport is not None:  # kept connections have to be heard
+            self._read_paused = False
+            self._transport.resume_reading()
 
     def _taken(self) -> bytes:
         pieces = self._pieces

@@ -40,13 +40,13 @@ class UpstreamHttp:
         self._name, self._secret, self._silence_s = name, secret, silence_s
         if secret is not None and not (secret.isascii() and secret.isprintable()):
             raise ConfigurationError(f"The API key of {name} holds a character that no key has, such as a line break.")
-        url = urlsplit(base_url)
-        self._prefix = quote(url.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
-        self._host = url.netloc.rpartition("@")[2]
         try:
+            url = urlsplit(base_url)
             self._pool = HttpPool(base_url, connect_timeout_s=connect_timeout_s)
         except ValueError as error:
             raise ConfigurationError(f"model_providers.{name}.base_url: {error}") from None
+        self._prefix = quote(url.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
+        self._host = url.netloc.rpartition("@")[2]
 
     def head_of(self, path: str, headers: Mapping[str, str]) -> bytes:
         """The unchanging part of the head of a POST, for `post`. Raises ValueError: something no header can hold."""

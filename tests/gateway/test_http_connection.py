@@ -71,6 +71,7 @@ def run(test: Coroutine[None, None, None]) -> None:
     uvloop.run(test)
 
 
+BOMB = gzip.compress(bytes(64 * 2**20))
 FRAMINGS = {
     "with a length": (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", False),
     "chunked": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n", False),
@@ -215,6 +216,9 @@ def test_what_comes_after_an_answer_is_never_taken_for_the_next_one() -> None:
 
 
 BROKEN = {
+    "a head without end": b"HTTP/1.1 200 OK\r\n" + b"x-more: " + b"y" * 300_000,
+    "a bomb": b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n"
+    + b"%x\r\n%b\r\n" % (len(BOMB), BOMB),
     "no HTTP": b"\x16\x03\x01\x02",
     "a length that is none": b"HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\nhello",
     "broken chunks": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nhello",

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from rs_gateway import http_protocol
-from tests.running import RunningGateway, running_gateway
-from tests.upstream import Upstream, answers
+from tests.running import RunningGateway, eventually, running_gateway
+from tests.upstream import Upstream, answers, hangs
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +107,50 @@ def test_http_1_0_gets_its_answer_and_the_end_of_the_connection(tmp_path: Path) 
         with running_gateway(tmp_path, {"model_providers": {"p": provider}}) as gateway:
             received = talk(gateway, ask_bytes(close=False).replace(b"HTTP/1.1", b"HTTP/1.0"))
     assert received.endswith(b"}") and b'"hello"' in received
+
+
+ASKED = b'{"model": "raw", "messages": [{"role": "user", "content": "x"}], "stream": %b}'
+
+
+@pytest.fixture(scope="module")
+def answering(tmp_path_factory: pytest.TempPathFactory) -> Generator[RunningGateway]:
+    with Upstream([answers("Paris is lovely")]).running() as up:
+        provider = {"base_url": up.base_url, "kind": "openai_compatible", "models": ["raw"]}
+        with running_gateway(tmp_path_factory.mktemp("answering"), {"model_providers": {"p": provider}}) as running:
+            yield running
+
+
+def post(body: bytes, *, version: bytes = b"1.1", extra: bytes = b"connection: close\r\n") -> bytes:
+    head = b"POST /v1/chat/completions HTTP/%b\r\nhost: x\r\ncontent-length: %d\r\n%b\r\n"
+    return head % (version, len(body), extra) + body
+
+
+def test_a_client_of_http_1_0_gets_a_stream_without_chunk_borders(answering: RunningGateway) -> None:
+    head, _, body = talk(answering, post(ASKED % b"true", version=b"1.0", extra=b"")).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert body.startswith(b"data: {")
+    assert body.endswith(b"data: [DONE]\n\n")
+
+
+def test_an_offer_to_speak_another_protocol_is_not_taken_up_and_the_request_is_answered(
+    answering: RunningGateway,
+) -> None:
+    offer = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n"
+    second = post(ASKED % b"false")
+    answer = talk(answering, post(ASKED % b"false", extra=offer) + second)
+    assert answer.count(b"HTTP/1.1 200 OK") == 2
+    assert answer.count(b"Paris is lovely") == 2
+
+
+def test_a_client_that_leaves_with_requests_in_line_ends_the_one_under_way(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with Upstream([hangs]).running() as up:
+        provider = {"base_url": up.base_url, "kind": "openai_compatible", "models": ["raw"]}
+        settings = {"model_providers": {"p": provider}, "api": {"max_retries": 0}}
+        with running_gateway(tmp_path_factory.mktemp("leaving"), settings) as running:
+            address = urlsplit(running.url)
+            with socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=10) as connection:
+                connection.sendall(3 * post(ASKED % b"false", extra=b""))
+                eventually(lambda: up.n_busy == 1)
+            eventually(lambda: up.hang_ups >= 1 and up.n_busy == 0)

@@ -177,6 +177,7 @@ def test_a_model_that_is_told_its_format_by_a_parameter_gets_no_other(tmp_path: 
         configuration = {
             "model_providers": {"p": {"base_url": "http://127.0.0.1:1/v1"}},
             "gateway": {"combinations": [combination]},
+            "mipro_v2": {"output_formats": [str(one) for one in ALL]},
         }
         bench = Workbench.at(write_configuration(tmp_path, configuration))
         return bench.output_formats(bench.target("parcels"))
