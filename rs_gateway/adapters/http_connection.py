@@ -122,10 +122,14 @@ class HttpConnection(asyncio.Protocol):
 
     async def piece(self) -> bytes:
         """What comes next of the body; empty at its end. Raises OSError."""
-        while not self._pieces:
+        pieces = self._pieces
+        while not pieces:
             if self._complete:
                 return b""
             await self._wait()
+        if len(pieces) == 1:
+            self._n_unread = 0
+            return pieces.pop()
         return self._taken()
 
     @property

@@ -126,15 +126,46 @@ class _Stream:
         return self
 
     async def __anext__(self) -> Sequence[bytes]:
-        if self._decoder.done:
+        """What arrives next; never empty."""
+        connection, decoder = self._connection, self._decoder
+        assert connection is not None
+        if decoder.done:
             raise StopAsyncIteration
         try:
-            return await self._payloads()
+            while not decoder.malformed and (received := await connection.piece()):
+                payloads = decoder.feed(received)
+                if self._first_event_by_s is None:
+                    if payloads:
+                        return payloads
+                elif self._begins(payloads):
+                    return payloads
         except FAILURES as error:
+            name = self._provider.name
             if isinstance(error, TimeoutError) and self._first_event_by_s is not None:
-                name = self._provider.name
                 raise ProviderTimeoutError(f"{name} did not begin to answer in time.", provider=name) from error
             raise self._provider.http.translate_break(error) from error
+        return self._ended()
+
+    def _begins(self, payloads: Sequence[bytes]) -> bool:
+        """Whether the first event has come. Raises TimeoutError: comments and halves of events are none."""
+        assert self._first_event_by_s is not None and self._connection is not None
+        if payloads:
+            self._first_event_by_s = None
+            self._timer.cancel()
+            self._look(self._connection)
+            return True
+        if self._loop.time() >= self._first_event_by_s:
+            raise TimeoutError
+        return False
+
+    def _ended(self) -> Sequence[bytes]:
+        """The end marker, if it was only cut short. Raises ProviderCutError."""
+        name = self._provider.name
+        if self._decoder.malformed:
+            raise ProviderCutError(f"{name} sent a malformed event stream.", provider=name)
+        if payloads := self._decoder.end():
+            return payloads
+        raise ProviderCutError(f"{name} ended a stream without its end marker.", provider=name)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -147,28 +178,6 @@ class _Stream:
             self._provider.http.release_soon(connection)
         else:
             self._provider.http.release(connection)
-
-    async def _payloads(self) -> Sequence[bytes]:
-        """What arrives next; never empty. Raises FAILURES and ProviderCutError."""
-        assert self._connection is not None
-        decoder, name = self._decoder, self._provider.name
-        if decoder.malformed:
-            raise ProviderCutError(f"{name} sent a malformed event stream.", provider=name)
-        while received := await self._connection.piece():
-            payloads = decoder.feed(received)
-            if payloads:
-                if self._first_event_by_s is not None:
-                    self._first_event_by_s = None
-                    self._timer.cancel()
-                    self._look(self._connection)
-                return payloads
-            if self._first_event_by_s is not None and self._loop.time() >= self._first_event_by_s:
-                raise TimeoutError  # comments and halves of events are no answer, however many come
-            if decoder.malformed:
-                raise ProviderCutError(f"{name} sent a malformed event stream.", provider=name)
-        if payloads := decoder.end():
-            return payloads
-        raise ProviderCutError(f"{name} ended a stream without its end marker.", provider=name)
 
     def _look(self, connection: HttpConnection) -> None:
         due_s = self._first_event_by_s
