@@ -90,6 +90,8 @@ def read_batch(payloads: Sequence[bytes], answer: StreamedAnswer, *, wants_usage
             if chunk.error is None and not answer.is_regular(chunk, payload):
                 payload = repaired(payload, answer)  # noqa: PLW2901  # it is this payload that goes out
                 chunk = decode_chunk(payload)
+            if chunk.error is None:
+                answer.add(chunk)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             error = ProviderCutError(f"{provider} sent a malformed chunk.", provider=provider)
             break
@@ -98,7 +100,6 @@ def read_batch(payloads: Sequence[bytes], answer: StreamedAnswer, *, wants_usage
             error = ProviderOverloadedError(f"{provider} reported an error in its stream.", provider=provider)
             break
         says_something = True
-        answer.add(chunk)
         if chunk.usage is not None and not chunk.choices and not wants_usage:
             continue
         # A payload may have come on several lines; a line break in JSON is a space, in SSE it is the end of the field.

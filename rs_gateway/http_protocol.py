@@ -54,14 +54,22 @@ class LimitedHttpTools(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._stop_timer()
         self._unset_keepalive_if_required()
+        rest: bytes | memoryview = data
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            # Nobody has to accept an upgrade (RFC 9110, section 7.8): the request is answered as if none was offered.
-            data = self._without_upgrade() + data[upgrade.args[0] :]
-            self.parser = httptools.HttpRequestParser(self)
-            self.data_received(data)
-            return
+            while rest:
+                try:
+                    self.parser.feed_data(rest)
+                    break
+                except httptools.HttpParserUpgrade as upgrade:
+                    if self.parser.get_method() == b"CONNECT":
+                        self._refuse(400, "This is no proxy.")
+                        return
+                    # Nobody has to accept an upgrade (RFC 9110, section 7.8): it is answered as if none was offered.
+                    rest = memoryview(rest)[upgrade.args[0] :]
+                    head = self._without_upgrade()
+                    self.parser = httptools.HttpRequestParser(self)
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                    self.parser.feed_data(head)
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
             return
@@ -83,12 +91,14 @@ class LimitedHttpTools(HttpToolsProtocol):
             super().on_headers_complete()
 
     def _without_upgrade(self) -> bytes:
-        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1"]
-        lines += [
-            name + b": " + value
-            for name, value in self.headers
-            if name not in (b"upgrade", b"connection", b"http2-settings")
-        ]
+        version = self.parser.get_http_version().encode()
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
+        for name, value in self.headers:
+            if name == b"connection":
+                kept = [token for token in value.split(b",") if token.strip().lower() in (b"close", b"keep-alive")]
+                lines += [b"connection: " + b",".join(kept)] if kept else []
+            elif name not in (b"upgrade", b"http2-settings"):
+                lines.append(name + b": " + value)
         return b"\r\n".join([*lines, b"", b""])
 
     def on_message_complete(self) -> None:

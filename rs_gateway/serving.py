@@ -193,7 +193,7 @@ class Serving:
             providers = build_providers(settings)
             endpoints = build_endpoints(settings, providers)
             prices = await anyio.to_thread.run_sync(open_prices, settings)
-        except RouteSwitchError as error:
+        except (RouteSwitchError, ValueError) as error:
             log.error("configuration_refused", error=str(error))
             self.freshness = replace(self.freshness, configuration_error=str(error))
             return

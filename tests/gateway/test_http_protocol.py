@@ -154,3 +154,8 @@ def test_a_client_that_leaves_with_requests_in_line_ends_the_one_under_way(
                 connection.sendall(3 * post(ASKED % b"false", extra=b""))
                 eventually(lambda: up.n_busy == 1)
             eventually(lambda: up.hang_ups >= 1 and up.n_busy == 0)
+
+
+def test_an_attempt_to_use_the_gateway_as_a_proxy_is_refused_at_once(gateway: RunningGateway) -> None:
+    status, _ = error_of(talk(gateway, b"CONNECT a:1 HTTP/1.1\r\nhost: a\r\n\r\n"))
+    assert status == 400
