@@ -29,7 +29,7 @@ class _Parser(Protocol):
 
 
 class HttpConnection(asyncio.Protocol):
-    """One request at a time, one reader at a time. Whoever asked reads the answer, then `done` says what becomes of it.
+    """One request at a time, one reader at a time. Whoever asked reads the answer, then gives it back to its pool.
 
     Attributes:
         status: of the answer; 0 until its head has come.
@@ -122,14 +122,10 @@ class HttpConnection(asyncio.Protocol):
 
     async def piece(self) -> bytes:
         """What comes next of the body; empty at its end. Raises OSError."""
-        pieces = self._pieces
-        while not pieces:
+        while not self._pieces:
             if self._complete:
                 return b""
             await self._wait()
-        if len(pieces) == 1:
-            self._n_unread = 0
-            return pieces.pop()
         return self._taken()
 
     @property
@@ -276,12 +272,8 @@ class HttpConnection(asyncio.Protocol):
 
     def _taken(self) -> bytes:
         pieces = self._pieces
-        if len(pieces) == 1:
-            taken = pieces[0]
-            pieces.clear()
-        else:
-            taken = b"".join(pieces)
-            pieces.clear()
+        taken = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
         self._n_unread = 0
         return taken
 
