@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from rs_gateway.adapters.shared_timer import Limit, TimerOf
 from rs_gateway.attempts import Attempts
-from rs_gateway.calls import OpenedStream, complete_once, open_once, read_batch
+from rs_gateway.calls import OpenedStream, complete_once, open_once
 from rs_gateway.domain.access import Admission
 from rs_gateway.domain.answers import (
     WireCompletion,
@@ -24,7 +24,6 @@ from rs_gateway.domain.errors import (
     ForbiddenError,
     ModelNotFoundError,
     NotForThisKeyError,
-    ProviderCutError,
     ProviderError,
     ProviderTimeoutError,
     RouteSwitchError,
@@ -39,6 +38,7 @@ from rs_gateway.journey import ANYBODY, Caller, Ending, Journey
 from rs_gateway.patience import Patience
 from rs_gateway.reader import HeldReader, Reader
 from rs_gateway.recording import Recorder, outcome_of_error
+from rs_gateway.relay import Relay
 from rs_gateway.serving import Served, Source
 from rs_gateway.trace_ids import TraceIds
 
@@ -163,43 +163,21 @@ class Gateway:
     ) -> None:
         """SSE bytes for the client: chunks as they came, then `[DONE]`, or an error event if the answer broke off."""
         assert journey.combination is not None
-        provider, wants_usage, answer = journey.combination.provider, journey.request.include_usage, opened.answer
-        rest = opened.rest
+        provider = journey.combination.provider
+        relay = Relay(opened, reader, wants_usage=journey.request.include_usage, provider=provider)
         failure: BaseException | None = None
         try:
             with patience:
-                block, fault, ended, _ = opened.first
-                has_room = reader.begin(journey, block)
-                block = b""
                 try:
-                    while True:
-                        if not has_room:
-                            patience.on_client()
-                            await reader.room()
-                            patience.on_provider()
-                        if fault is not None:
-                            raise fault
-                        if ended:
-                            break
-                        try:
-                            payloads = await rest.__anext__()
-                        except StopAsyncIteration:
-                            break
-                        batch = read_batch(payloads, answer, wants_usage=wants_usage, provider=provider)
-                        block, fault, ended, _ = batch
-                        if fault is None and not ended:  # what came with the end goes out with the end: one write less
-                            has_room = not block or reader.write(block)
-                            block = b""
-                    if not answer.whole:
-                        raise ProviderCutError(f"{provider} ended a stream without a finish_reason.", provider=provider)
-                    ending.outcome = outcome_of(answer.finish_reason)
+                    await relay.run(journey, patience)
+                    ending.outcome = outcome_of(opened.answer.finish_reason)
                     last = b"data: [DONE]\n\n"
                 except ProviderError as error:
                     failure = error
                     ending.outcome, ending.error_code = Outcome.PROVIDER_CUT, error.code
                     last = b"data: " + self._encode_error(error) + b"\n\n"
                 patience.on_client()
-                await (reader.end if failure is None else reader.fail)(block + last)
+                await (reader.end if failure is None else reader.fail)(relay.unsent + last)
         except TimeoutError as late:
             failure = late
             error = ProviderTimeoutError("The request's deadline passed.", provider=provider)

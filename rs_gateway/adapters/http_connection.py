@@ -44,6 +44,8 @@ class HttpConnection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._wants_whole = False
+        self._take: Callable[[bytes], bool] | None = None
+        self._stopped = False
         self._read_paused = False
         self.heard_at_s = self.idle_since_s = 0.0
         self._begin_answer()
@@ -128,6 +130,28 @@ class HttpConnection(asyncio.Protocol):
             await self._wait()
         return self._taken()
 
+    async def pushed(self, take: Callable[[bytes], bool]) -> bool:
+        """Hand what comes of the body to `take`, from within the event loop: nobody has to be woken for each piece.
+
+        Returns:
+            True: `take` returned False, and is not called again; more may be waiting. False: the body is over.
+
+        Raises:
+            OSError, and what `take` raises.
+        """
+        while True:
+            if self._pieces and not take(self._taken()):
+                return True
+            if self._complete:
+                return False
+            self._take, self._stopped = take, False
+            try:
+                await self._wait()
+            finally:
+                self._take = None
+            if self._stopped:
+                return True
+
     @property
     def complete(self) -> bool:
         """Whether the answer has come to its end, read or not."""
@@ -169,7 +193,9 @@ class HttpConnection(asyncio.Protocol):
             return
         if self._room is not None and self.status:
             self.resume_writing()  # an answer has begun: whoever is still sending need not go on
-        if self._waiter is not None and (
+        if self._take is not None:
+            self._push(self._take)
+        elif self._waiter is not None and (
             self._complete or (self.status and (not self._wants_whole or self.status != 200))
         ):
             self._wake()
@@ -289,6 +315,19 @@ class HttpConnection(asyncio.Protocol):
             await waiter
         finally:
             self._waiter = None
+
+    def _push(self, take: Callable[[bytes], bool]) -> None:
+        waiter = self._waiter
+        try:
+            self._stopped = bool(self._pieces) and not take(self._taken())
+        except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to who waits
+            self._take = None
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(error)
+            return
+        if self._stopped or self._complete:
+            self._take = None
+            self._wake()
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None

@@ -1,7 +1,7 @@
 """Any upstream that speaks OpenAI's protocol, straight over one pooled HTTP client: the fast path."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 import msgspec
@@ -12,6 +12,7 @@ from rs_gateway.adapters.sse import SseDecoder
 from rs_gateway.adapters.upstream_http import FAILURES, UpstreamHttp, content_type_of
 from rs_gateway.domain.chat import JsonObject, ProviderCall
 from rs_gateway.domain.errors import ProviderCutError, ProviderGarbageError, ProviderTimeoutError
+from rs_gateway.domain.ports import PushedBatches
 
 
 class OpenAIHttp:
@@ -105,7 +106,7 @@ class OpenAIHttp:
         await self.http.aclose()
 
 
-class _Stream:
+class _Stream(PushedBatches):
     """One open stream; see ChatProvider.stream."""
 
     def __init__(self, provider: OpenAIHttp, call: ProviderCall) -> None:
@@ -145,6 +146,26 @@ class _Stream:
                 raise ProviderTimeoutError(f"{name} did not begin to answer in time.", provider=name) from error
             raise self._provider.http.translate_break(error) from error
         return self._ended()
+
+    async def pushed(self, take: Callable[[Sequence[bytes]], bool]) -> bool:
+        connection, decoder = self._connection, self._decoder
+        assert connection is not None and self._first_event_by_s is None
+        stopped = False
+
+        def received(data: bytes) -> bool:
+            nonlocal stopped
+            payloads = decoder.feed(data)
+            stopped = bool(payloads) and not take(payloads)
+            return not (stopped or decoder.done or decoder.malformed)
+
+        if decoder.done:
+            return False
+        try:
+            if not decoder.malformed and await connection.pushed(received) and (stopped or decoder.done):
+                return stopped
+        except FAILURES as error:
+            raise self._provider.http.translate_break(error) from error
+        return not take(self._ended())
 
     def _begins(self, payloads: Sequence[bytes]) -> bool:
         """Whether the first event has come. Raises TimeoutError: comments and halves of events are none."""

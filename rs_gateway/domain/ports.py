@@ -1,6 +1,7 @@
 """What the core asks of the outside. Each adapter keeps one of these promises; `tests/contracts` holds them to it."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +16,19 @@ DONE = b"[DONE]"
 """In place of a chunk, at the end of a stream's last batch."""
 
 
+class PushedBatches(AsyncIterator[Sequence[bytes]]):
+    """Batches of a stream that can come by themselves: a task switch less for each than the iteration needs."""
+
+    @abstractmethod
+    async def pushed(self, take: Callable[[Sequence[bytes]], bool]) -> bool:
+        """Hand every batch from the second one on to `take`, from within the event loop, until it returns False.
+
+        Returns:
+            Whether it was `take` that ended it; False: the stream is over. Raises what the iteration raises.
+        """
+        ...
+
+
 class ChatProvider(Protocol):
     """One provider of chat completions. Raises ProviderError and its kinds, nothing else of its own."""
 
@@ -27,7 +41,7 @@ class ChatProvider(Protocol):
 
         The iteration ends normally only when the provider said that the stream is done; the last batch may say so
         itself, with DONE (that very object) as its last item. A stream that breaks off raises ProviderCutError. Leaving
-        the context cancels the upstream call.
+        the context cancels the upstream call. The iterator may be PushedBatches.
         """
         ...
 
