@@ -87,10 +87,10 @@ def read_batch(payloads: Sequence[bytes], answer: StreamedAnswer, *, wants_usage
             break
         try:
             chunk = decode_chunk(payload)
-            if chunk.error is None and not answer.is_regular(chunk, payload):
-                payload = repaired(payload, answer)  # noqa: PLW2901  # it is this payload that goes out
-                chunk = decode_chunk(payload)
-            if chunk.error is None:
+            if not answer.add_text(chunk, payload) and chunk.error is None:
+                if not answer.is_regular(chunk, payload):
+                    payload = repaired(payload, answer)  # noqa: PLW2901  # it is this payload that goes out
+                    chunk = decode_chunk(payload)
                 answer.add(chunk)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             error = ProviderCutError(f"{provider} sent a malformed chunk.", provider=provider)

@@ -21,6 +21,7 @@ class SseDecoder:
 
     def __init__(self) -> None:
         self._begun = False
+        self._is_between_events = False
         self._buffer = b""
         self._data: list[bytes] = []
         self.done = False
@@ -28,11 +29,19 @@ class SseDecoder:
 
     def feed(self, received: bytes) -> list[bytes]:
         """Payloads completed by `received`, in order; the last of all is DONE, and none comes after `malformed`."""
+        if self._is_between_events and received[:6] == b"data: " and received.find(b"\n") == len(received) - 2:
+            # One event of one line, as nearly all reads of a stream are.
+            payload = received[6:-2]
+            if received.endswith(b"\n") and payload != DONE and b"\r" not in payload and not payload.isspace():
+                return [payload] if payload else []
         payloads: list[bytes] = []
         if not self._begun:
             self._begun, received = True, received.removeprefix(codecs.BOM_UTF8)
         if not self._buffer and not self._data and not self.done and not self.malformed:
             received = self._feed_whole_events(received, payloads)
+            if not received:
+                self._is_between_events = not self.done
+                return payloads
         lines = (self._buffer + received).split(b"\n")
         self._buffer = lines.pop()
         for raw in lines:
@@ -46,6 +55,7 @@ class SseDecoder:
             elif not line.startswith((b":", b"event:", b"id:", b"retry:")):
                 self.malformed = True
         self.malformed = self.malformed or len(self._buffer) > _MAX_EVENT_BYTES
+        self._is_between_events = not (self._buffer or self._data or self.done or self.malformed)
         return payloads
 
     def end(self) -> list[bytes]:

@@ -170,6 +170,36 @@ class StreamedAnswer:
         self._begun: set[int] = set()
         self._ended: set[int] = set()
 
+    def add_text(self, chunk: WireChunk, payload: bytes) -> bool:
+        """Take in a chunk that is one more piece of the only choice's text and nothing else, as nearly all are.
+
+        Returns False, and takes in nothing, when it is another one or needs a closer look.
+        """
+        identity, choices = self.identity, chunk.choices
+        if identity is None or choices is None or len(choices) != 1 or not self._begun:
+            return False
+        first = choices[0]
+        delta = first.delta
+        if (
+            delta is None
+            or type(delta.content) is not str
+            or first.finish_reason is not None
+            or first.index != 0
+            or delta.refusal is not None
+            or delta.tool_calls is not None
+            or delta.reasoning_content is not None
+            or chunk.id != identity[0]
+            or chunk.created != identity[1]
+            or chunk.model != identity[2]
+            or chunk.usage is not None
+            or chunk.error is not None
+            or b'"role"' in payload
+        ):
+            return False
+        self._contents.append(delta.content)
+        self._begun.add(0)
+        return True
+
     def is_regular(self, chunk: WireChunk, payload: bytes) -> bool:
         """Whether the chunk may go to a client as it came; `domain/chunk_repair.py` mends those that may not.
 
@@ -197,22 +227,6 @@ class StreamedAnswer:
             self.model = chunk.model
         choices = chunk.choices
         if not choices:
-            return
-        first = choices[0]
-        delta = first.delta
-        if (
-            delta is not None
-            and type(delta.content) is str
-            and first.finish_reason is None
-            and first.index == 0
-            and delta.refusal is None
-            and delta.tool_calls is None
-            and delta.reasoning_content is None
-            and len(choices) == 1
-        ):
-            # A piece of text and nothing else, as nearly all chunks are.
-            self._contents.append(delta.content)
-            self._begun.add(0)
             return
         for choice in choices:
             self._begun.add(choice.index)

@@ -45,3 +45,10 @@ def test_what_came_before_a_line_that_is_no_event_counts_and_nothing_after_it(ju
     assert decoder.feed(b"data: {}\n\n" + junk + b"data: [DONE]\n\n") == [b"{}"]
     assert decoder.malformed
     assert not decoder.done
+
+
+@given(st.lists(st.sampled_from([b"data: {}\n\n", b"data:  \n\n", b"data: [DONE]\n\n", b": x\n\n", b"data: a\rb\n\n"])))
+def test_events_one_by_one_are_what_they_are_together(events: list[bytes]) -> None:
+    together, apart = SseDecoder(), SseDecoder()
+    assert [p for event in events for p in apart.feed(event)] == together.feed(b"".join(events))
+    assert apart.done == together.done
