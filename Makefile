@@ -43,7 +43,7 @@ up: $(VENV)/.ready-run
 	@$(BIN)/route-switch up $(ARGS)
 
 test: check
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(VENV)/.ready-all
 	$(BIN)/ruff format --check .

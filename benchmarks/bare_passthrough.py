@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 
+from rs_gateway.adapters.http_address import parse_address
 from rs_gateway.adapters.http_connection import lines_of
 from rs_gateway.adapters.http_pool import HttpPool
 
@@ -26,8 +27,9 @@ class BarePassthrough:
     """An ASGI application. Streams go out chunk by chunk as they come in; everything else in one piece."""
 
     def __init__(self, base_url: str) -> None:
-        self._host = base_url.partition("//")[2]
-        self._pool = HttpPool(base_url, connect_timeout_s=5)
+        address = parse_address(base_url)
+        self._host = address.authority
+        self._pool = HttpPool(address, connect_timeout_s=5)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from rs_gateway.cli_explain import explain_trace
 from rs_gateway.cli_keys import keys_app
+from rs_gateway.data_console import DataConsole
 from rs_gateway.domain.errors import RouteSwitchError, TemplateInvalidError
 from rs_gateway.domain.prompts import Origin, PromptTemplate, PromptText
 
@@ -43,7 +44,7 @@ app.command("explain")(explain_trace)
 
 # Without markup: what is printed holds names and texts of other people, and "[/red]" is one of them.
 words = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
-data = Console(markup=False, emoji=False)
+data = DataConsole()
 
 DEBUG_VARIABLE = "ROUTE_SWITCH_DEBUG"
 """Set to 1, an error that nobody expected comes with its traceback."""

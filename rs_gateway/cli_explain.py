@@ -11,12 +11,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from rs_gateway.data_console import DataConsole
+
 if TYPE_CHECKING:
     from rs_gateway.settings import Settings
 
 # Without markup: what is printed holds names and texts of other people, and "[/red]" is one of them.
 words = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
-data = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+data = DataConsole()
 
 Facts: TypeAlias = dict[str, Any]
 """One trace by column name; decision, attempts and payload as what their JSON says."""

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from rs_gateway.data_console import DataConsole
 from rs_gateway.domain.access import BUDGET_PERIODS, BudgetPeriod, ClientKey, KeyLimits
 from rs_gateway.domain.traces import StoreMode
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 keys_app = typer.Typer(no_args_is_help=True, help="Client keys: who may use the gateway, for what, and how much.")
 
 words = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
-data = Console(markup=False, emoji=False)
+data = DataConsole()
 
 _SECONDS = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _NO_LIMIT = "none"

@@ -71,7 +71,12 @@ class LimitedHttpTools(HttpToolsProtocol):
                     self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
                     self.parser.feed_data(head)
         except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+            cycle = self.cycle
+            if (self._in_head or not self._incomplete) and cycle and not cycle.response_complete:
+                cycle.keep_alive = False  # those before it are answered; nobody reads on after them
+                self.flow.pause_reading()
+            else:
+                self.send_400_response("Invalid HTTP request received.")
             return
         # What came with the end of one head or body is not counted towards the next head: at most one read of it.
         self._head_bytes = self._head_bytes + len(data) if self._in_head else 0

@@ -44,10 +44,10 @@ def configure_logs() -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=_Lines,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _LinesHandler()
     handler.set_name(_HANDLER)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -62,6 +62,28 @@ def configure_logs() -> None:
     root.setLevel(logging.WARNING)
     for name in _SILENT:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
+class _Lines:
+    """Writes a line with one call, its end included: unbuffered, two calls would let another thread's line between."""
+
+    def __init__(self, *_: Any) -> None:
+        """structlog hands over the logger's name; there is one place to write to."""
+
+    def msg(self, line: str) -> None:
+        """Write it to what stderr is now."""
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+    debug = info = warning = error = critical = exception = log = msg
+
+
+class _LinesHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            _Lines().msg(self.format(record))
+        except Exception:  # noqa: BLE001  # as all handlers do: a log line must not end what it tells of
+            self.handleError(record)
 
 
 def without_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
+from rs_gateway.adapters.http_address import parse_address
 from rs_gateway.adapters.litellm_chat import LiteLLMChat
 from rs_gateway.adapters.openai_http import OpenAIHttp
 from rs_gateway.adapters.price_table import load_prices
@@ -30,8 +31,12 @@ def build_provider(name: str, provider: ProviderSettings, settings: Settings) ->
     """The adapter that speaks to one provider. Opens no connection and imports nothing heavy yet."""
     api_key = provider_key(name, provider, os.environ)
     base_url = provider.base_url or DIRECT_BASE_URLS.get(name)
-    kind = kind_of(name, provider)
-    if kind == "litellm":
+    if base_url is not None:
+        try:
+            parse_address(base_url)
+        except ValueError as error:
+            raise ConfigurationError(f"model_providers.{name}.base_url: {error}") from None
+    if kind_of(name, provider) == "litellm":
         return LiteLLMChat(
             name,
             base_url=provider.base_url,
@@ -42,8 +47,6 @@ def build_provider(name: str, provider: ProviderSettings, settings: Settings) ->
         )
     if base_url is None:
         raise ConfigurationError(f"model_providers.{name} is openai_compatible and needs a base_url.")
-    if not base_url.startswith(("http://", "https://")):
-        raise ConfigurationError(f"model_providers.{name}.base_url {base_url!r} must start with http:// or https://.")
     return OpenAIHttp(
         name,
         base_url=base_url,

@@ -1,20 +1,21 @@
 """Embeddings, Responses and Messages of providers that speak them, straight over one pooled HTTP client."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
 from rs_gateway.adapters.http_connection import HttpConnection
 from rs_gateway.adapters.sse_events import SseEvents
-from rs_gateway.adapters.upstream_http import FAILURES, UpstreamHttp, content_type_of
+from rs_gateway.adapters.upstream_http import FAILURES, UpstreamHttp, content_type_of, whole_answer
 from rs_gateway.domain.endpoints import Endpoint, EndpointCall, Event
 from rs_gateway.domain.errors import ProviderCutError, ProviderGarbageError, ProviderTimeoutError
 
 ANTHROPIC_BASE_URL = "https://api.anthropic.com/v1"
 ANTHROPIC_VERSION = "2023-06-01"
+_T = TypeVar("_T")
 
 
 class EndpointHttp:
@@ -57,9 +58,8 @@ class EndpointHttp:
     async def ask(self, call: EndpointCall) -> bytes:
         try:
             async with asyncio.timeout(call.timeout_s):
-                connection = await self._post(call)
+                connection, body = await self._ask(call, whole_answer)
                 try:
-                    body = await connection.whole(unless_refused=True)
                     if connection.status != 200:
                         raise await self._http.refusal(connection)
                     return body
@@ -73,12 +73,7 @@ class EndpointHttp:
         begin_by_s = asyncio.get_running_loop().time() + min(self._first_byte_timeout_s, call.timeout_s)
         try:
             async with asyncio.timeout_at(begin_by_s):
-                connection = await self._post(call)
-                try:
-                    await connection.head()
-                except BaseException:
-                    self._http.release(connection)
-                    raise
+                connection, _ = await self._ask(call, HttpConnection.head)
         except FAILURES as error:
             raise self._http.translate(error) from error
         try:
@@ -98,14 +93,15 @@ class EndpointHttp:
     async def aclose(self) -> None:
         await self._http.aclose()
 
-    async def _post(self, call: EndpointCall) -> HttpConnection:
+    async def _ask(
+        self, call: EndpointCall, read: Callable[[HttpConnection], Awaitable[_T]]
+    ) -> tuple[HttpConnection, _T]:
         request = call.request
         headers = self._headers[request.endpoint]
         if request.headers:
             headers = {**headers, **request.headers}
-        return await self._http.post(
-            self._http.head_of(f"/{request.endpoint}", headers), msgspec.json.encode(call.body)
-        )
+        head = self._http.head_of(f"/{request.endpoint}", headers)
+        return await self._http.ask(head, msgspec.json.encode(call.body), read)
 
     async def _events(self, connection: HttpConnection, begin_by_s: float) -> AsyncIterator[Sequence[Event]]:
         loop, decoder, begun = asyncio.get_running_loop(), SseEvents(), False

@@ -17,6 +17,10 @@ _MAX_WHOLE_BYTES = 2**28
 _MAX_UNPACKED_BYTES = 2**25
 """That one read may unpack to: a read has 256 KiB at most, and text does not shrink to less than a hundredth."""
 
+_GZIP_OR_ZLIB = 47
+"""The window size that has zlib find out which of the two it is."""
+_GZIP_BEGINS = 0x1F
+
 
 class BrokenAnswerError(OSError):
     """What came is no HTTP, is packed in a way that we cannot unpack, or ended before its end."""
@@ -49,6 +53,7 @@ class HttpConnection(asyncio.Protocol):
         self._read_paused = False
         self.heard_at_s = self.idle_since_s = 0.0
         self._begin_answer()
+        self._complete = True  # nothing has been asked yet
 
     # What the pool does with it.
 
@@ -62,6 +67,17 @@ class HttpConnection(asyncio.Protocol):
             and self._error is None
             and transport is not None
             and not transport.is_closing()
+        )
+
+    @property
+    def went_stale(self) -> bool:
+        """Whether a kept connection ended before it said anything: most likely it was given up while nobody used it."""
+        return (
+            self.idle_since_s > 0
+            and not self.status
+            and not self._bodiless_bytes
+            and self._error is not None
+            and not isinstance(self._error, TimeoutError)
         )
 
     def send(self, head: bytes, body: bytes) -> None:
@@ -238,6 +254,8 @@ class HttpConnection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if 100 <= status < 200:
             return  # an interim answer; the real one follows
+        if status < 100:
+            raise BrokenAnswerError(f"{status} is no status")
         self.status = status
         packed = None
         framed = False
@@ -252,15 +270,13 @@ class HttpConnection(asyncio.Protocol):
         if packed and packed != b"identity":
             if packed not in (b"gzip", b"x-gzip", b"deflate"):
                 raise zlib.error(f"content-encoding {packed[:40]!r}")
-            self._unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib, whichever it is
+            self._unpacker = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""
         self._bodiless_bytes = 0
         if self._unpacker is not None:
-            data = self._unpacker.decompress(data, _MAX_UNPACKED_BYTES)
-            if self._unpacker.unconsumed_tail:
-                raise zlib.error("it unpacks to far too much")
+            data = self._unpacked(data)
             if not data:
                 return
         self._pieces.append(data)
@@ -284,6 +300,23 @@ class HttpConnection(asyncio.Protocol):
         self._unpacker: Any = None
         self._complete = self._ends_with_connection = False
         self._keeps_alive = True
+
+    def _unpacked(self, data: bytes) -> bytes:
+        unpacked: list[bytes] = []
+        room = _MAX_UNPACKED_BYTES
+        while data:
+            if self._unpacker.eof:
+                if data[0] != _GZIP_BEGINS:
+                    break  # padding
+                self._unpacker = zlib.decompressobj(
+                    wbits=_GZIP_OR_ZLIB
+                )  # RFC 1952, section 2.2: members follow members
+            unpacked.append(self._unpacker.decompress(data, room))
+            room -= len(unpacked[-1])
+            if self._unpacker.unconsumed_tail or room <= 0:
+                raise zlib.error("it unpacks to far too much")
+            data = self._unpacker.unused_data
+        return b"".join(unpacked)
 
     def _end_body(self) -> None:
         if self._unpacker is not None and not self._unpacker.eof:

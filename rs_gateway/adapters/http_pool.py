@@ -5,10 +5,10 @@ import functools
 import socket
 import ssl
 from collections import deque
-from urllib.parse import urlsplit
 
 import aiohappyeyeballs
 
+from rs_gateway.adapters.http_address import HttpAddress
 from rs_gateway.adapters.http_connection import HttpConnection
 
 _KEEP_S = 30.0
@@ -24,23 +24,17 @@ def tls_context() -> ssl.SSLContext:
 
 
 class HttpPool:
-    """Kept connections to the host of one URL. Must be used inside a running event loop.
+    """Kept connections to one address. Must be used inside a running event loop.
 
     Follows no redirect, uses no proxy, keeps no cookie.
 
     Args:
-        base_url: `http://` or `https://`, host, and what stands before every path.
-    Raises:
-        ValueError: `base_url` is no such URL.
+        connect_timeout_s: for name resolution, TCP and TLS together.
     """
 
-    def __init__(self, base_url: str, *, connect_timeout_s: float) -> None:
-        url = urlsplit(base_url)
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ValueError(f"{base_url!r} is no http:// or https:// address.")
-        self._host = url.hostname
-        self._port = url.port or (443 if url.scheme == "https" else 80)
-        self._tls = tls_context() if url.scheme == "https" else None
+    def __init__(self, address: HttpAddress, *, connect_timeout_s: float) -> None:
+        self._host, self._port = address.host, address.port
+        self._tls = tls_context() if address.is_tls else None
         self._connect_timeout_s = connect_timeout_s
         self._idle: deque[HttpConnection] = deque()
         self._sweep: asyncio.TimerHandle | None = None
@@ -95,7 +89,10 @@ class HttpPool:
         self.drop_idle()
 
     async def _connect(self, loop: asyncio.AbstractEventLoop) -> HttpConnection:
-        addresses = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        try:
+            addresses = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        except UnicodeError as error:  # a name that no resolver takes
+            raise OSError(str(error)) from error
         connected = await aiohappyeyeballs.start_connection(
             addresses, happy_eyeballs_delay=_HEAD_START_S, interleave=1, loop=loop
         )

@@ -9,7 +9,7 @@ import msgspec
 from rs_gateway.adapters.http_connection import HttpConnection
 from rs_gateway.adapters.shared_timer import Limit, SharedTimer
 from rs_gateway.adapters.sse import SseDecoder
-from rs_gateway.adapters.upstream_http import FAILURES, UpstreamHttp, content_type_of
+from rs_gateway.adapters.upstream_http import FAILURES, UpstreamHttp, content_type_of, whole_answer
 from rs_gateway.domain.chat import JsonObject, ProviderCall
 from rs_gateway.domain.errors import ProviderCutError, ProviderGarbageError, ProviderTimeoutError
 from rs_gateway.domain.ports import PushedBatches
@@ -60,9 +60,8 @@ class OpenAIHttp:
 
     async def _complete(self, call: ProviderCall) -> bytes:
         try:
-            connection = await self.http.post(self._head, _encode(call))
+            connection, body = await self.http.ask(self._head, _encode(call), whole_answer)
             try:
-                body = await connection.whole(unless_refused=True)
                 if connection.status != 200:
                     raise await self.http.refusal(connection)
                 return body
@@ -81,12 +80,7 @@ class OpenAIHttp:
             self._first_byte = SharedTimer(self.first_byte_timeout_s)
         try:
             with Limit(self._first_byte):
-                connection = await self.http.post(self._head, body)
-                try:
-                    await connection.head()
-                except BaseException:
-                    self.http.release(connection)
-                    raise
+                connection, _ = await self.http.ask(self._head, body, HttpConnection.head)
         except FAILURES as error:
             raise self.http.translate(error) from error
         try:

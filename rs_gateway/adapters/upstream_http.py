@@ -1,9 +1,11 @@
 """One provider's HTTP interface: what is sent, what its failures mean, and how long it may be silent."""
 
 import asyncio
-from collections.abc import Mapping
-from urllib.parse import quote, urlsplit
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
+from rs_gateway.adapters.http_address import parse_address
 from rs_gateway.adapters.http_connection import HttpConnection, lines_of
 from rs_gateway.adapters.http_pool import HttpPool
 from rs_gateway.adapters.http_refusals import refusal_of
@@ -15,6 +17,7 @@ from rs_gateway.domain.errors import (
     ProviderUnreachableError,
 )
 
+_T = TypeVar("_T")
 FAILURES = (OSError,)
 """What goes wrong on the way, TimeoutError included; `UpstreamHttp.translate` says what it means."""
 
@@ -31,7 +34,7 @@ class UpstreamHttp:
         secret: its key, which must not show in any message.
         silence_s: between two pieces of an answer.
     Raises:
-        ConfigurationError: `base_url` is no URL, or `secret` cannot stand in a header.
+        ConfigurationError: `base_url` is no address, or `secret` cannot stand in a header.
     """
 
     def __init__(
@@ -41,24 +44,46 @@ class UpstreamHttp:
         if secret is not None and not (secret.isascii() and secret.isprintable()):
             raise ConfigurationError(f"The API key of {name} holds a character that no key has, such as a line break.")
         try:
-            url = urlsplit(base_url)
-            self._pool = HttpPool(base_url, connect_timeout_s=connect_timeout_s)
+            address = parse_address(base_url)
         except ValueError as error:
             raise ConfigurationError(f"model_providers.{name}.base_url: {error}") from None
-        self._prefix = quote(url.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
-        self._host = url.netloc.rpartition("@")[2]
+        self._pool = HttpPool(address, connect_timeout_s=connect_timeout_s)
+        self._prefix, self._host = address.path, address.authority
 
     def head_of(self, path: str, headers: Mapping[str, str]) -> bytes:
-        """The unchanging part of the head of a POST, for `post`. Raises ValueError: something no header can hold."""
+        """The unchanging part of the head of a POST, for `ask`. Raises ValueError: something no header can hold."""
         fixed = {"host": self._host, "accept": "*/*", "user-agent": "route-switch", **headers}
         return f"POST {self._prefix}{path} HTTP/1.1\r\n".encode("ascii") + lines_of(iter(fixed.items()))
 
-    async def post(self, head: bytes, body: bytes) -> HttpConnection:
-        """Send a request. The answer is read from the connection that comes back; then `release` it. Raises FAILURES.
+    async def ask(
+        self, head: bytes, body: bytes, read: Callable[[HttpConnection], Awaitable[_T]]
+    ) -> tuple[HttpConnection, _T]:
+        """Send a request and `read` the begin of its answer, or all. `release` the connection when done with it.
+
+        A kept connection that turns out to have been closed is replaced by a new one, once: whoever closes an idle
+        connection cannot know that a request is on its way (RFC 9112, section 9.3.1).
 
         Args:
             head: from `head_of`.
+        Raises:
+            FAILURES
         """
+        connection = await self._send(head, body)
+        try:
+            return connection, await read(connection)
+        except BaseException as error:
+            self.release(connection)
+            if not isinstance(error, OSError) or not connection.went_stale:
+                raise
+        self._pool.drop_idle()  # the others are as old
+        connection = await self._send(head, body)
+        try:
+            return connection, await read(connection)
+        except BaseException:
+            self.release(connection)
+            raise
+
+    async def _send(self, head: bytes, body: bytes) -> HttpConnection:
         connection = await self._pool.connection()
         try:
             whole_head = b"%bcontent-length: %d\r\n\r\n" % (head, len(body))
@@ -82,12 +107,10 @@ class UpstreamHttp:
     async def refusal(self, connection: HttpConnection) -> ProviderError:
         """What a status other than 200 means; reads the answer, for a while and up to a limit."""
         body = b""
-        try:
+        with contextlib.suppress(*FAILURES):  # the status counts, whatever becomes of the words
             async with asyncio.timeout(self._silence_s):
                 while len(body) < _MAX_ERROR_BYTES and (piece := await connection.piece()):
                     body += piece
-        except FAILURES as error:
-            return self.translate(error)
         header = connection.header(b"retry-after")
         headers = {} if header is None else {"retry-after": header}
         return refusal_of(
@@ -126,3 +149,8 @@ def content_type_of(connection: HttpConnection) -> str:
     """The media type of an answer, without its parameters; `application/octet-stream` when it has none (RFC 9110)."""
     stated = connection.header(b"content-type") or ""
     return stated.partition(";")[0].strip().lower() or "application/octet-stream"
+
+
+async def whole_answer(connection: HttpConnection) -> bytes:
+    """For `UpstreamHttp.ask`: the whole body of an answer with status 200; nothing of any other."""
+    return await connection.whole(unless_refused=True)

@@ -290,7 +290,8 @@ def _count(value: JsonValue) -> int | None:
 def text_of(content: JsonValue) -> str:
     """The text of a message's content: itself, or that of its parts; empty for anything else."""
     if isinstance(content, list):
-        return "".join(text_of(part.get("text")) for part in content if isinstance(part, dict))
+        texts = [part.get("text") for part in content if isinstance(part, dict)]
+        return "".join(text for text in texts if isinstance(text, str))
     return content if isinstance(content, str) else ""
 
 

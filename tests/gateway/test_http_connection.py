@@ -14,6 +14,7 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rs_gateway.adapters.http_address import parse_address
 from rs_gateway.adapters.http_connection import BrokenAnswerError, HttpConnection, lines_of
 from rs_gateway.adapters.http_pool import HttpPool, tls_context
 
@@ -35,7 +36,7 @@ async def pool_to(script: Script, *, tls: ssl.SSLContext | None = None) -> Async
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     address = "https://localhost" if tls is not None else "http://127.0.0.1"
-    pool = HttpPool(f"{address}:{server.sockets[0].getsockname()[1]}", connect_timeout_s=5)
+    pool = HttpPool(parse_address(f"{address}:{server.sockets[0].getsockname()[1]}"), connect_timeout_s=5)
     try:
         async with asyncio.timeout(20):
             yield pool
@@ -366,10 +367,83 @@ def test_a_provider_over_tls_is_reached_when_its_certificate_is_trusted_and_refu
         tls_context.cache_clear()
 
 
-@pytest.mark.parametrize("url", ["ftp://h/v1", "http:///v1", "nonsense"])
-def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="no http"):
-        HttpPool(url, connect_timeout_s=1)
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("ftp://h/v1", "no http"),
+        ("http:///v1", "no http"),
+        ("nonsense", "no http"),
+        ("http://a..b/v1", "no host can be called 'a..b'"),
+        ("http://" + "a" * 70 + ".example", "no host can be called"),
+        ("http://a b/v1", "no host can be called"),
+        ("http://h:99999/v1", "port"),
+        ("http://h:x/v1", "port"),
+        ("http://h/v1?api-version=1", "query"),
+        ("http://h/v1#part", "fragment"),
+        ("http://me:secret@h/v1", "api_key"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_refused_with_the_reason(url: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why) as refused:
+        parse_address(url)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "authority", "host", "path"),
+    [
+        ("http://127.0.0.1:81/v1/", "127.0.0.1:81", "127.0.0.1", "/v1"),
+        ("https://[::1]:81", "[::1]:81", "::1", ""),
+        ("https://[::1]/x", "[::1]", "::1", "/x"),
+        ("https://b\u00fccher.example/\u00fc", "xn--bcher-kva.example", "xn--bcher-kva.example", "/%C3%BC"),
+    ],
+)
+def test_an_address_is_what_goes_out_on_the_wire(url: str, authority: str, host: str, path: str) -> None:
+    address = parse_address(url)
+    assert (address.authority, address.host, address.path) == (authority, host, path)
+
+
+async def _member_by_member(members: list[bytes], cut: int) -> bytes:
+    wire = b"".join(members)
+    head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(wire)
+    async with pool_to(says(head, wire[:cut], wire[cut:])) as pool:
+        return await (await asked(pool)).whole()
+
+
+@given(st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=4), st.data())
+@settings(max_examples=30, deadline=None)
+def test_a_body_packed_in_several_pieces_is_all_of_them(texts: list[bytes], data: st.DataObject) -> None:
+    members = [gzip.compress(text) for text in texts]
+    cut = data.draw(st.integers(1, sum(map(len, members)) - 1))
+    assert uvloop.run(_member_by_member(members, cut)) == b"".join(texts)
+
+
+def test_a_status_that_is_none_is_no_answer() -> None:
+    async def test() -> None:
+        async with pool_to(says(b"HTTP/1.1 000 Nothing\r\ncontent-length: 0\r\n\r\n")) as pool:
+            with pytest.raises(BrokenAnswerError):
+                await (await asked(pool)).head()
+
+    run(test())
+
+
+def test_what_comes_before_a_request_is_no_answer_to_it() -> None:
+    async def test() -> None:
+        async def talks_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nstale")
+            await reader.read()
+
+        async with pool_to(talks_first) as pool:
+            connection = await pool.connection()
+            over = asyncio.Event()
+            connection.when_over(over.set)
+            if connection.reusable:
+                await over.wait()
+            connection.send(HEAD, b"{}")
+            with pytest.raises(BrokenAnswerError):
+                await connection.head()
+
+    run(test())
 
 
 @pytest.mark.parametrize("value", ["a\r\nx: 1", "a\nb", "a\0b"])

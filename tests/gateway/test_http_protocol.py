@@ -51,6 +51,13 @@ def test_what_is_no_http_is_refused_in_openais_shape(gateway: RunningGateway) ->
     assert error["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize("garbage", [b"\x16\x03\x01 hello\r\n\r\n", b"GET / HTTP/1.1\r\nno colon\r\n\r\n"])
+def test_a_request_is_answered_although_no_http_follows_it(gateway: RunningGateway, garbage: bytes) -> None:
+    head, _, body = talk(gateway, b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n" + garbage).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert json.loads(body)["status"] == "ok"
+
+
 @pytest.mark.parametrize(
     "beginning",
     [

@@ -124,3 +124,16 @@ def test_on_a_terminal_a_traceback_shows_no_values_of_variables() -> None:
     assert b"internal_error" in seen
     assert seen.count(b"ValueError: bad") == 2
     assert b"my prompt text" not in seen
+
+
+def test_lines_of_threads_do_not_mix_when_nothing_is_buffered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    lines = _lines(
+        "import threading\n"
+        "def talk(n):\n"
+        "    for i in range(100):\n"
+        "        (log.info if n % 2 else logging.getLogger('library').warning)('x' * 50)\n"
+        "threads = [threading.Thread(target=talk, args=(n,)) for n in range(8)]\n"
+        "[t.start() for t in threads]; [t.join() for t in threads]\n"
+    )
+    assert [line["event"] for line in lines] == ["x" * 50] * 800

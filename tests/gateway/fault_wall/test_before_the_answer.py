@@ -31,7 +31,7 @@ FAULTS: dict[str, tuple[Behaviour, int, str]] = {
     "500": (wire.fails(500, {}), 502, "provider_overloaded"),
     "500 without a body": (wire.fails(500, ""), 502, "provider_overloaded"),
     "503": (wire.fails(503, {}), 503, "provider_overloaded"),
-    "503 with an unreadable body": (unread_refusal(), 502, "provider_unreachable"),
+    "503 with an unreadable body": (unread_refusal(), 503, "provider_overloaded"),
     "529": (wire.fails(529, {}), 503, "provider_overloaded"),
     "a redirect": (wire.fails(302, extra="location: http://127.0.0.1:9/\r\n"), 502, "provider_garbage"),
     "200 with a web page": (wire.page(), 502, "provider_garbage"),

@@ -25,12 +25,12 @@ def in_seconds(seconds: float) -> str:
 
 @STREAMS
 def test_faults_that_pass_are_tried_again_and_the_client_notices_nothing(tmp_path: Path, stream: bool) -> None:
-    script = [wire.fails(500), wire.resets, wire.answers(GREETING)]
+    script = [wire.resets, wire.fails(500), wire.answers(GREETING)]
     with staged(tmp_path, script, max_retries=2) as stage:
         assert stage.ask(stream=stream).content == GREETING
         assert stage.attempts() == [
-            ("on-p1", "provider_overloaded"),
             ("on-p1", "provider_unreachable"),
+            ("on-p1", "provider_overloaded"),
             ("on-p1", None),
         ]
         assert stage.trace()["outcome"] == "complete"
@@ -125,11 +125,12 @@ def hangs_up_on_the_second_request(*, politely: bool) -> Behaviour:
 
 
 @STREAMS
+@pytest.mark.parametrize("max_retries", [0, 2])
 @pytest.mark.parametrize("politely", [True, False], ids=["closed", "reset"])
 def test_a_kept_connection_that_closes_under_a_request_is_replaced_unnoticed(
-    tmp_path: Path, stream: bool, politely: bool
+    tmp_path: Path, stream: bool, politely: bool, max_retries: int
 ) -> None:
-    with staged(tmp_path, hangs_up_on_the_second_request(politely=politely), max_retries=2) as stage:
+    with staged(tmp_path, hangs_up_on_the_second_request(politely=politely), max_retries=max_retries) as stage:
         for _ in range(3):
             seen = stage.ask(stream=stream)
             assert (seen.status, seen.content) == (200, GREETING)

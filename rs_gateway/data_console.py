@@ -1,0 +1,25 @@
+"""Where commands print what they were asked for."""
+
+import os
+
+from rich.console import Console, ConsoleDimensions
+
+_UNCUT_COLUMNS = 10_000
+
+
+class DataConsole(Console):
+    """stdout as it is when a command prints: as wide as its terminal; in a pipe or a file nothing is cut.
+
+    Without markup and emoji: what is printed holds names and texts of other people, and "[/red]" is one of them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+    @property
+    def size(self) -> ConsoleDimensions:  # pyright: ignore[reportIncompatibleMethodOverride]  # nobody sets it
+        """Columns and lines; `COLUMNS` in the environment goes before what is known of the terminal."""
+        columns = os.environ.get("COLUMNS", "")
+        if not columns.isdigit() and self.is_terminal:
+            return super().size
+        return ConsoleDimensions(int(columns) if columns.isdigit() else _UNCUT_COLUMNS, 25)
