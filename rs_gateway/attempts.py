@@ -30,6 +30,7 @@ from rs_gateway.domain.traces import Attempt
 from rs_gateway.journey import Journey
 from rs_gateway.retries import Backoff, wait_for_turn
 from rs_gateway.serving import Served
+from rs_gateway.shutdown import cancellation_code
 
 _T = TypeVar("_T")
 
@@ -152,10 +153,10 @@ class Attempts:
             blameless = isinstance(error, ProviderRefusedError) and not error.is_about_us
             succeeded = None if blameless else False
             raise
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
             # Either the client left, or the request's deadline passed while this provider was thinking.
             late = journey.elapsed_s >= served.timeout_s
-            code, succeeded = ("provider_timeout", False) if late else ("client_cancelled", None)
+            code, succeeded = ("provider_timeout", False) if late else (cancellation_code(cancelled), None)
             raise
         finally:
             took_s = time.perf_counter() - began

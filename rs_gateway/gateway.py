@@ -27,6 +27,7 @@ from rs_gateway.domain.errors import (
     ProviderError,
     ProviderTimeoutError,
     RouteSwitchError,
+    ShuttingDownError,
 )
 from rs_gateway.domain.health import Result
 from rs_gateway.domain.output_formats import OutputFormat
@@ -40,6 +41,7 @@ from rs_gateway.reader import HeldReader, Reader
 from rs_gateway.recording import Recorder, outcome_of_error
 from rs_gateway.relay import Relay
 from rs_gateway.serving import Served, Source
+from rs_gateway.shutdown import overtaken
 from rs_gateway.trace_ids import TraceIds
 
 _SUCCESSES = frozenset({Outcome.COMPLETE, Outcome.TRUNCATED, Outcome.CONTENT_FILTERED})
@@ -101,7 +103,7 @@ class Gateway:
             self._close_attempt(journey, ending)
             return body
         except BaseException as error:
-            error = _deadline(error, journey)
+            error = _meaning(error, journey)
             ending.outcome, ending.error_code = outcome_of_error(error)
             raise error from error.__cause__
         finally:
@@ -135,7 +137,7 @@ class Gateway:
             finally:
                 self._close_attempt(journey, ending, after_s=patience.provider_s)
         except BaseException as error:
-            error = _deadline(error, journey)
+            error = _meaning(error, journey)
             if ending.first_token_s is None or not isinstance(error, asyncio.CancelledError):
                 ending.outcome, ending.error_code = outcome_of_error(error)
             else:
@@ -185,6 +187,10 @@ class Gateway:
             await reader.fail(b"data: " + self._encode_error(error) + b"\n\n")
         except BaseException as other:
             failure = other
+            if (stopped := overtaken(other)) is not None:
+                ending.outcome, ending.error_code = Outcome.PROVIDER_CUT, stopped.code
+                await reader.fail(b"data: " + self._encode_error(stopped) + b"\n\n")
+                return
             if isinstance(other, ClientStalledError):
                 ending.outcome, ending.error_code = Outcome.CLIENT_CANCELLED, other.code
             raise
@@ -228,7 +234,8 @@ class Gateway:
     def _close_attempt(self, journey: Journey, ending: Ending, *, after_s: float = 0.0) -> None:
         """Tell the router how the attempt that answered went in the end, `after_s` of the provider's time later."""
         assert journey.combination is not None
-        succeeded = None if ending.outcome is Outcome.CLIENT_CANCELLED else ending.outcome in _SUCCESSES
+        blameless = ending.outcome is Outcome.CLIENT_CANCELLED or ending.error_code == ShuttingDownError.code
+        succeeded = None if blameless else ending.outcome in _SUCCESSES
         latency_s = journey.attempts[-1].latency_s + after_s
         self._router.ended(
             journey.combination.combination_id,
@@ -265,9 +272,9 @@ def _barred(reserve: Sequence[Combination], admission: Admission, *, template_id
     return frozenset(barred)
 
 
-def _deadline(error: BaseException, journey: Journey) -> BaseException:
+def _meaning(error: BaseException, journey: Journey) -> BaseException:
     if not isinstance(error, TimeoutError):
-        return error
+        return overtaken(error) or error
     provider = journey.combination.provider if journey.combination is not None else "the provider"
     return ProviderTimeoutError(f"{provider} did not answer before the request's deadline.", provider=provider)
 

@@ -23,12 +23,14 @@ from rs_gateway.domain.endpoints import (
     options_for,
 )
 from rs_gateway.domain.errors import (
+    NotForThisKeyError,
     ProviderCutError,
     ProviderError,
     ProviderGarbageError,
     ProviderRefusedError,
     ProviderTimeoutError,
     RouteSwitchError,
+    ShuttingDownError,
 )
 from rs_gateway.domain.health import Result
 from rs_gateway.domain.router import Router
@@ -40,6 +42,7 @@ from rs_gateway.patience import Patience
 from rs_gateway.recording import Recorder, outcome_of_error
 from rs_gateway.retries import Backoff, wait_for_turn
 from rs_gateway.serving import Served, Source
+from rs_gateway.shutdown import cancellation_code, overtaken
 from rs_gateway.trace_ids import TraceIds
 
 _T = TypeVar("_T")
@@ -199,7 +202,7 @@ class Passthrough:
             passage.finish(answer)
             return body
         except BaseException as error:
-            error = _deadline(error, passage)
+            error = _meaning(error, passage)
             passage.fail(error)
             raise error from error.__cause__
         finally:
@@ -225,7 +228,7 @@ class Passthrough:
                 passage.first_token_s = passage.elapsed_s
                 await self._carry(served, passage, opened, reader)
         except BaseException as error:
-            error = _deadline(error, passage)
+            error = _meaning(error, passage)
             passage.fail(error)
             raise error from error.__cause__
         finally:
@@ -268,6 +271,11 @@ class Passthrough:
             error: RouteSwitchError = ProviderTimeoutError("The request's deadline passed.", provider=name)
         except ProviderError as raised:
             error = raised
+        except asyncio.CancelledError as cancelled:
+            stopped = overtaken(cancelled)
+            if stopped is None:
+                raise
+            error = stopped
         finally:
             passage.carried_s = patience.provider_s
         passage.outcome, passage.error_code, passage.is_settled = Outcome.PROVIDER_CUT, error.code, True
@@ -303,7 +311,8 @@ class Passthrough:
         if combination is None:
             if request.model in catalog.pools or request.model in catalog.unavailable:
                 raise TemplateOnEndpointError(request)
-            raise EndpointModelNotFoundError(request, available=list(catalog.passthrough))
+            unknown = EndpointModelNotFoundError(request, available=list(catalog.passthrough))
+            raise unknown if passage.caller.admission.key_id is None else NotForThisKeyError(unknown)
         passage.caller.admission.check(template_id=None, model=request.model)
         passage.combination = combination
         # As chat does for a model without a template. It is a pool of one, which is asked however it is doing.
@@ -332,10 +341,10 @@ class Passthrough:
         except RouteSwitchError as error:
             code = error.code
             raise
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
             # Either the client left, or the request's deadline passed while the provider was thinking.
             late = time.perf_counter() - began >= call.timeout_s
-            code, succeeded = ("provider_timeout", False) if late else ("client_cancelled", None)
+            code, succeeded = ("provider_timeout", False) if late else (cancellation_code(cancelled), None)
             raise
         finally:
             took_s = time.perf_counter() - began
@@ -365,7 +374,7 @@ class Passthrough:
 
 def _verdict(passage: Passage) -> bool | None:
     """Whether the provider did its part; None when something else ended the request."""
-    if passage.outcome in _BLAMELESS or passage.error_code == RouteSwitchError.code:
+    if passage.outcome in _BLAMELESS or passage.error_code in (RouteSwitchError.code, ShuttingDownError.code):
         return None
     return passage.outcome not in _FAILURES
 
@@ -381,8 +390,8 @@ def _garbage(passage: Passage) -> ProviderError:
     )
 
 
-def _deadline(error: BaseException, passage: Passage) -> BaseException:
+def _meaning(error: BaseException, passage: Passage) -> BaseException:
     if not isinstance(error, TimeoutError):
-        return error
+        return overtaken(error) or error
     name = _name(passage)
     return ProviderTimeoutError(f"{name} did not answer before the request's deadline.", provider=name)

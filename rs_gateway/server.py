@@ -16,6 +16,7 @@ from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.http_protocol import LimitedHttpTools
 from rs_gateway.logs import configure_logs
 from rs_gateway.settings import CONFIG_VARIABLE, Settings, is_loopback
+from rs_gateway.shutdown import GRACE_S
 from rs_gateway.wiring import (
     build_providers,
     open_access_store,
@@ -57,7 +58,7 @@ def _run(settings: Settings, bound: socket.socket, *, workers: int) -> None:
         proxy_headers=False,
         date_header=False,
         workers=workers,
-        timeout_graceful_shutdown=20,
+        timeout_graceful_shutdown=GRACE_S,
         timeout_keep_alive=_KEEP_ALIVE_S,
     )
     if workers == 1:

@@ -6,7 +6,9 @@
 import asyncio
 import functools
 import os
+import threading
 import time
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -31,8 +33,17 @@ _OVER_A_LENT_CLIENT = frozenset({"gemini"})
 _MORE_THAN_ANY_STREAM = 1_000_000_000
 
 
-@functools.cache
+_loading = threading.Lock()
+
+
 def load_litellm() -> Any:
+    """litellm, set up. Takes seconds once, and whoever comes meanwhile waits as well: call it in a thread."""
+    with _loading:
+        return _load_litellm()
+
+
+@functools.cache
+def _load_litellm() -> Any:
     # Without these the import itself fetches a price list from the network, and the first call of Anthropic a list of
     # its headers, and a .env of the working directory is read.
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
@@ -71,6 +82,9 @@ def only_to_connect(timeout_s: float) -> Any:
     return httpx.Timeout(None, connect=timeout_s)
 
 
+_open: "weakref.WeakSet[LiteLLMChat]" = weakref.WeakSet()
+
+
 class LiteLLMChat:
     """ChatProvider over litellm.
 
@@ -99,6 +113,7 @@ class LiteLLMChat:
         self._idle_timeout_s = idle_timeout_s
         self._client: Any = None
         self._known: dict[str, frozenset[str]] = {}
+        _open.add(self)
 
     async def complete(self, call: ProviderCall) -> bytes:
         litellm = await anyio.to_thread.run_sync(load_litellm)
@@ -159,10 +174,11 @@ class LiteLLMChat:
                         await each.aclose()
 
     async def aclose(self) -> None:
-        """Close the client that was lent, and those that litellm keeps for all of its providers."""
+        """Close the client that was lent; the last provider also closes those that litellm keeps for all of them."""
         if self._client is not None:
             await self._client.close()
-        if load_litellm.cache_info().currsize:
+        _open.discard(self)
+        if not _open and _load_litellm.cache_info().currsize:
             await load_litellm().close_litellm_async_clients()
 
     async def _watched(self, answer: Any, lines: VendorLines, vendor: str) -> AsyncIterator[Sequence[bytes]]:

@@ -24,6 +24,7 @@ _RETRYABLE_STATUS = frozenset({408, 409, 429})
 _TRANSPORTS = frozenset({"httpx", "httpcore", "aiohttp"})
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?)s")
 _UNSUPPORTED = re.compile(r"does not support param(?:eter)?s?:? *[\[{]?'(\w+)'")
+_UNSUPPORTED_TOOL = re.compile(r"Unsupported tool type: (\S{1,50})")
 _OWN_PREFIX = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Exception):? *-? *)+")
 
 
@@ -53,6 +54,15 @@ def translate(error: BaseException, *, name: str, secret: str | None) -> Provide
         if unsupported is not None:
             return unsupported_parameter(unsupported[1], name=name)
         return ProviderRefusedError(f"{name}: {words}", provider=name, status=status)
+    if (tool := next((m for e in chain if (m := _UNSUPPORTED_TOOL.search(str(e)))), None)) is not None:
+        return ProviderRefusedError(
+            f"{name} has no tools of type {tool[1]!r}.",
+            provider=name,
+            status=400,
+            upstream_code="unsupported_parameter",
+            upstream_type="invalid_request_error",
+            upstream_param="tools",
+        )
     if any(isinstance(e, OSError) or type(e).__module__.split(".")[0] in _TRANSPORTS for e in chain):
         # litellm's own words may hold the address; the type says enough.
         return ProviderUnreachableError(f"{name} cannot be reached ({type(chain[-1]).__name__}).", provider=name)

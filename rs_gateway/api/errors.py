@@ -22,6 +22,7 @@ from rs_gateway.domain.errors import (
     RegistryError,
     RequestTooLargeError,
     RouteSwitchError,
+    ShuttingDownError,
     StoreError,
     TemplateExistsError,
     TemplateInvalidError,
@@ -52,6 +53,7 @@ _STATUS: Mapping[type[RouteSwitchError], int] = {
     RegistryError: 503,
     TemplateUnavailableError: 503,
     StoreError: 503,
+    ShuttingDownError: 503,
     ProviderTimeoutError: 504,
     ProviderError: 502,
 }
@@ -75,7 +77,7 @@ def status_of(error: RouteSwitchError) -> int:
 
 def headers_of(error: RouteSwitchError) -> dict[str, str]:
     """Headers that go with the error: what a provider asked us to wait, the client is asked too."""
-    if isinstance(error, ProviderError | RateLimitedError) and error.retry_after_s is not None:
+    if isinstance(error, ProviderError | RateLimitedError | ShuttingDownError) and error.retry_after_s is not None:
         return {"retry-after": str(math.ceil(error.retry_after_s))}
     return {}
 

@@ -72,6 +72,16 @@ class BudgetExceededError(RouteSwitchError):
     code = "insufficient_quota"
 
 
+class ShuttingDownError(RouteSwitchError):
+    """The gateway was told to end, and the request took longer than it may still run."""
+
+    code = "shutting_down"
+    retry_after_s = 1.0
+
+    def __init__(self) -> None:
+        super().__init__("The gateway is shutting down. Send the request again: another one may answer.")
+
+
 class ClientStalledError(RouteSwitchError):
     """The client stopped reading its stream; nobody is left to be told."""
 

@@ -135,6 +135,15 @@ def test_a_parameter_that_the_vendor_does_not_know_is_refused_by_name(folder: Pa
     assert vendor.asked == []
 
 
+def test_a_tool_of_a_kind_that_the_vendor_does_not_have_is_the_clients_mistake(folder: Path) -> None:
+    wire = ANTHROPIC
+    with gateway_over(wire, folder, streams(wire.stream)) as (gateway, _):
+        answer = gateway.ask(ask(wire, tools=[{"type": "fortune_telling", "fortune_telling": {}}]))
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "tools"
+    assert "fortune_telling" in answer.json()["error"]["message"]
+
+
 def test_a_client_cannot_choose_the_vendors_address(folder: Path) -> None:
     with Vendor([whole(ANTHROPIC)]).running() as elsewhere:
         with gateway_over(ANTHROPIC, folder, whole(ANTHROPIC)) as (gateway, _), gateway.client() as client:

@@ -1,5 +1,7 @@
 """How long behind litellm a connection may take: as long as is configured, not as long as the answer may."""
 
+import asyncio
+import gc
 import time
 from collections.abc import Callable
 from typing import Any
@@ -58,3 +60,21 @@ def test_embeddings_do_not_wait_longer_either() -> None:
 def test_no_embedding_outlives_its_deadline() -> None:
     """litellm takes neither a timeout nor a client for Google's."""
     assert embedding_waits_s("gemini", connect_timeout_s=0.3, timeout_s=0.6) < 8
+
+
+def test_closing_one_provider_leaves_the_others_their_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    litellm, closed = load_litellm(), list[int]()
+
+    async def close_all() -> None:
+        closed.append(1)
+
+    monkeypatch.setattr(litellm, "close_litellm_async_clients", close_all)
+    first, second = (LiteLLMChat(name, base_url=None, api_key=SECRET) for name in ("anthropic", "cohere"))
+
+    async def close(provider: LiteLLMChat) -> int:
+        await provider.aclose()
+        return len(closed)
+
+    gc.collect()  # those of earlier tests that nobody closed
+    assert asyncio.run(close(first)) == 0
+    assert asyncio.run(close(second)) == 1
