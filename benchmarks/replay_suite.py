@@ -20,8 +20,9 @@ N_VAL = 100
 REFERENCE = DspyPolicy(num_trials=10, minibatch_size=35, full_eval_steps=5)
 """MIPROv2's own numbers for `auto="light"` with one predictor."""
 POLICIES: Mapping[str, Policy] = {
-    OURS: RacingPolicy(step=4),
-    "racing, larger looks": RacingPolicy(step=12),
+    OURS: RacingPolicy(),
+    "racing to the last row": RacingPolicy(settles=False),
+    "racing, looks of 4": RacingPolicy(step=4),
     "tpe on common rows": TpePolicy(),
     "halving": HalvingPolicy(),
     "random": RandomPolicy(),

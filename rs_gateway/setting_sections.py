@@ -190,6 +190,10 @@ class MiproSettings(Section):
     """Section `mipro_v2`: how prompts are searched. Numbers that are left out come from `mode`."""
 
     mode: Literal["light", "medium", "heavy"] = "light"
+    search: Literal["racing", "tpe"] = "racing"
+    """`racing` looks at whoever may beat the leader, a few rows at a time; `tpe` is MIPROv2's own way."""
+    look_rows: PositiveInt | None = None
+    """Rows of one look of a race."""
     num_candidates: PositiveInt | None = None
     num_instruction_candidates: PositiveInt | None = None
     max_bootstrapped_demos: int | None = Field(default=None, ge=0)

@@ -13,6 +13,7 @@ from rs_pipelines.lake import IngestReport
 from rs_pipelines.mipro.events import (
     FullEvaluation,
     InstructionsReady,
+    LookTaken,
     Proposing,
     RowsScored,
     StudyOpened,
@@ -20,9 +21,11 @@ from rs_pipelines.mipro.events import (
 )
 from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.preflight import Preflight
-from rs_pipelines.report import call_changes, candidate_name, leaders, preflight_lines, verdict_line
+from rs_pipelines.report import call_changes, candidate_name, leaders, look_words, preflight_lines, verdict_line
 from rs_pipelines.sample import CalibrationSample, Split
 from rs_pipelines.steps import Event, Probing, RowsCompared
+
+_SHOWN_TRIALS = 20
 
 
 class RunProgress:
@@ -40,6 +43,7 @@ class RunProgress:
             disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
+        self._races, self._tenths = False, 0
 
     def __enter__(self) -> "RunProgress":
         self._bars.start()
@@ -81,6 +85,8 @@ class RunProgress:
                 self.say(f"asking the prompt model for {event.n_proposals} instructions")
             case InstructionsReady():
                 self.say(f"{event.n_instructions} instructions ({event.n_proposed} proposed by the prompt model)")
+            case RowsScored() if event.kind == "minibatch" and self._races:
+                pass  # the race has a bar of its own
             case RowsScored():
                 whole = "validation rows" if event.kind == "full" else "minibatch"
                 self.bar(whole, event.done, event.total)
@@ -88,6 +94,12 @@ class RunProgress:
                 value = "void" if event.trial.value is None else f"{event.trial.value:.3f}"
                 best = "" if event.best is None else f"; best in full so far {event.best:.3f}"
                 self.say(f"trial {event.number}/{event.total}: {value} on {event.trial.n_rows} rows{best}")
+            case LookTaken():
+                self._races = True
+                self.bar("search", event.done, event.total)
+                if 10 * event.done // event.total > self._tenths:  # a line for every look would be a hundred lines
+                    self._tenths = 10 * event.done // event.total
+                    self.say(f"search: {event.done} of at most {event.total} rows; {look_words(event.trial)}")
             case FullEvaluation():
                 value = "void" if event.trial.value is None else f"{event.trial.value:.3f}"
                 self.say(f"full evaluation: {value} on {event.trial.n_rows} validation rows")
@@ -114,10 +126,12 @@ def print_study(console: Console, study: StudyRecord) -> None:
         table.add_row(candidate_name(study, candidate) + mark, f"{mean:.3f}", str(n))
     console.print(table)
     width = 40
-    console.print("Study: every evaluation, in order (# all validation rows, = minibatch)", highlight=False)
-    for trial in study.trials:
-        if trial.value is None:
-            continue
+    valid = [trial for trial in study.trials if trial.value is not None]
+    every = -(-len(valid) // _SHOWN_TRIALS)
+    which = "every evaluation" if every <= 1 else f"one evaluation in {every}"
+    console.print(f"Study: {which}, in order (# all validation rows, = some of them)", highlight=False)
+    for trial in valid[:: max(every, 1)]:
+        assert trial.value is not None
         mark = "#" if trial.kind == "full" else "="
         filled = round(trial.value * width)
         console.print(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from rs_pipelines.comparison import Comparison, LabelChange
 from rs_pipelines.gate import ComparedRow
-from rs_pipelines.mipro.records import Candidate, StudyRecord
+from rs_pipelines.mipro.records import Candidate, StudyRecord, TrialRecord
 from rs_pipelines.preflight import CostEstimate, EvaluatorSanity, LiveProbe, Preflight, Provable
 
 _WIDTH, _HEIGHT, _MARGIN = 640, 240, 40
@@ -19,6 +19,13 @@ def candidate_name(study: StudyRecord, candidate: Candidate) -> str:
     demos = f"{len(demo_set.demos)} {demo_set.kind} demos" if demo_set.demos else "no demos"
     output = f" x {study.output_formats[candidate.output_format]}" if len(study.output_formats) > 1 else ""
     return f"i{candidate.instruction} ({instruction.source}) x d{candidate.demo_set} ({demos}){output}"
+
+
+def look_words(trial: TrialRecord) -> str:
+    """What was looked at, and what it is worth by now."""
+    levels = f"i{trial.candidate.instruction} x d{trial.candidate.demo_set}"
+    levels += f" x f{trial.candidate.output_format}" if trial.candidate.output_format else ""
+    return f"{levels}: void" if trial.value is None else f"{levels}: {trial.value:.3f} on {trial.n_rows} rows"
 
 
 def leaders(study: StudyRecord, *, limit: int = 10) -> list[tuple[Candidate, float, int]]:
@@ -75,7 +82,7 @@ def history_svg(study: StudyRecord) -> str:
             f"<title>{html.escape(title)}</title></circle>"
         )
     parts.append(
-        f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 8}" text-anchor="middle">trial (hollow: minibatch, filled: all '
+        f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 8}" text-anchor="middle">trial (hollow: some rows, filled: all '
         f"{len(study.row_order)} validation rows)</text></svg>"
     )
     return "".join(parts)

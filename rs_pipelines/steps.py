@@ -110,6 +110,8 @@ def plan(bench: Workbench, sample: CalibrationSample, effort: Effort) -> StudyPl
         num_trials=mipro.num_trials if effort.num_trials is None else effort.num_trials,
         minibatch_size=mipro.minibatch_size,
         minibatch_full_eval_steps=mipro.minibatch_full_eval_steps,
+        look_rows=mipro.look_rows,
+        search=mipro.search,
         seed=mipro.seed if effort.seed is None else effort.seed,
         max_calls=mipro.max_calls if effort.max_calls is None else effort.max_calls,
     )
@@ -202,6 +204,7 @@ def search(bench: Workbench, target: Target, effort: Effort | None = None, *, wa
 
 def _request(bench: Workbench, target: Target, effort: Effort) -> StudyRequest:
     sample = _latest_sample(bench, target)
+    policy = bench.policy()
     return StudyRequest(
         target=target,
         sample=sample,
@@ -209,6 +212,8 @@ def _request(bench: Workbench, target: Target, effort: Effort) -> StudyRequest:
         plan=plan(bench, sample, effort),
         evaluator_spec=bench.evaluator_spec(bench.registry.get(target.template_id).template),
         output_formats=bench.output_formats(target),
+        objective=policy.objective,
+        max_loss=policy.max_loss,
     )
 
 

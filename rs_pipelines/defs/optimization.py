@@ -11,8 +11,9 @@ from rs_pipelines.defs.calibration import calibration_sample
 from rs_pipelines.defs.metadata import of_preflight, of_study
 from rs_pipelines.defs.partitions import targets
 from rs_pipelines.defs.resources import StoresResource
-from rs_pipelines.mipro.events import FullEvaluation, InstructionsReady, StudyOpened, TrialFinished
+from rs_pipelines.mipro.events import FullEvaluation, InstructionsReady, LookTaken, StudyOpened, TrialFinished
 from rs_pipelines.preflight import Preflight
+from rs_pipelines.report import look_words
 
 
 class SearchMode(Enum):
@@ -67,6 +68,8 @@ def _words(event: steps.Event) -> str | None:
         case TrialFinished():
             value = "void" if event.trial.value is None else f"{event.trial.value:.3f} on {event.trial.n_rows} rows"
             return f"trial {event.number}/{event.total}: {value}"
+        case LookTaken():
+            return f"{event.done} of at most {event.total} rows: {look_words(event.trial)}"
         case FullEvaluation():
             value = "void" if event.trial.value is None else f"{event.trial.value:.3f}"
             return f"full evaluation of trial {event.trial.number}: {value}"

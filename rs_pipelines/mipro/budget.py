@@ -8,6 +8,7 @@ from rs_gateway.domain.errors import ConfigurationError
 from rs_pipelines.sample import CalibrationSample, Split
 
 Mode: TypeAlias = Literal["light", "medium", "heavy"]
+SearchPolicy: TypeAlias = Literal["racing", "tpe"]
 
 _MINIBATCH_FROM = 50
 """With no more validation rows than this, a minibatch saves nothing (DSPy's threshold)."""
@@ -18,6 +19,8 @@ _RETRY_SHARE = 0.1
 _DEMO_CHOICES = {"light": 6, "medium": 12, "heavy": 18}
 _INSTRUCTION_CHOICES = {"light": 4, "medium": 7, "heavy": 10}
 _VAL_ROWS = {"light": 100, "medium": 300, "heavy": 1000}
+_LOOK_ROWS = 12
+"""What a race shows a candidate at once: few, or it cannot turn to another one; but enough to keep a server busy."""
 _SCREEN_ROWS = {"light": 24, "medium": 48, "heavy": 96}
 
 
@@ -32,6 +35,8 @@ class PlanNumbers:
     num_trials: int | None = None
     minibatch_size: int | None = None
     minibatch_full_eval_steps: int | None = None
+    look_rows: int | None = None
+    search: SearchPolicy = "racing"
     seed: int = 0
     max_calls: int | None = None
 
@@ -43,7 +48,9 @@ class StudyPlan:
     Attributes:
         num_candidates: demo sets, at most; num_instruction_candidates: instructions, at most (both with the live one).
         max_labeled_demos: demos in a set, at most; max_bootstrapped_demos: those of them that the model got right.
-        num_trials: minibatch evaluations after the live version's full evaluation.
+        num_trials: minibatch evaluations after the live version's full evaluation; a race may evaluate as many rows as
+            these trials with their full evaluations would.
+        look_rows: rows that a race shows a candidate at once.
         val_rows: validation rows that are used.
         minibatch_full_eval_steps: after so many trials the most promising candidate is evaluated on all val rows.
         screen_rows: train rows that the model is tried on, to know which it gets right.
@@ -60,6 +67,8 @@ class StudyPlan:
     minibatch_size: int
     minibatch_full_eval_steps: int
     screen_rows: int
+    look_rows: int = _LOOK_ROWS
+    search: SearchPolicy = "racing"
     seed: int = 0
     max_calls: int | None = None
     questions_per_answer: int = 0
@@ -89,6 +98,8 @@ def plan_for(mode: Mode, n_val: int, *, numbers: PlanNumbers | None = None, ques
         minibatch_size=max(1, min(minibatch, val_rows)),
         minibatch_full_eval_steps=max(1, _or(numbers.minibatch_full_eval_steps, 5)),
         screen_rows=_SCREEN_ROWS[mode] if bootstrapped or labeled else 0,
+        look_rows=max(1, _or(numbers.look_rows, _LOOK_ROWS)),
+        search=numbers.search,
         seed=numbers.seed,
         max_calls=numbers.max_calls,
         questions_per_answer=questions_per_answer,
@@ -131,18 +142,24 @@ class CallEstimate:
         return self.study + self.comparison
 
 
+def planned_evaluations(plan: StudyPlan, n_val: int) -> int:
+    """Answers that all trials and their full evaluations need, the live version's aside, on `n_val` rows."""
+    minibatch = min(plan.minibatch_size, n_val)
+    evaluated_in_full = math.ceil(plan.num_trials / plan.minibatch_full_eval_steps)
+    return plan.num_trials * minibatch + evaluated_in_full * (n_val - minibatch)
+
+
 def estimate_calls(plan: StudyPlan, sample: CalibrationSample) -> CallEstimate:
     """What a study on this sample will cost at most, in calls."""
     n_val = min(plan.val_rows, len(sample.rows(Split.VAL)))
     minibatch = min(plan.minibatch_size, n_val)
-    evaluated_in_full = math.ceil(plan.num_trials / plan.minibatch_full_eval_steps)
     per_row = 1 + plan.questions_per_answer
     return CallEstimate(
         live=per_row * n_val,
         screening=per_row * min(plan.screen_rows, len(sample.rows(Split.TRAIN))),
         proposals=1 + DRAWS_PER_PROPOSAL * n_proposals(plan) if n_proposals(plan) else 0,
         minibatches=per_row * plan.num_trials * minibatch,
-        full_evaluations=per_row * evaluated_in_full * (n_val - minibatch),
+        full_evaluations=per_row * (planned_evaluations(plan, n_val) - plan.num_trials * minibatch),
         comparison=per_row * 2 * len(sample.rows(Split.TEST)),
     )
 

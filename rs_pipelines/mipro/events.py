@@ -64,6 +64,20 @@ class TrialFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class LookTaken:
+    """A race has shown a candidate its next rows.
+
+    Attributes:
+        trial: the candidate's state now, over all rows that it has seen.
+        done: rows evaluated so far, the live version's aside; total: those that the race may evaluate.
+    """
+
+    trial: TrialRecord
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class FullEvaluation:
     """A candidate was evaluated on all validation rows."""
 
@@ -85,6 +99,7 @@ StudyEvent: TypeAlias = (
     | InstructionsReady
     | RowsScored
     | TrialFinished
+    | LookTaken
     | FullEvaluation
     | StudyFinished
 )

@@ -4,7 +4,7 @@ Both are functions of the results, so a search that was killed goes on as it wou
 is a linear mixed model of the scores:
 
     score(candidate, row) = level(candidate) + difficulty(row) + noise
-    level(candidate) = mean + effect(instruction) + effect(demo set) + interaction
+    level(candidate) = mean + effect(instruction) + effect(demo set) + effect(output format) + interaction
 
 with normal effects whose spreads are averaged over a grid, each weighted by its marginal likelihood. A candidate that
 was seen on few rows is believed to be like its instruction and its demo set; if all candidates seem alike, differences
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from math import erf, exp, pi, sqrt
+from math import ceil, erf, exp, pi, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,14 @@ _FloatArray = NDArray[np.float64]
 
 _INSTRUCTION_SPREADS = (0.005, 0.03, 0.1)
 _DEMO_SET_SPREADS = (0.005, 0.05, 0.2)
+_OUTPUT_FORMAT_SPREADS = (0.005, 0.05, 0.2)
 _INTERACTION_SPREADS = (0.005, 0.03, 0.1)
 """Standard deviations of the effects, in score units: none to speak of, some, large."""
 _MEAN_SPREAD = 1.0
 _LEAST_VARIANCE = 1e-12
 _LEAST_BELIEF = 0.75
+_A_POINT, _DOUBT = 0.01, 0.05
+"""A race ends when nothing is left that is likely to be better by a point."""
 _LEAST_SEEN = 0.3
 _LEAST_NOISE = 0.005
 """Variance that one row's score has at least; a handful of equal scores proves nothing."""
@@ -39,10 +42,11 @@ _LEAST_NOISE = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Show `candidate` the rows up to `n_rows` of the study's row order."""
+    """Show `candidate`, which has seen `seen` rows, the rows up to `n_rows` of the study's row order."""
 
     candidate: Candidate
     n_rows: int
+    seen: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +62,10 @@ class Levels:
     means: _FloatArray
     covariance: _FloatArray
 
-    def superiority(self, candidate: int, other: int) -> float:
-        """Probability that one candidate is better than another, both named by their positions; 0.5 for the same."""
+    def superiority(self, candidate: int, other: int, *, by: float = 0.0) -> float:
+        """Probability that one candidate is better than another by more than `by`, both named by their positions."""
         mean, deviation = self._difference(candidate, other)
-        return 0.5 * (1 + erf(mean / deviation / sqrt(2)))
+        return 0.5 * (1 + erf((mean - by) / deviation / sqrt(2)))
 
     def improvement(self, candidate: int, leader: int) -> float:
         """Expected positive part of the difference between two candidates, named by their positions."""
@@ -102,15 +106,17 @@ def believed_levels(results: Mapping[Candidate, RowValues], candidates: Sequence
 
 
 def next_look(
-    results: Mapping[Candidate, RowValues], candidates: Sequence[Candidate], *, n_rows: int, step: int
+    results: Mapping[Candidate, RowValues], candidates: Sequence[Candidate], *, n_rows: int, step: int, left: int
 ) -> Look | None:
     """What to evaluate next: the live version on all rows, then the leader or its most promising challenger.
 
     The challenger is the candidate that is expected to beat the leader by most. Of the two, the one that has seen fewer
-    rows is shown `step` more.
+    rows is shown `step` more. A leader that could not be chosen yet comes first when the rest of the rows is needed for
+    that, or when nothing could be better by a point.
 
     Args:
         n_rows: length of the study's row order.
+        left: rows that may still be evaluated, for all candidates together; at least 1.
 
     Returns:
         None when neither can see more rows.
@@ -122,13 +128,61 @@ def next_look(
         return Look(LIVE, n_rows)
     levels = believed_levels(results, candidates)
     leader = int(np.argmax(levels.means))
+    lacking = ceil(_LEAST_SEEN * n_rows) - rows_seen[candidates[leader]]
+    if lacking > 0 and (left <= _LEAST_SEEN * n_rows or levels.means[leader] >= 1 - _A_POINT):
+        return _look(candidates[leader], rows_seen, n_rows, min(step, left))
     others = [n for n in range(len(candidates)) if n != leader]
     for challenger in sorted(others, key=lambda n: -levels.improvement(n, leader)):
         pair = [candidates[leader], candidates[challenger]]
         fewer = min(pair, key=lambda candidate: rows_seen[candidate])
         if rows_seen[fewer] < n_rows:
-            return Look(fewer, min(n_rows, rows_seen[fewer] + step))
+            return _look(fewer, rows_seen, n_rows, min(step, left))
     return None
+
+
+def _look(candidate: Candidate, rows_seen: Mapping[Candidate, int], n_rows: int, step: int) -> Look:
+    return Look(candidate, min(n_rows, rows_seen[candidate] + step), rows_seen[candidate])
+
+
+def is_settled(results: Mapping[Candidate, RowValues], candidates: Sequence[Candidate], *, n_rows: int) -> bool:
+    """Whether the leader could be chosen, and all others together are better by a point with less than 0.05.
+
+    The probabilities of the others are added up (Boole's inequality), so it is rather too late than too early.
+    """
+    if len(results.get(LIVE, ())) < n_rows:
+        return False
+    levels = believed_levels(results, candidates)
+    leader = int(np.argmax(levels.means))
+    if len(results.get(candidates[leader], ())) < _LEAST_SEEN * n_rows:
+        return False
+    if levels.means[leader] >= 1 - _A_POINT:
+        return True
+    others = (levels.superiority(n, leader, by=_A_POINT) for n in range(len(candidates)) if n != leader)
+    return sum(others) < _DOUBT
+
+
+def cheapest(
+    results: Mapping[Candidate, RowValues],
+    candidates: Sequence[Candidate],
+    *,
+    lengths: Mapping[Candidate, int],
+    n_rows: int,
+    max_loss: float,
+) -> Candidate:
+    """The shortest prompt that loses at most `max_loss` to the live version, believed with a probability of 0.75.
+
+    Candidates that were seen on less than 30 % of the rows are not chosen. The live version, when none is shorter.
+    """
+    levels = believed_levels(results, candidates)
+    live = candidates.index(LIVE)
+    eligible = [
+        n
+        for n, candidate in enumerate(candidates)
+        if lengths[candidate] < lengths[LIVE]
+        and len(results.get(candidate, ())) >= _LEAST_SEEN * n_rows
+        and levels.superiority(n, live, by=-max_loss) >= _LEAST_BELIEF
+    ]
+    return candidates[min(eligible, key=lambda n: (lengths[candidates[n]], -levels.means[n], n))] if eligible else LIVE
 
 
 def chosen(
@@ -213,11 +267,18 @@ def _priors(candidates: tuple[Candidate, ...]) -> _FloatArray:
     demo_sets = np.array([c.demo_set for c in candidates])
     same_instruction = (instructions[:, None] == instructions[None, :]).astype(np.float64)
     same_demo_set = (demo_sets[:, None] == demo_sets[None, :]).astype(np.float64)
-    grid = product(_INSTRUCTION_SPREADS, _DEMO_SET_SPREADS, _INTERACTION_SPREADS)
+    output_formats = np.array([c.output_format for c in candidates])
+    same_format = (output_formats[:, None] == output_formats[None, :]).astype(np.float64)
+    format_spreads = _OUTPUT_FORMAT_SPREADS if output_formats.any() else (0.0,)  # one alone has no effect of its own
+    grid = product(_INSTRUCTION_SPREADS, _DEMO_SET_SPREADS, format_spreads, _INTERACTION_SPREADS)
     return np.array(
         [
-            _MEAN_SPREAD**2 + i**2 * same_instruction + d**2 * same_demo_set + x**2 * np.eye(len(candidates))
-            for i, d, x in grid
+            _MEAN_SPREAD**2
+            + i**2 * same_instruction
+            + d**2 * same_demo_set
+            + f**2 * same_format
+            + x**2 * np.eye(len(candidates))
+            for i, d, f, x in grid
         ]
     )
 

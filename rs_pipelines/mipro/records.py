@@ -14,7 +14,7 @@ from rs_pipelines.sample import Target
 InstructionSource: TypeAlias = Literal["live", "rewrite", "proposed"]
 DemoSetKind: TypeAlias = Literal["live", "empty", "labeled", "bootstrapped", "hard"]
 TrialKind: TypeAlias = Literal["minibatch", "full"]
-Ending: TypeAlias = Literal["trials", "budget", "space"]
+Ending: TypeAlias = Literal["trials", "budget", "space", "settled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +93,12 @@ class StudyRecord:
         output_formats: those that are tried, the live version's own first.
         row_order: example ids of the validation rows, in the order in which every candidate sees them.
         rows: row-level results, one entry a candidate that was evaluated.
-        live_value, best_value: means over all validation rows; best_value is optimistic, only the comparison proves.
+        live_value, best_value: means over the validation rows that each has seen, all of them by the live version;
+            best_value is optimistic, only the comparison proves.
         calls, input_tokens, output_tokens: paid for by this study, crashed runs included, until it was last saved.
         seconds: working time, crashed runs included as far as they were saved.
-        ending: why the search stopped: all trials done, budget spent, or no untried combination left.
+        ending: why the search stopped: all that was planned is done, budget spent, nothing left to be seen, or no other
+            candidate likely to be better by a point.
     """
 
     study_id: str

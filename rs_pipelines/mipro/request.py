@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -30,6 +30,8 @@ class StudyRequest:
     Attributes:
         evaluator_spec: the template's `evaluator` section; its options belong to the study's id.
         output_formats: those to try beside the live version's own.
+        objective: `quality` chooses what is believed to be best; `cost` the shortest prompt that is believed to lose no
+            more than `max_loss`.
     """
 
     target: Target
@@ -38,6 +40,8 @@ class StudyRequest:
     plan: StudyPlan
     evaluator_spec: JsonObject = field(default_factory=JsonObject)
     output_formats: frozenset[OutputFormat] = frozenset({OutputFormat.BARE})
+    objective: Literal["quality", "cost"] = "quality"
+    max_loss: float = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,8 @@ def study_id_of(request: StudyRequest, models: StudyModels, evaluator: Evaluator
     ]
     if request.output_formats != frozenset({OutputFormat.BARE}):  # studies from before there were formats keep their id
         content.append(sorted(request.output_formats))
+    if request.objective != "quality":
+        content.append([request.objective, request.max_loss])
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]
 
 

@@ -11,7 +11,7 @@ from rs_gateway.domain.prompts import Demo, Origin, PromptText, PromptVersion
 from rs_pipelines.answers import AnswerCache, CallBudget
 from rs_pipelines.cached_model import CachedModel, CallLimits, ModelIdentity
 from rs_pipelines.evaluators.exact_match import ExactMatch
-from rs_pipelines.mipro.budget import PlanNumbers, StudyPlan, plan_for
+from rs_pipelines.mipro.budget import PlanNumbers, SearchPolicy, StudyPlan, plan_for
 from rs_pipelines.mipro.request import StudyModels, StudyRequest
 from rs_pipelines.sample import CalibrationSample, Example, Split, Target, sample_of
 
@@ -105,9 +105,21 @@ def models(chat: ScriptedChat, cache: AnswerCache, *, concurrency: int = 8) -> S
     return StudyModels(task, task)
 
 
-def small_plan(n_val: int = 60, *, max_calls: int | None = None, seed: int = 0, num_trials: int = 7) -> StudyPlan:
+def small_plan(
+    n_val: int = 60,
+    *,
+    max_calls: int | None = None,
+    seed: int = 0,
+    num_trials: int = 7,
+    search: SearchPolicy = "racing",
+) -> StudyPlan:
     numbers = PlanNumbers(
-        minibatch_size=20, num_trials=num_trials, minibatch_full_eval_steps=3, seed=seed, max_calls=max_calls
+        minibatch_size=20,
+        num_trials=num_trials,
+        minibatch_full_eval_steps=3,
+        seed=seed,
+        max_calls=max_calls,
+        search=search,
     )
     return plan_for("light", n_val, numbers=numbers)
 

@@ -161,7 +161,7 @@ def test_a_killed_study_of_several_formats_goes_on_as_if_it_never_was(tmp_path: 
 
     async def killed() -> bool:
         with anyio.CancelScope() as scope:
-            chat = ScriptedChat(lambda call: (scope.cancel() if len(chat.calls) >= 150 else None, formatted(call))[1])
+            chat = ScriptedChat(lambda call: (scope.cancel() if len(chat.calls) >= 105 else None, formatted(call))[1])
             await search(tmp_path / "cut", chat=chat)
         return scope.cancelled_caught
 

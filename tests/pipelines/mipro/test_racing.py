@@ -5,7 +5,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rs_pipelines.mipro.racing import Look, believed_levels, chosen, next_look
+from rs_pipelines.mipro.racing import Look, believed_levels, cheapest, chosen, is_settled, next_look
 from rs_pipelines.mipro.records import LIVE, Candidate
 
 CANDIDATES = [Candidate(instruction, demo_set) for instruction in range(3) for demo_set in range(4)]
@@ -21,12 +21,12 @@ def _results(
 
 
 def test_the_live_version_is_looked_at_first_and_in_full() -> None:
-    assert next_look({}, CANDIDATES, n_rows=N_ROWS, step=4) == Look(LIVE, N_ROWS)
+    assert next_look({}, CANDIDATES, n_rows=N_ROWS, step=4, left=500) == Look(LIVE, N_ROWS)
 
 
 def test_nothing_is_left_to_look_at_when_every_candidate_has_seen_all_rows() -> None:
     results = _results(dict.fromkeys(CANDIDATES, 0.5))
-    assert next_look(results, CANDIDATES, n_rows=N_ROWS, step=4) is None
+    assert next_look(results, CANDIDATES, n_rows=N_ROWS, step=4, left=500) is None
 
 
 @settings(max_examples=20, deadline=None)
@@ -37,10 +37,53 @@ def test_a_look_always_adds_rows_and_never_more_than_there_are(seed: int, step: 
     results = {
         c: dict(list(rows.items())[: N_ROWS if c == LIVE else rng.randrange(N_ROWS)]) for c, rows in results.items()
     }
-    look = next_look(results, CANDIDATES, n_rows=N_ROWS, step=step)
+    look = next_look(results, CANDIDATES, n_rows=N_ROWS, step=step, left=500)
     assert look is not None
     assert len(results[look.candidate]) < look.n_rows <= N_ROWS
     assert look.n_rows - len(results[look.candidate]) <= step
+
+
+def test_the_last_rows_go_to_a_leader_that_could_not_be_chosen_without_them() -> None:
+    leader = Candidate(1, 2)
+    results = {LIVE: dict.fromkeys(range(N_ROWS), 0.0), leader: dict.fromkeys(range(8), 0.9)}
+    left = int(0.3 * N_ROWS)
+    assert next_look(results, CANDIDATES, n_rows=N_ROWS, step=4, left=left) == Look(leader, 12, 8)
+    assert next_look(results, CANDIDATES, n_rows=N_ROWS, step=4, left=2) == Look(leader, 10, 8)
+
+
+def test_a_race_is_settled_when_nothing_can_be_better() -> None:
+    perfect = Candidate(1, 2)
+    results = {LIVE: dict.fromkeys(range(N_ROWS), 0.0), perfect: dict.fromkeys(range(N_ROWS), 1.0)}
+    assert is_settled(results, CANDIDATES, n_rows=N_ROWS)
+    results[perfect] = dict.fromkeys(range(8), 1.0)
+    assert not is_settled(results, CANDIDATES, n_rows=N_ROWS)
+
+
+def test_a_race_is_settled_when_all_others_are_known_to_be_worse_and_not_before() -> None:
+    worse = _results({c: 0.9 if c == LIVE else 0.1 for c in CANDIDATES}, n_rows=200)
+    assert is_settled(worse, CANDIDATES, n_rows=200)
+    unseen = {c: rows for c, rows in worse.items() if c == LIVE}
+    assert not is_settled(unseen, CANDIDATES, n_rows=200)
+    assert not is_settled({LIVE: {0: 1.0}}, CANDIDATES, n_rows=200)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1_000))
+def test_the_cheapest_is_the_shortest_of_those_that_lose_no_more_than_allowed(seed: int) -> None:
+    short, worse = Candidate(1, 1), Candidate(2, 2)
+    results = _results({LIVE: 0.8, short: 0.8, worse: 0.1}, n_rows=400, seed=seed)
+    results[short] = dict(results[LIVE])
+    lengths = {**dict.fromkeys(CANDIDATES, 500), LIVE: 300, short: 100, worse: 10}
+    assert cheapest(results, CANDIDATES, lengths=lengths, n_rows=400, max_loss=0.05) == short
+    lengths[short] = 301
+    assert cheapest(results, CANDIDATES, lengths=lengths, n_rows=400, max_loss=0.05) == LIVE
+
+
+def test_an_output_format_is_believed_to_work_alike_with_other_demos() -> None:
+    candidates = [Candidate(i, d, f) for i in range(2) for d in range(3) for f in range(2)]
+    seen = [c for c in candidates if c != Candidate(1, 2, 1)]
+    levels = believed_levels(_results({c: 0.2 + 0.6 * c.output_format for c in seen}), candidates)
+    assert levels.means[candidates.index(Candidate(1, 2, 1))] > 0.6
 
 
 def test_a_candidate_that_was_never_seen_is_believed_to_be_like_its_instruction_and_its_demo_set() -> None:

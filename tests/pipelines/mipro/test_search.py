@@ -20,11 +20,12 @@ from rs_gateway.domain.chat import ProviderCall
 from rs_gateway.domain.errors import ConfigurationError, ProviderOverloadedError, ProviderRefusedError
 from rs_gateway.domain.prompts import PromptText
 from rs_pipelines.answers import CallBudget
-from rs_pipelines.mipro.events import FullEvaluation, StudyEvent, StudyFinished, TrialFinished
+from rs_pipelines.mipro.evaluations import StudyFailedError
+from rs_pipelines.mipro.events import FullEvaluation, LookTaken, StudyEvent, StudyFinished, TrialFinished
 from rs_pipelines.mipro.records import LIVE as LIVE_CANDIDATE
 from rs_pipelines.mipro.records import StudyRecord, decode_study, encode_study
 from rs_pipelines.mipro.request import NoLabelsError, StudyRequest, row_order
-from rs_pipelines.mipro.search import StudyFailedError, ignore_event, run_study
+from rs_pipelines.mipro.search import ignore_event, run_study
 from rs_pipelines.sample import Split
 from rs_pipelines.studies import StudyFiles
 from tests.pipelines.parcels import (
@@ -139,11 +140,26 @@ def test_calls_and_tokens_of_the_record_are_those_that_were_paid(tmp_path: Path)
     assert record.input_tokens == sum(len(message_text(m).split()) for c in chat.calls for m in c.messages)
 
 
-def test_events_tell_every_trial_and_the_end(tmp_path: Path) -> None:
+def test_events_tell_every_look_of_a_race_and_the_end(tmp_path: Path) -> None:
     events: list[StudyEvent] = []
 
     async def watched() -> StudyRecord:
         return await study(tmp_path, ScriptedChat(tiny_model), on_event=events.append)
+
+    record = anyio.run(watched)
+    looks = [event for event in events if isinstance(event, LookTaken)]
+    assert [look.trial for look in looks] == list(record.trials[1:])
+    done = [look.done for look in looks]
+    assert done == sorted(done) and done[-1] <= looks[0].total == 7 * 20 + 3 * 40
+    assert isinstance(events[-1], StudyFinished)
+
+
+def test_events_tell_every_trial_and_the_end(tmp_path: Path) -> None:
+    events: list[StudyEvent] = []
+
+    async def watched() -> StudyRecord:
+        wanted = request(small_plan(search="tpe"))
+        return await study(tmp_path, ScriptedChat(tiny_model), wanted, on_event=events.append)
 
     record = anyio.run(watched)
     trials = [event for event in events if isinstance(event, TrialFinished)]
@@ -187,7 +203,7 @@ def test_a_live_version_that_cannot_be_beaten_stays(tmp_path: Path) -> None:
 
 
 def test_a_small_space_ends_when_everything_is_known(tmp_path: Path) -> None:
-    plan = replace(small_plan(num_trials=50), num_candidates=2, num_instruction_candidates=1)
+    plan = replace(small_plan(num_trials=50, search="tpe"), num_candidates=2, num_instruction_candidates=1)
     record = searched(tmp_path, request(plan))
     assert record.ending == "space"
     assert {len(entry.values) for entry in record.rows} == {60}
@@ -242,7 +258,10 @@ def test_an_outage_in_mid_study_voids_trials_and_the_study_goes_on_later(tmp_pat
     assert record.finished
     void = [trial for trial in record.trials if trial.value is None]
     assert len(void) == 3
-    assert sum(trial.kind == "minibatch" and trial.value is not None for trial in record.trials) == 7
+    undisturbed = searched(tmp_path / "b")
+    assert [(t.candidate, t.value) for t in record.trials if t.value is not None] == [
+        (t.candidate, t.value) for t in undisturbed.trials
+    ]
 
 
 @pytest.mark.parametrize("stop_at", [3, 61, 75, 84, 88, 100, 130, 170, 230, 300, 340])
