@@ -10,6 +10,7 @@ from importlib.metadata import version
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
@@ -61,7 +62,7 @@ def create_app(settings: Settings, *, read_settings: Callable[[], Settings] | No
             yield
         log.info("gateway_stopped")
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="Route-Switch",
         version=version("route-switch"),
         summary="An OpenAI-compatible gateway that keeps improving its own prompts.",

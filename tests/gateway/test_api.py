@@ -1,6 +1,7 @@
 """The routes beside the hot one: models, feedback, health, status, errors, refresh."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -228,3 +229,12 @@ def test_a_changed_configuration_is_picked_up_and_a_broken_one_is_not(tmp_path: 
             file.write_text("")
             eventually(lambda: "is empty now" in str(get(gateway, "/status")[1]["registry"]))
             assert gateway.ask(HELP).headers["x-route-switch-combination"] == "renamed"
+
+
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+def test_the_api_pages_need_nobody_elses_server(tmp_path: Path, page: str) -> None:
+    with running_gateway(tmp_path, {}) as gateway, gateway.client() as client:
+        html = client.get(page).text
+        addresses = re.findall(r"""(?:src|href|url)\s*[=:]\s*["']([^"']+)""", html)
+        assert addresses and all(address.startswith("/") for address in addresses)
+        assert {client.get(address).status_code for address in addresses} == {200}
