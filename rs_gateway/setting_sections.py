@@ -198,6 +198,8 @@ class MiproSettings(Section):
     num_instruction_candidates: PositiveInt | None = None
     max_bootstrapped_demos: int | None = Field(default=None, ge=0)
     max_labeled_demos: int | None = Field(default=None, ge=0)
+    wide_demos: int | None = Field(default=None, ge=0)
+    """Demos of one larger set, or one for each of up to 12 labels; by default twice `max_labeled_demos`, 0 for none."""
     num_trials: PositiveInt | None = None
     minibatch_size: PositiveInt | None = None
     minibatch_full_eval_steps: PositiveInt | None = None

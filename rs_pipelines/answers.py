@@ -173,3 +173,8 @@ class CallBudget:
     def spent(self) -> Spending:
         """What was spent so far, crashed runs included."""
         return self.cache.spending(self.account)
+
+    @property
+    def calls_left(self) -> int | None:
+        """Calls that may still be made; None is no limit."""
+        return None if self.max_calls is None else max(0, self.max_calls - self.spent.calls)

@@ -32,6 +32,7 @@ class PlanNumbers:
     num_instruction_candidates: int | None = None
     max_bootstrapped_demos: int | None = None
     max_labeled_demos: int | None = None
+    wide_demos: int | None = None
     num_trials: int | None = None
     minibatch_size: int | None = None
     minibatch_full_eval_steps: int | None = None
@@ -48,6 +49,7 @@ class StudyPlan:
     Attributes:
         num_candidates: demo sets, at most; num_instruction_candidates: instructions, at most (both with the live one).
         max_labeled_demos: demos in a set, at most; max_bootstrapped_demos: those of them that the model got right.
+        wide_demos: demos of the one larger set, at least; it has one for every label up to 12. 0: no such set.
         num_trials: minibatch evaluations after the live version's full evaluation; a race may evaluate as many rows as
             these trials with their full evaluations would.
         look_rows: rows that a race shows a candidate at once.
@@ -62,6 +64,7 @@ class StudyPlan:
     num_instruction_candidates: int
     max_bootstrapped_demos: int
     max_labeled_demos: int
+    wide_demos: int
     num_trials: int
     val_rows: int
     minibatch_size: int
@@ -93,6 +96,7 @@ def plan_for(mode: Mode, n_val: int, *, numbers: PlanNumbers | None = None, ques
         num_instruction_candidates=max(1, _or(numbers.num_instruction_candidates, _INSTRUCTION_CHOICES[mode])),
         max_bootstrapped_demos=bootstrapped,
         max_labeled_demos=labeled,
+        wide_demos=_or(numbers.wide_demos, 2 * labeled),
         num_trials=_or(numbers.num_trials, int(max(4 * math.log2(max(demo_choices, 1)), 1.5 * demo_choices))),
         val_rows=val_rows,
         minibatch_size=max(1, min(minibatch, val_rows)),

@@ -24,6 +24,9 @@ _POOL = 200
 _ODD_SHARE = 0.1
 """Shortest and longest rows left out, each: diversity alone would pick the oddest rows as examples to follow."""
 _ODD_FROM = 20
+_WIDEST = 12
+_WIDE_CHARACTERS = 6_000
+"""About 1,500 tokens: a larger set would cost more on every call than it can be worth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +162,7 @@ async def build_demo_sets(
 def assemble_demo_sets(
     text: PromptText, rows: Sequence[DemoRow], *, right: Sequence[DemoRow], wrong: Sequence[DemoRow], plan: StudyPlan
 ) -> tuple[DemoSet, ...]:
-    """The sets themselves: the live one, the empty one, then labelled, hard and bootstrapped ones by turns.
+    """The sets themselves: the live one, the empty one, a wide one, then labelled, hard and bootstrapped ones by turns.
 
     Args:
         text: the live version's, bare (`without_format`).
@@ -179,6 +182,10 @@ def assemble_demo_sets(
     add("empty", ())
     diverse = draw_diverse(rows, size)
     add("labeled", _demos(diverse))
+    if plan.wide_demos > size and size:
+        wide = draw_diverse(rows, max(plan.wide_demos, min(len(_strata(rows)), _WIDEST)))
+        if len(wide) > size and sum(len(row.demo.user) + len(row.demo.assistant) for row in wide) <= _WIDE_CHARACTERS:
+            add("labeled", _demos(wide))
     # Hard rows come last: small models lean on what they read last.
     hard = draw_diverse(wrong, (size + 1) // 2)
     add("hard", _demos([*_others(diverse, hard)[: size - len(hard)], *hard]) if hard else ())

@@ -110,6 +110,11 @@ class Evaluations:
         present = [value for value in self.results.get(candidate, {}).values() if value is not None]
         return fmean(present) if present else None
 
+    async def answers_left(self) -> int | None:
+        """Answers that the budget still covers, judged ones with their judge's calls; None is no limit."""
+        calls = await anyio.to_thread.run_sync(lambda: self._tools.budget.calls_left)
+        return None if calls is None else calls // (1 + self.record.plan.questions_per_answer)
+
     def lengths(self) -> Mapping[Candidate, int]:
         """Characters of every candidate's prompt, apart from the user text that all have."""
         return {candidate: _length(self.record, candidate) for candidate in self.candidates}

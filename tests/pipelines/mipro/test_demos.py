@@ -127,6 +127,27 @@ def test_any_split_into_right_and_wrong_makes_valid_sets(
     plan = replace(small_plan(), max_labeled_demos=labeled, max_bootstrapped_demos=bootstrapped, num_candidates=count)
     sets = assemble_demo_sets(LIVE, rows, right=rows[:cut], wrong=rows[cut:], plan=plan)
     assert 1 <= len(sets) <= count
+    assert sum(len(demo_set.demos) > max(labeled, bootstrapped) for demo_set in sets) <= 1
     for demo_set in sets:
-        assert len(demo_set.demos) <= max(labeled, bootstrapped)
+        assert len(demo_set.demos) <= max(labeled, bootstrapped, plan.wide_demos)
         assert len({member.example_id for member in demo_set.demos}) == len(demo_set.demos)
+
+
+def _labelled(n_labels: int, *, n_rows: int = 60, padding: str = "") -> list[DemoRow]:
+    examples = [replace(parcel(n, Split.TRAIN), expected=f"label {n % n_labels}{padding}") for n in range(n_rows)]
+    return demo_rows(LIVE, examples, template_id="parcels", seed=0)
+
+
+def test_one_set_is_wide_and_shows_every_label_up_to_twelve() -> None:
+    for n_labels, n_demos in ((3, 8), (10, 10), (12, 12)):
+        sets = assemble_demo_sets(LIVE, _labelled(n_labels), right=(), wrong=(), plan=small_plan())
+        (wide,) = (s for s in sets if len(s.demos) > 4)
+        assert len(wide.demos) == n_demos
+        assert len({demo.assistant for demo in wide.demos}) == n_labels
+
+
+def test_no_set_is_wide_where_rows_are_long_or_nobody_wants_it() -> None:
+    long = _labelled(3, padding=" x" * 1_000)
+    assert all(len(s.demos) <= 4 for s in assemble_demo_sets(LIVE, long, right=(), wrong=(), plan=small_plan()))
+    narrow = replace(small_plan(), wide_demos=0)
+    assert all(len(s.demos) <= 4 for s in assemble_demo_sets(LIVE, _labelled(3), right=(), wrong=(), plan=narrow))
