@@ -37,7 +37,7 @@ _NUM_CANDIDATES = 6
 _NUM_TRIALS = 10
 _MINIBATCH = 20
 _RETRY_SHARE = 1.1
-"""What a study keeps back of its budget for the comparison, as `study_call_limit` does."""
+"""What a study keeps back of its budget for the comparison, as `study_allowance` does."""
 
 
 @dataclass(frozen=True, slots=True)

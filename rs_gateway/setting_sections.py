@@ -206,6 +206,10 @@ class MiproSettings(Section):
     seed: int = 0
     max_calls: PositiveInt | None = None
     """Hard limit on model calls of one optimisation, the comparison included; None is no limit."""
+    max_tokens: PositiveInt | None = None
+    """The same on tokens, of requests and answers together."""
+    max_cost_usd: PositiveFloat | None = None
+    """The same on US dollars; needs the prices of all models that are asked."""
     concurrency: PositiveInt = 8
     """Calls in flight at once."""
     evaluation_strategy: str | None = None

@@ -10,8 +10,29 @@ from pathlib import Path
 
 from rs_gateway.domain.errors import RouteSwitchError, SchemaTooNewError, StoreError
 
-_SCHEMA = 1
+_SCHEMA = 2
 _UNLIMITED = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a piece of work may cost at most; None is no limit.
+
+    Attributes:
+        tokens: of requests and answers together; usd: US dollars.
+    """
+
+    calls: int | None = None
+    tokens: int | None = None
+    usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """What a call may cost, booked before it is made; an answer's real cost takes its place."""
+
+    tokens: int = 0
+    usd: float = 0.0
 
 
 class BudgetExhaustedError(RouteSwitchError):
@@ -19,11 +40,11 @@ class BudgetExhaustedError(RouteSwitchError):
 
     code = "budget_exhausted"
 
-    def __init__(self, account: str, max_calls: int) -> None:
-        self.account, self.max_calls = account, max_calls
+    def __init__(self, account: str, spent: str, setting: str) -> None:
+        self.account = account
         super().__init__(
-            f"{account}: all {max_calls} model calls of the budget are spent. Raise `mipro_v2.max_calls` to go on: "
-            "answers already paid for are kept and cost nothing again."
+            f"{account}: {spent} of the budget are spent. Raise `mipro_v2.{setting}` to go on: answers that were paid "
+            "for are kept and cost nothing again."
         )
 
 
@@ -40,11 +61,21 @@ class ModelAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What was paid for: calls sent to the provider (each retry is one) and the tokens of their answers."""
+    """What was paid for: calls sent to the provider (each retry is one) and the tokens of their answers.
+
+    Attributes:
+        booked_tokens, usd: with the bookings of calls that are under way or were never accounted for; `usd` is 0 where
+            no price is known.
+    """
 
     calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    booked_tokens: int = 0
+    usd: float = 0.0
+
+
+_NOTHING = Booking()
 
 
 class AnswerCache:
@@ -68,37 +99,67 @@ class AnswerCache:
             ).fetchone()
         return None if row is None else ModelAnswer(*row, cached=True)
 
-    def put(self, key: str, answer: ModelAnswer, *, account: str | None = None) -> None:
-        """Store an answer and book its tokens. The first answer to a key stays."""
+    def put(
+        self, key: str, answer: ModelAnswer, *, account: str | None = None, booked: Booking = _NOTHING, usd: float = 0.0
+    ) -> None:
+        """Store an answer and account for it. The first answer to a key stays.
+
+        Args:
+            booked: what its call was booked with; stays where the provider did not count tokens.
+            usd: what it really cost.
+        """
+        tokens_in, tokens_out = answer.input_tokens or 0, answer.output_tokens or 0
+        counted = answer.input_tokens is not None and answer.output_tokens is not None
         with self._statements() as connection, self._transaction():
             connection.execute(
                 "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?)",
                 (key, answer.text, answer.finish_reason, answer.input_tokens, answer.output_tokens),
             )
             connection.execute(
-                "UPDATE spending SET input_tokens = input_tokens + ?, output_tokens = output_tokens + ?"
-                " WHERE account = ?",
-                (answer.input_tokens or 0, answer.output_tokens or 0, account),
+                "UPDATE spending SET input_tokens = input_tokens + ?, output_tokens = output_tokens + ?,"
+                " booked_tokens = booked_tokens + ?, usd = usd + ? WHERE account = ?",
+                (
+                    tokens_in,
+                    tokens_out,
+                    tokens_in + tokens_out - booked.tokens if counted else 0,
+                    usd - booked.usd if counted else 0.0,
+                    account,
+                ),
             )
 
-    def charge(self, account: str, *, max_calls: int | None) -> bool:
-        """Book one call, unless that would be one too many. Committed before the call is made."""
-        limit = _UNLIMITED if max_calls is None else max_calls
-        if limit < 1:
+    def charge(self, account: str, allowance: Allowance, booking: Booking = _NOTHING) -> bool:
+        """Book one call, unless that would be too much. Committed before the call is made."""
+        calls = _UNLIMITED if allowance.calls is None else allowance.calls
+        tokens = _UNLIMITED if allowance.tokens is None else allowance.tokens
+        usd = float("inf") if allowance.usd is None else allowance.usd
+        if calls < 1 or booking.tokens > tokens or booking.usd > usd:
             return False
         with self._statements() as connection:
             row = connection.execute(
-                "INSERT INTO spending VALUES (?, 1, 0, 0)"
-                " ON CONFLICT (account) DO UPDATE SET calls = calls + 1 WHERE calls < ? RETURNING calls",
-                (account, limit),
+                "INSERT INTO spending VALUES (?, 1, 0, 0, ?, ?)"
+                " ON CONFLICT (account) DO UPDATE SET calls = calls + 1, booked_tokens = booked_tokens + ?,"
+                " usd = usd + ? WHERE calls < ? AND booked_tokens + ? <= ? AND usd + ? <= ? RETURNING calls",
+                (
+                    *(account, booking.tokens, booking.usd, booking.tokens, booking.usd),
+                    *(calls, booking.tokens, tokens, booking.usd, usd),
+                ),
             ).fetchone()
         return row is not None
+
+    def refund(self, account: str, booking: Booking) -> None:
+        """Take back what a call was booked with that got no answer; the call itself stays counted."""
+        with self._statements() as connection:
+            connection.execute(
+                "UPDATE spending SET booked_tokens = booked_tokens - ?, usd = usd - ? WHERE account = ?",
+                (booking.tokens, booking.usd, account),
+            )
 
     def spending(self, account: str) -> Spending:
         """What was booked on an account, in all processes and since ever."""
         with self._statements() as connection:
             row = connection.execute(
-                "SELECT calls, input_tokens, output_tokens FROM spending WHERE account = ?", (account,)
+                "SELECT calls, input_tokens, output_tokens, booked_tokens, usd FROM spending WHERE account = ?",
+                (account,),
             ).fetchone()
         return Spending() if row is None else Spending(*row)
 
@@ -130,6 +191,12 @@ class AnswerCache:
                 "CREATE TABLE IF NOT EXISTS spending (account TEXT PRIMARY KEY, calls INTEGER NOT NULL,"
                 " input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL)"
             )
+            if version < 2:  # money and tokens are budgets since then
+                columns = {row[1] for row in self._connection.execute("PRAGMA table_info(spending)")}
+                if "usd" not in columns:
+                    self._connection.execute("ALTER TABLE spending ADD COLUMN booked_tokens INTEGER NOT NULL DEFAULT 0")
+                    self._connection.execute("ALTER TABLE spending ADD COLUMN usd REAL NOT NULL DEFAULT 0")
+                    self._connection.execute("UPDATE spending SET booked_tokens = input_tokens + output_tokens")
             self._connection.execute(f"PRAGMA user_version = {_SCHEMA}")
 
     @contextmanager
@@ -157,17 +224,25 @@ class CallBudget:
 
     Attributes:
         account: names the piece of work, for example a study id.
-        max_calls: None is no limit; spending is counted all the same.
+        allowance: spending is counted without limits too.
     """
 
     cache: AnswerCache
     account: str
-    max_calls: int | None = None
+    allowance: Allowance = Allowance()
 
-    def charge(self) -> None:
+    def charge(self, booking: Booking = _NOTHING) -> None:
         """Book the next call. Raises BudgetExhaustedError."""
-        if not self.cache.charge(self.account, max_calls=self.max_calls):
-            raise BudgetExhaustedError(self.account, self.max_calls or 0)
+        if self.cache.charge(self.account, self.allowance, booking):
+            return
+        spent, limits = self.spent, self.allowance
+        if limits.calls is not None and spent.calls >= limits.calls:
+            raise BudgetExhaustedError(self.account, f"all {limits.calls} model calls", "max_calls")
+        if limits.tokens is not None and spent.booked_tokens + booking.tokens > limits.tokens:
+            raise BudgetExhaustedError(
+                self.account, f"{spent.booked_tokens:,} of {limits.tokens:,} tokens", "max_tokens"
+            )
+        raise BudgetExhaustedError(self.account, f"{spent.usd:.4g} of {limits.usd:.4g} USD", "max_cost_usd")
 
     @property
     def spent(self) -> Spending:
@@ -176,5 +251,11 @@ class CallBudget:
 
     @property
     def calls_left(self) -> int | None:
-        """Calls that may still be made; None is no limit."""
-        return None if self.max_calls is None else max(0, self.max_calls - self.spent.calls)
+        """Calls that may still be made; None is no limit. An allowance in tokens or dollars is taken at its average."""
+        spent, limits = self.spent, self.allowance
+        left = [] if limits.calls is None else [limits.calls - spent.calls]
+        if limits.tokens is not None and spent.calls and spent.booked_tokens > 0:
+            left.append(int((limits.tokens - spent.booked_tokens) / (spent.booked_tokens / spent.calls)))
+        if limits.usd is not None and spent.calls and spent.usd > 0:
+            left.append(int((limits.usd - spent.usd) / (spent.usd / spent.calls)))
+        return max(0, min(left)) if left else None

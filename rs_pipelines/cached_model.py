@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -15,7 +16,13 @@ from rs_gateway.domain.answers import WireUsage, decode_completion, text_of
 from rs_gateway.domain.chat import JsonObject, Message, ProviderCall
 from rs_gateway.domain.errors import ConfigurationError, ProviderError, ProviderGarbageError
 from rs_gateway.domain.ports import ChatProvider
-from rs_pipelines.answers import AnswerCache, CallBudget, ModelAnswer
+from rs_pipelines.answers import AnswerCache, Booking, CallBudget, ModelAnswer
+
+_CHARACTERS_PER_TOKEN = 3
+_TOKENS_PER_MESSAGE = 8
+"""More tokens than English text has, so that a budget is not overdrawn."""
+_ASSUMED_OUTPUT_TOKENS = 1_024
+"""Of an answer whose length the request does not limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,15 @@ class _Flight:
     error: ProviderError | None = None
 
 
+CallCost: TypeAlias = Callable[[int | None, int | None], float | None]
+"""Input and output tokens of a call -> its price in US dollars; None when it is unknown."""
+
+
+def unknown_cost(_input_tokens: int | None, _output_tokens: int | None) -> float | None:
+    """Where no price is known."""
+    return None
+
+
 PeerFinder: TypeAlias = Callable[[str, JsonObject], "CachedModel"]
 """`provider/model` and request parameters -> that model of the same configuration, over the same cache."""
 
@@ -107,10 +123,12 @@ class CachedModel:
         limits: CallLimits | None = None,
         budget: CallBudget | None = None,
         peers: PeerFinder | None = None,
+        cost: CallCost = unknown_cost,
     ) -> None:
         """
         Args:
             rng: draws the jitter between retries; decides nothing else.
+            cost: of a call of this model, for budgets in US dollars.
             budget: None spends without limit or account.
             peers: finds other models by name, for evaluators that ask one.
         """
@@ -121,6 +139,7 @@ class CachedModel:
         self._limits = limits or CallLimits()
         self._budget = budget
         self._peers = peers
+        self._cost = cost
         self._slots = anyio.CapacityLimiter(self._limits.max_concurrency)
         self._flights: dict[str, _Flight] = {}
         self._tally = _Tally()
@@ -200,13 +219,13 @@ class CachedModel:
             self._tally.cache_hits += 1
             return stored
         async with self._slots:
-            answer = await self._ask(messages, self.identity.request_parameters(salt))
+            answer, booked = await self._ask(messages, self.identity.request_parameters(salt))
             # Paid for: keep it even if whoever wanted it has gone.
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._keep, key, answer)
+                await anyio.to_thread.run_sync(self._keep, key, answer, booked)
         return answer
 
-    async def _ask(self, messages: Sequence[Message], parameters: JsonObject) -> ModelAnswer:
+    async def _ask(self, messages: Sequence[Message], parameters: JsonObject) -> tuple[ModelAnswer, Booking]:
         call = ProviderCall(self.identity.model, tuple(messages), parameters, self._limits.timeout_s)
         for attempt in range(1, self._limits.max_attempts):
             try:
@@ -217,21 +236,41 @@ class CachedModel:
                 await anyio.sleep(max(error.retry_after_s or 0, self._backoff_s(attempt)))
         return await self._attempt(call)
 
-    async def _attempt(self, call: ProviderCall) -> ModelAnswer:
-        if self._budget is not None:
-            await anyio.to_thread.run_sync(self._budget.charge)
+    async def _attempt(self, call: ProviderCall) -> tuple[ModelAnswer, Booking]:
+        tokens_in, tokens_out = _most_tokens(call)
+        booking = Booking(tokens_in + tokens_out, self._cost(tokens_in, tokens_out) or 0.0)
+        budget = self._budget
+        if budget is not None:
+            await anyio.to_thread.run_sync(budget.charge, booking)
         self._tally.calls_made += 1
-        return parse_completion(await self._provider.complete(call), provider=self.identity.provider)
+        try:
+            return parse_completion(await self._provider.complete(call), provider=self.identity.provider), booking
+        except ProviderError:
+            if budget is not None:
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(budget.cache.refund, budget.account, booking)
+            raise
 
     def _backoff_s(self, attempt: int) -> float:
         """Full jitter: uniform between 0 and an exponentially growing ceiling."""
         ceiling = min(self._limits.max_delay_s, self._limits.base_delay_s * 2 ** (attempt - 1))
         return self._rng.random() * ceiling
 
-    def _keep(self, key: str, answer: ModelAnswer) -> None:
+    def _keep(self, key: str, answer: ModelAnswer, booked: Booking) -> None:
         self._tally.input_tokens += answer.input_tokens or 0
         self._tally.output_tokens += answer.output_tokens or 0
-        self.cache.put(key, answer, account=self._budget.account if self._budget is not None else None)
+        usd = self._cost(answer.input_tokens, answer.output_tokens) or 0.0
+        account = self._budget.account if self._budget is not None else None
+        self.cache.put(key, answer, account=account, booked=booked, usd=usd)
+
+
+def _most_tokens(call: ProviderCall) -> tuple[int, int]:
+    """What a call may use at most, by a cautious guess: input and output tokens."""
+    characters = sum(len(text_of(message.get("content"))) for message in call.messages)
+    limits = (call.parameters.get("max_tokens"), call.parameters.get("max_completion_tokens"))
+    named = [limit for limit in limits if isinstance(limit, int)]
+    most_out = min(named) if named else _ASSUMED_OUTPUT_TOKENS
+    return math.ceil(characters / _CHARACTERS_PER_TOKEN) + _TOKENS_PER_MESSAGE * len(call.messages), most_out
 
 
 def parse_completion(body: bytes, *, provider: str) -> ModelAnswer:

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import TypeAlias
 
 import msgspec
 
@@ -12,15 +11,12 @@ from rs_gateway.domain.errors import RouteSwitchError
 from rs_gateway.domain.evaluation import Evaluator
 from rs_gateway.domain.prompts import PromptVersion
 from rs_pipelines.answers import CallBudget
-from rs_pipelines.cached_model import CachedModel
+from rs_pipelines.cached_model import CachedModel, CallCost, unknown_cost
 from rs_pipelines.gate import ComparedRow, GatePolicy, RowOutcome, Verdict, judge
 from rs_pipelines.mipro.labels import label_shape
 from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.sample import CalibrationSample, Example, Split, Target
 from rs_pipelines.scoring import RowScore, score_rows
-
-CallCost: TypeAlias = Callable[[int | None, int | None], float | None]
-"""(input tokens, output tokens) -> US dollars of the call; None when the price or a count is unknown."""
 
 
 class NotComparableError(RouteSwitchError):
@@ -73,10 +69,6 @@ class Comparison:
         return hashlib.sha256(content).hexdigest()[:32]
 
 
-def unknown_cost(_: int | None, __: int | None) -> None:
-    """The price of every call is unknown."""
-
-
 async def run_comparison(
     study: StudyRecord,
     sample: CalibrationSample,
@@ -105,7 +97,7 @@ async def run_comparison(
         raise NotComparableError(
             f"Study {study.study_id} was made from another sample or another live version: optimise again."
         )
-    model = model.on(CallBudget(model.cache, study.study_id, study.plan.max_calls))
+    model = model.on(CallBudget(model.cache, study.study_id, study.plan.allowance))
     examples = sample.rows(Split.TEST)
 
     def progress(offset: int) -> Callable[[int, int], None]:

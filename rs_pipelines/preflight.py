@@ -13,7 +13,7 @@ from typing import Literal
 from rs_gateway.domain.errors import RouteSwitchError
 from rs_gateway.domain.evaluation import Answer, Evaluator
 from rs_gateway.domain.prompts import PromptText
-from rs_pipelines.comparison import CallCost
+from rs_pipelines.cached_model import CallCost
 from rs_pipelines.examples import Gathered
 from rs_pipelines.gate import GatePolicy
 from rs_pipelines.mipro.budget import CallEstimate, StudyPlan

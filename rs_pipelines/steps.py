@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias, TypeVar
 
-from rs_gateway.domain.errors import RouteSwitchError
+from rs_gateway.domain.errors import ConfigurationError, RouteSwitchError
 from rs_gateway.domain.evaluation import JudgingEvaluator, questions_per_answer
 from rs_gateway.wiring import open_trace_reader
 from rs_pipelines.answers import AnswerCache, CallBudget, Spending
@@ -15,7 +15,7 @@ from rs_pipelines.comparison import Comparison, run_comparison
 from rs_pipelines.examples import Gathered, draw_sample, gather
 from rs_pipelines.interrupts import run_interruptible
 from rs_pipelines.lake import IngestReport
-from rs_pipelines.mipro.budget import PlanNumbers, StudyPlan, estimate_calls, plan_for, study_call_limit
+from rs_pipelines.mipro.budget import PlanNumbers, StudyPlan, estimate_calls, plan_for, study_allowance
 from rs_pipelines.mipro.events import StudyEvent
 from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.mipro.request import StudyModels, StudyRequest, row_order, study_id_of
@@ -115,6 +115,8 @@ def plan(bench: Workbench, sample: CalibrationSample, effort: Effort) -> StudyPl
         search=mipro.search,
         seed=mipro.seed if effort.seed is None else effort.seed,
         max_calls=mipro.max_calls if effort.max_calls is None else effort.max_calls,
+        max_tokens=mipro.max_tokens,
+        max_cost_usd=mipro.max_cost_usd,
     )
     evaluator = bench.evaluator(bench.registry.get(sample.template_id).template)
     return plan_for(
@@ -151,11 +153,11 @@ def preflight(bench: Workbench, target: Target, effort: Effort | None = None, *,
     evaluator, sample = bench.evaluator(template), request.sample
     # A judge is asked, and paid, only about answers; whether it agrees with people, its calibration says.
     sanity = None if isinstance(evaluator, JudgingEvaluator) else check_evaluator(evaluator, sample.examples)
-    limit = study_call_limit(request.plan, sample)
+    allowance = study_allowance(request.plan, sample)
     rows = row_order(sample.rows(Split.VAL), request.plan)[:_PROBE_ROWS]
 
     async def run(models: StudyModels) -> LiveProbe:
-        budget = CallBudget(models.task.cache, study_id_of(request, models, evaluator), limit)
+        budget = CallBudget(models.task.cache, study_id_of(request, models, evaluator), allowance)
         model = models.task.on(budget)
         twice = rows[:_NOISE_ROWS] if _draws(model) else ()
         watch(Probing(len(rows) + len(twice)))
@@ -206,6 +208,13 @@ def search(bench: Workbench, target: Target, effort: Effort | None = None, *, wa
 def _request(bench: Workbench, target: Target, effort: Effort) -> StudyRequest:
     sample = _latest_sample(bench, target)
     policy = bench.policy()
+    if bench.settings.mipro_v2.max_cost_usd is not None:
+        for name, cost in (("the model", bench.cost_of_call(target)), ("prompt_model", bench.cost_of_proposal(target))):
+            if cost(1, 1) is None:
+                raise ConfigurationError(
+                    f"mipro_v2.max_cost_usd cannot be kept: nobody knows what {name} costs. Give its price in the "
+                    "provider's `prices`, or set mipro_v2.max_calls or mipro_v2.max_tokens instead."
+                )
     return StudyRequest(
         target=target,
         sample=sample,

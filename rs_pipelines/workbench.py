@@ -20,8 +20,7 @@ from rs_gateway.domain.traces import Usage, UsageSource
 from rs_gateway.settings import Settings, load_settings
 from rs_gateway.wiring import build_provider, combinations_of, open_prices, open_registry
 from rs_pipelines.answers import AnswerCache
-from rs_pipelines.cached_model import CachedModel, CallLimits, ModelIdentity
-from rs_pipelines.comparison import CallCost
+from rs_pipelines.cached_model import CachedModel, CallCost, CallLimits, ModelIdentity
 from rs_pipelines.datasets import DatasetStore
 from rs_pipelines.evaluators.registry import build_evaluator, resources_of
 from rs_pipelines.examples import SampleStore
@@ -189,6 +188,7 @@ class Workbench:
                         timeout_s=self.settings.api.timeout_seconds,
                     ),
                     peers=peer,
+                    cost=self._cost_of_call(provider, name),
                 )
 
             def peer(name: str, parameters: JsonObject) -> CachedModel:

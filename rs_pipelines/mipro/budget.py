@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from rs_gateway.domain.errors import ConfigurationError
+from rs_pipelines.answers import Allowance
 from rs_pipelines.sample import CalibrationSample, Split
 
 Mode: TypeAlias = Literal["light", "medium", "heavy"]
@@ -40,6 +41,8 @@ class PlanNumbers:
     search: SearchPolicy = "racing"
     seed: int = 0
     max_calls: int | None = None
+    max_tokens: int | None = None
+    max_cost_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class StudyPlan:
         val_rows: validation rows that are used.
         minibatch_full_eval_steps: after so many trials the most promising candidate is evaluated on all val rows.
         screen_rows: train rows that the model is tried on, to know which it gets right.
-        max_calls: of study and comparison together; None is no limit.
+        max_calls, max_tokens, max_cost_usd: of study and comparison together; None is no limit.
         questions_per_answer: what a judge is asked about each answer, beside the answer's own call.
     """
 
@@ -74,7 +77,14 @@ class StudyPlan:
     search: SearchPolicy = "racing"
     seed: int = 0
     max_calls: int | None = None
+    max_tokens: int | None = None
+    max_cost_usd: float | None = None
     questions_per_answer: int = 0
+
+    @property
+    def allowance(self) -> Allowance:
+        """What study and comparison may cost together."""
+        return Allowance(self.max_calls, self.max_tokens, self.max_cost_usd)
 
 
 def plan_for(mode: Mode, n_val: int, *, numbers: PlanNumbers | None = None, questions_per_answer: int = 0) -> StudyPlan:
@@ -106,6 +116,8 @@ def plan_for(mode: Mode, n_val: int, *, numbers: PlanNumbers | None = None, ques
         search=numbers.search,
         seed=numbers.seed,
         max_calls=numbers.max_calls,
+        max_tokens=numbers.max_tokens,
+        max_cost_usd=numbers.max_cost_usd,
         questions_per_answer=questions_per_answer,
     )
 
@@ -168,21 +180,27 @@ def estimate_calls(plan: StudyPlan, sample: CalibrationSample) -> CallEstimate:
     )
 
 
-def study_call_limit(plan: StudyPlan, sample: CalibrationSample) -> int | None:
-    """How much of `max_calls` the search may spend: what the comparison needs is kept back, or all was for nothing.
+def study_allowance(plan: StudyPlan, sample: CalibrationSample) -> Allowance:
+    """How much of the plan's budget the search may spend: what the comparison needs is kept back.
+
+    Of tokens and dollars the comparison gets its share of the calls, since nobody knows yet what a call will take.
 
     Raises:
         ConfigurationError: the budget does not even cover the live version's evaluation and the comparison.
     """
-    if plan.max_calls is None:
-        return None
     estimate = estimate_calls(plan, sample)
     reserved = math.ceil(estimate.comparison * (1 + _RETRY_SHARE))
     least = reserved + estimate.live + 1
-    if plan.max_calls < least:
+    if plan.max_calls is not None and plan.max_calls < least:
         raise ConfigurationError(
             f"mipro_v2.max_calls is {plan.max_calls}, but this sample needs at least {least}: {estimate.live} to "
             f"evaluate the live version, {reserved} for the comparison on test rows. The whole plan costs about "
             f"{estimate.total}."
         )
-    return plan.max_calls - reserved
+    calls = estimate.study + reserved if plan.max_calls is None else min(plan.max_calls, estimate.study + reserved)
+    share = 1 - reserved / calls
+    return Allowance(
+        calls=None if plan.max_calls is None else plan.max_calls - reserved,
+        tokens=None if plan.max_tokens is None else int(share * plan.max_tokens),
+        usd=None if plan.max_cost_usd is None else share * plan.max_cost_usd,
+    )

@@ -13,7 +13,7 @@ import anyio.to_thread
 
 from rs_gateway.domain.evaluation import Evaluator
 from rs_pipelines.answers import BudgetExhaustedError, CallBudget
-from rs_pipelines.mipro.budget import estimate_calls, study_call_limit
+from rs_pipelines.mipro.budget import estimate_calls, study_allowance
 from rs_pipelines.mipro.demos import build_demo_sets, demo_rows
 from rs_pipelines.mipro.estimates import final_choice
 from rs_pipelines.mipro.evaluations import Evaluations, Tools
@@ -91,8 +91,7 @@ class _Search:
         self._request, self._plan = request, request.plan
         self._evaluator, self._files, self._emit = evaluator, files, emit
         study_id = study_id_of(request, models, evaluator)
-        limit = study_call_limit(request.plan, request.sample)
-        budget = CallBudget(models.task.cache, study_id, limit)
+        budget = CallBudget(models.task.cache, study_id, study_allowance(request.plan, request.sample))
         self._task, self._prompt = models.task.on(budget), models.prompt.on(budget)
         rows = row_order(request.sample.rows(Split.VAL), request.plan)
         live = request.live.text

@@ -3,12 +3,21 @@
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from rs_gateway.domain.errors import SchemaTooNewError, StoreError
-from rs_pipelines.answers import AnswerCache, BudgetExhaustedError, CallBudget, ModelAnswer, Spending
+from rs_pipelines.answers import (
+    Allowance,
+    AnswerCache,
+    Booking,
+    BudgetExhaustedError,
+    CallBudget,
+    ModelAnswer,
+    Spending,
+)
 from tests.pipelines.parcels import cache_at
 
 ANSWER = ModelAnswer("Paris", "stop", 12, 1)
@@ -41,8 +50,8 @@ def test_tokens_that_the_provider_did_not_count_stay_unknown(tmp_path: Path) -> 
 
 def test_a_budget_allows_exactly_its_calls_and_remembers_them_across_restarts(tmp_path: Path) -> None:
     for _ in range(2):
-        CallBudget(cache_at(tmp_path), "study", 3).charge()
-    budget = CallBudget(cache_at(tmp_path), "study", 3)
+        CallBudget(cache_at(tmp_path), "study", Allowance(calls=3)).charge()
+    budget = CallBudget(cache_at(tmp_path), "study", Allowance(calls=3))
     budget.charge()
     with pytest.raises(BudgetExhaustedError, match="all 3 model calls"):
         budget.charge()
@@ -51,14 +60,14 @@ def test_a_budget_allows_exactly_its_calls_and_remembers_them_across_restarts(tm
 
 def test_a_budget_of_nothing_allows_nothing(tmp_path: Path) -> None:
     with pytest.raises(BudgetExhaustedError):
-        CallBudget(cache_at(tmp_path), "study", 0).charge()
+        CallBudget(cache_at(tmp_path), "study", Allowance(calls=0)).charge()
 
 
 def test_tokens_are_booked_on_the_account_that_paid(tmp_path: Path) -> None:
     cache = cache_at(tmp_path)
     CallBudget(cache, "study").charge()
     cache.put("key", ANSWER, account="study")
-    assert CallBudget(cache, "study").spent == Spending(1, 12, 1)
+    assert CallBudget(cache, "study").spent == Spending(1, 12, 1, booked_tokens=13)
     assert CallBudget(cache, "other").spent == Spending()
 
 
@@ -79,10 +88,11 @@ def test_a_file_that_is_no_database_is_refused_in_our_words(tmp_path: Path) -> N
 
 _WRITER = """
 import sys
+from contextlib import closing
 from pathlib import Path
-from rs_pipelines.answers import AnswerCache, CallBudget, ModelAnswer, BudgetExhaustedError
+from rs_pipelines.answers import Allowance, AnswerCache, CallBudget, ModelAnswer, BudgetExhaustedError
 cache = AnswerCache(Path(sys.argv[1]))
-budget = CallBudget(cache, "study", 100)
+budget = CallBudget(cache, "study", Allowance(calls=100))
 for n in range(60):
     try:
         budget.charge()
@@ -96,4 +106,60 @@ def test_several_processes_share_a_cache_and_one_budget(tmp_path: Path) -> None:
     path = tmp_path / "answers.db"
     writers = [subprocess.Popen([sys.executable, "-c", _WRITER, str(path), str(n)]) for n in range(3)]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
-    assert CallBudget(cache_at(tmp_path), "study", 100).spent == Spending(100, 100, 100)
+    assert CallBudget(cache_at(tmp_path), "study", Allowance(calls=100)).spent == Spending(100, 100, 100, booked_tokens=200)
+
+
+def test_a_budget_of_tokens_holds_before_a_call_and_knows_the_real_counts_after_it(tmp_path: Path) -> None:
+    cache = cache_at(tmp_path)
+    budget = CallBudget(cache, "study", Allowance(tokens=100))
+    budget.charge(Booking(60))
+    with pytest.raises(BudgetExhaustedError, match=r"60 of 100 tokens.*max_tokens"):
+        budget.charge(Booking(60))
+    cache.put("k", ModelAnswer("x", "stop", 20, 10), account="study", booked=Booking(60))
+    budget.charge(Booking(60))
+    assert budget.spent == Spending(2, 20, 10, booked_tokens=90)
+
+
+def test_a_budget_of_dollars_holds_too_and_an_unanswered_call_costs_nothing(tmp_path: Path) -> None:
+    cache = cache_at(tmp_path)
+    budget = CallBudget(cache, "study", Allowance(usd=0.01))
+    budget.charge(Booking(10, 0.008))
+    with pytest.raises(BudgetExhaustedError, match=r"0.008 of 0.01 USD.*max_cost_usd"):
+        budget.charge(Booking(10, 0.008))
+    cache.refund("study", Booking(10, 0.008))
+    budget.charge(Booking(10, 0.008))
+    assert budget.spent.calls == 2
+
+
+def test_an_answer_without_counts_costs_what_it_was_booked_with(tmp_path: Path) -> None:
+    cache = cache_at(tmp_path)
+    budget = CallBudget(cache, "study", Allowance(tokens=100))
+    budget.charge(Booking(60))
+    cache.put("k", ModelAnswer("x", "stop", None, None), account="study", booked=Booking(60))
+    assert budget.spent.booked_tokens == 60
+
+
+def test_calls_left_follow_the_tightest_limit(tmp_path: Path) -> None:
+    budget = CallBudget(cache_at(tmp_path), "study", Allowance(calls=10, tokens=100, usd=1.0))
+    assert budget.calls_left == 10
+    budget.charge(Booking(40, 0.2))
+    assert budget.calls_left == 1
+
+
+def test_a_cache_of_the_first_schema_keeps_its_answers_and_accounts(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "answers.db")) as old:
+        old.execute(
+            "CREATE TABLE answers (key TEXT PRIMARY KEY, text TEXT NOT NULL, finish_reason TEXT, input_tokens INTEGER,"
+            " output_tokens INTEGER) WITHOUT ROWID"
+        )
+        old.execute(
+            "CREATE TABLE spending (account TEXT PRIMARY KEY, calls INTEGER NOT NULL, input_tokens INTEGER NOT NULL,"
+            " output_tokens INTEGER NOT NULL)"
+        )
+        old.execute("INSERT INTO answers VALUES ('k', 'hello', 'stop', 3, 4)")
+        old.execute("INSERT INTO spending VALUES ('study', 1, 3, 4)")
+        old.execute("PRAGMA user_version = 1")
+        old.commit()
+    cache = cache_at(tmp_path)
+    assert cache.get("k") == ModelAnswer("hello", "stop", 3, 4, cached=True)
+    assert cache.spending("study") == Spending(1, 3, 4, booked_tokens=7)

@@ -17,7 +17,7 @@ from rs_gateway.domain.errors import (
     ProviderRefusedError,
     ProviderTimeoutError,
 )
-from rs_pipelines.answers import BudgetExhaustedError, CallBudget, ModelAnswer
+from rs_pipelines.answers import Allowance, BudgetExhaustedError, CallBudget, ModelAnswer
 from rs_pipelines.cached_model import CachedModel, CallLimits, ModelIdentity, parse_completion
 from tests.pipelines.parcels import cache_at, model
 
@@ -213,7 +213,7 @@ def test_no_more_calls_run_at_once_than_allowed(tmp_path: Path) -> None:
 def test_the_call_that_exceeds_the_budget_is_not_made(tmp_path: Path) -> None:
     cache = cache_at(tmp_path)
     chat = ScriptedChat(["x"])
-    asked = model(chat, cache, budget=CallBudget(cache, "study", 5))
+    asked = model(chat, cache, budget=CallBudget(cache, "study", Allowance(calls=5)))
     refused = 0
 
     async def ask(n: int) -> None:
@@ -234,7 +234,7 @@ def test_the_call_that_exceeds_the_budget_is_not_made(tmp_path: Path) -> None:
 
 def test_cached_answers_are_free_even_when_the_budget_is_spent(tmp_path: Path) -> None:
     cache = cache_at(tmp_path)
-    asked = model(ScriptedChat(["x"]), cache, budget=CallBudget(cache, "study", 1))
+    asked = model(ScriptedChat(["x"]), cache, budget=CallBudget(cache, "study", Allowance(calls=1)))
 
     async def twice() -> ModelAnswer:
         await asked.answer(QUESTION)

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from rs_gateway.adapters.scripted_chat import ScriptedChat
 from rs_gateway.domain.prompts import PromptText
-from rs_pipelines.answers import BudgetExhaustedError
+from rs_pipelines.answers import Allowance, BudgetExhaustedError
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.comparison import Comparison, NotComparableError, run_comparison
 from rs_pipelines.gate import GatePolicy
@@ -128,7 +128,7 @@ def test_study_and_comparison_together_stay_within_the_budget(tmp_path: Path) ->
 def test_a_budget_that_others_have_spent_stops_the_comparison(tmp_path: Path) -> None:
     record = anyio.run(studied, tmp_path, 400)
     for _ in range(170):
-        cache_at(tmp_path).charge(record.study_id, max_calls=None)
+        cache_at(tmp_path).charge(record.study_id, Allowance())
     with pytest.raises(BudgetExhaustedError):
         anyio.run(compared, record, model(ScriptedChat(tiny_model), cache_at(tmp_path)))
 

@@ -22,7 +22,7 @@ from rs_gateway.domain.evaluation import (
     UnreadableVerdictError,
     questions_per_answer,
 )
-from rs_pipelines.answers import AnswerCache, BudgetExhaustedError, CallBudget
+from rs_pipelines.answers import Allowance, AnswerCache, BudgetExhaustedError, CallBudget
 from rs_pipelines.evaluators.llm_judge import LLMJudge
 from rs_pipelines.evaluators.registry import build_evaluator
 from rs_pipelines.mipro.request import StudyModels
@@ -154,7 +154,7 @@ def test_a_judge_is_never_paid_twice_for_the_same_question(tmp_path: Path) -> No
 
 def test_the_judges_calls_are_booked_on_the_studys_account_and_counted(tmp_path: Path) -> None:
     cache = cache_at(tmp_path)
-    budget = CallBudget(cache, "study", 5)
+    budget = CallBudget(cache, "study", Allowance(calls=5))
     answers = [Answer(str(n), "x") for n in range(9)]
     judge = ScriptedChat(['{"score": 4}'])
     with pytest.raises(BudgetExhaustedError):

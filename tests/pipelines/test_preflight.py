@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from rs_gateway.domain.evaluation import Answer, Score
 from rs_pipelines import cli, steps
-from rs_pipelines.comparison import CallCost, unknown_cost
+from rs_pipelines.cached_model import CallCost, unknown_cost
 from rs_pipelines.evaluators.exact_match import ExactMatch
 from rs_pipelines.examples import Gathered
 from rs_pipelines.gate import GatePolicy

@@ -8,7 +8,7 @@ import pytest
 from rs_gateway.adapters.scripted_chat import ScriptedChat, ScriptedReply
 from rs_gateway.domain.errors import ProviderRefusedError
 from rs_gateway.domain.prompts import PromptText, render_messages
-from rs_pipelines.answers import BudgetExhaustedError, CallBudget
+from rs_pipelines.answers import Allowance, BudgetExhaustedError, CallBudget
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.sample import Example, Split
 from rs_pipelines.scoring import RowScore, score_rows
@@ -58,7 +58,7 @@ def test_a_spent_budget_stops_the_scoring(tmp_path: Path) -> None:
     cache = cache_at(tmp_path)
     chat = ScriptedChat(["x"])
     with pytest.raises(BudgetExhaustedError):
-        anyio.run(scored, model(chat, cache, budget=CallBudget(cache, "a", 4)))
+        anyio.run(scored, model(chat, cache, budget=CallBudget(cache, "a", Allowance(calls=4))))
     assert len(chat.calls) == 4
 
 

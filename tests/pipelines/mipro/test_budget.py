@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rs_gateway.domain.errors import ConfigurationError
-from rs_pipelines.mipro.budget import PlanNumbers, estimate_calls, plan_for, study_call_limit
+from rs_pipelines.mipro.budget import PlanNumbers, estimate_calls, plan_for, study_allowance
 from tests.pipelines.parcels import parcels
 
 
@@ -39,14 +39,14 @@ def test_any_numbers_make_a_plan_that_fits_its_rows(n_val: int, trials: int, min
 def test_a_budget_keeps_back_what_the_comparison_needs() -> None:
     sample = parcels(test=80)
     plan = plan_for("light", 60, numbers=PlanNumbers(max_calls=1000))
-    assert study_call_limit(plan, sample) == 1000 - math.ceil(1.1 * 160)
+    assert study_allowance(plan, sample).calls == 1000 - math.ceil(1.1 * 160)
 
 
 def test_a_budget_too_small_for_anything_is_refused_with_the_number_that_is_needed() -> None:
     sample = parcels(val=60, test=80)
     plan = plan_for("light", 60, numbers=PlanNumbers(max_calls=200))
     with pytest.raises(ConfigurationError, match="at least 237"):
-        study_call_limit(plan, sample)
+        study_allowance(plan, sample)
 
 
 def test_the_estimate_adds_up() -> None:
@@ -62,4 +62,4 @@ def test_a_judges_questions_are_in_the_estimate_and_in_what_a_budget_must_cover(
     without, estimate = estimate_calls(plain, sample), estimate_calls(judged, sample)
     assert estimate.proposals == without.proposals
     assert estimate.total - estimate.proposals == 3 * (without.total - without.proposals)
-    assert study_call_limit(judged, sample) == 1000 - math.ceil(1.1 * 3 * 160)
+    assert study_allowance(judged, sample).calls == 1000 - math.ceil(1.1 * 3 * 160)

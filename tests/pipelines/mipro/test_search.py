@@ -354,3 +354,10 @@ def test_the_study_id_depends_on_everything_that_decides_its_course(tmp_path: Pa
         replace(base, evaluator_spec={"name": "exact_match", "case_sensitive": True}),
     ]
     assert len({study_id_of(variant, asked, EVALUATOR) for variant in variants}) == len(variants)
+
+
+@pytest.mark.parametrize("max_tokens", [9_000, 12_000])
+def test_a_budget_of_tokens_is_obeyed_and_the_best_so_far_is_kept(tmp_path: Path, max_tokens: int) -> None:
+    record = searched(tmp_path, request(replace(small_plan(), max_tokens=max_tokens)))
+    assert record.finished and record.ending == "budget"
+    assert record.input_tokens + record.output_tokens <= max_tokens
