@@ -106,6 +106,15 @@ def objections(comparison: Comparison, text: PromptText, registered: RegisteredT
     return tuple(found)
 
 
+def taken_back_hashes(registered: RegisteredTemplate, model: str) -> frozenset[str]:
+    """Content hashes of the versions that a person rolled back, and that nobody made live again since."""
+    return frozenset(
+        version.text.content_hash
+        for version in registered.versions.values()
+        if _taken_back(version.text, model, registered) is not None
+    )
+
+
 def _rolled_back(comparison: Comparison, registered: RegisteredTemplate) -> int | None:
     """The version that the comparison made live, if an older one serves again."""
     done, live = _published_by(comparison, registered), registered.live(comparison.target.model)

@@ -16,6 +16,7 @@ from rs_pipelines.examples import Gathered, draw_sample, gather
 from rs_pipelines.interrupts import run_interruptible
 from rs_pipelines.lake import IngestReport
 from rs_pipelines.mipro.budget import PlanNumbers, StudyPlan, estimate_calls, plan_for, study_allowance
+from rs_pipelines.mipro.earlier import earlier_winners
 from rs_pipelines.mipro.events import StudyEvent
 from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.mipro.request import StudyModels, StudyRequest, row_order, study_id_of
@@ -29,7 +30,7 @@ from rs_pipelines.preflight import (
     estimate_cost,
     probe_of,
 )
-from rs_pipelines.publishing import NothingPublished, Published, objections, publish
+from rs_pipelines.publishing import NothingPublished, Published, objections, publish, taken_back_hashes
 from rs_pipelines.sample import CalibrationSample, Split, Target
 from rs_pipelines.scoring import score_rows
 from rs_pipelines.workbench import Workbench
@@ -215,15 +216,23 @@ def _request(bench: Workbench, target: Target, effort: Effort) -> StudyRequest:
                     f"mipro_v2.max_cost_usd cannot be kept: nobody knows what {name} costs. Give its price in the "
                     "provider's `prices`, or set mipro_v2.max_calls or mipro_v2.max_tokens instead."
                 )
+    registered, live = bench.registry.get(target.template_id), bench.live(target)
+    winners = earlier_winners(
+        bench.studies.studies(target),
+        sample_id=sample.sample_id,
+        live_hash=live.text.content_hash,
+        refused=taken_back_hashes(registered, target.model),
+    )
     return StudyRequest(
         target=target,
         sample=sample,
-        live=bench.live(target),
+        live=live,
         plan=plan(bench, sample, effort),
-        evaluator_spec=bench.evaluator_spec(bench.registry.get(target.template_id).template),
+        evaluator_spec=bench.evaluator_spec(registered.template),
         output_formats=bench.output_formats(target),
         objective=policy.objective,
         max_loss=policy.max_loss,
+        earlier=winners,
     )
 
 

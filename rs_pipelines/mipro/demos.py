@@ -132,11 +132,15 @@ async def build_demo_sets(
     plan: StudyPlan,
     model: CachedModel,
     evaluator: Evaluator,
+    earlier: Sequence[PromptText] = (),
 ) -> tuple[DemoSet, ...]:
     """At most `plan.num_candidates` different sets; the first is the live version's own.
 
     Only train rows are used. The model is tried on `plan.screen_rows` of them, to tell the rows that it gets right from
     the hard ones.
+
+    Args:
+        earlier: prompts whose demos are tried again.
 
     Raises:
         BudgetExhaustedError: during that trial.
@@ -156,13 +160,19 @@ async def build_demo_sets(
     )
     right = [row for row, score in zip(screened, scores, strict=True) if score.passed is True]
     wrong = [row for row, score in zip(screened, scores, strict=True) if score.passed is False]
-    return assemble_demo_sets(base, rows, right=right, wrong=wrong, plan=plan)
+    return assemble_demo_sets(base, rows, right=right, wrong=wrong, plan=plan, earlier=earlier)
 
 
 def assemble_demo_sets(
-    text: PromptText, rows: Sequence[DemoRow], *, right: Sequence[DemoRow], wrong: Sequence[DemoRow], plan: StudyPlan
+    text: PromptText,
+    rows: Sequence[DemoRow],
+    *,
+    right: Sequence[DemoRow],
+    wrong: Sequence[DemoRow],
+    plan: StudyPlan,
+    earlier: Sequence[PromptText] = (),
 ) -> tuple[DemoSet, ...]:
-    """The sets themselves: the live one, the empty one, a wide one, then labelled, hard and bootstrapped ones by turns.
+    """The sets themselves: the live one, the empty one, earlier winners', a wide one, then the other kinds by turns.
 
     Args:
         text: the live version's, bare (`without_format`).
@@ -180,6 +190,8 @@ def assemble_demo_sets(
 
     add("live", text.demos)
     add("empty", ())
+    for winner in earlier:
+        add("earlier", winner.demos)
     diverse = draw_diverse(rows, size)
     add("labeled", _demos(diverse))
     if plan.wide_demos > size and size:

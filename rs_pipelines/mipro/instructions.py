@@ -42,6 +42,7 @@ async def build_instructions(
     plan: StudyPlan,
     model: CachedModel,
     on_proposing: Callable[[int], None],
+    earlier: Sequence[PromptText] = (),
 ) -> tuple[Instruction, ...]:
     """At most `plan.num_instruction_candidates` different instructions; the first is the live one.
 
@@ -50,14 +51,21 @@ async def build_instructions(
 
     Args:
         rows: the train rows that may become demos.
+        earlier: prompts whose instructions are tried again, where they keep the live one's placeholders; each in the
+            place of a proposal.
 
     Raises:
         BudgetExhaustedError: before all proposals were made.
     """
     instructions = [Instruction(text.instruction, "live")]
+    for winner in earlier:
+        known = {instruction.text for instruction in instructions}
+        if winner.instruction not in known and _placeholders(winner.instruction) == _placeholders(text.instruction):
+            instructions.append(Instruction(winner.instruction, "earlier"))
+    n_earlier = len(instructions) - 1
     for rewrite in plain_rewrites(text.instruction, rows)[: n_rewrites(plan)]:
         instructions.append(Instruction(rewrite, "rewrite", 0))
-    places = n_proposals(plan) if rows else 0
+    places = max(0, n_proposals(plan) - n_earlier) if rows else 0
     if places == 0:
         return tuple(instructions)
     on_proposing(places)
@@ -130,7 +138,7 @@ def checked_proposal(
     cleaned = _bare(raw)
     if not cleaned or len(cleaned) > 2 * len(text.instruction) + _LONGEST_EXTRA:
         return None
-    wanted = {name for _, name in parse_text(text.instruction) if name is not None}
+    wanted = _placeholders(text.instruction)
     used = set(_PLACEHOLDER.findall(cleaned))
     if not wanted <= used or (used - wanted) & text.placeholders:
         return None
@@ -143,6 +151,10 @@ def checked_proposal(
     if any(_alike(proposal, other) for other in others):
         return None
     return proposal
+
+
+def _placeholders(instruction: str) -> set[str]:
+    return {name for _, name in parse_text(instruction) if name is not None}
 
 
 def _bare(raw: str) -> str:

@@ -11,8 +11,8 @@ from rs_pipelines.mipro.budget import StudyPlan
 from rs_pipelines.mipro.formats import in_format
 from rs_pipelines.sample import Target
 
-InstructionSource: TypeAlias = Literal["live", "rewrite", "proposed"]
-DemoSetKind: TypeAlias = Literal["live", "empty", "labeled", "bootstrapped", "hard"]
+InstructionSource: TypeAlias = Literal["live", "earlier", "rewrite", "proposed"]
+DemoSetKind: TypeAlias = Literal["live", "earlier", "empty", "labeled", "bootstrapped", "hard"]
 TrialKind: TypeAlias = Literal["minibatch", "full"]
 Ending: TypeAlias = Literal["trials", "budget", "space", "settled"]
 

@@ -11,7 +11,7 @@ from rs_gateway.domain.chat import JsonObject
 from rs_gateway.domain.errors import RouteSwitchError
 from rs_gateway.domain.evaluation import Evaluator
 from rs_gateway.domain.output_formats import OutputFormat
-from rs_gateway.domain.prompts import PromptVersion
+from rs_gateway.domain.prompts import PromptText, PromptVersion
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.mipro.budget import StudyPlan
 from rs_pipelines.sample import CalibrationSample, Example, Target
@@ -32,6 +32,7 @@ class StudyRequest:
         output_formats: those to try beside the live version's own.
         objective: `quality` chooses what is believed to be best; `cost` the shortest prompt that is believed to lose no
             more than `max_loss`.
+        earlier: winners of searches before this one, the newest first; their instructions and demos are tried again.
     """
 
     target: Target
@@ -42,6 +43,7 @@ class StudyRequest:
     output_formats: frozenset[OutputFormat] = frozenset({OutputFormat.BARE})
     objective: Literal["quality", "cost"] = "quality"
     max_loss: float = 0.02
+    earlier: tuple[PromptText, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ def study_id_of(request: StudyRequest, models: StudyModels, evaluator: Evaluator
         content.append(sorted(request.output_formats))
     if request.objective != "quality":
         content.append([request.objective, request.max_loss])
+    if request.earlier:
+        content.append([text.content_hash for text in request.earlier])
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]
 
 

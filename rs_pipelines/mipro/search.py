@@ -12,9 +12,11 @@ from datetime import UTC, datetime
 import anyio.to_thread
 
 from rs_gateway.domain.evaluation import Evaluator
+from rs_gateway.domain.prompts import PromptText
 from rs_pipelines.answers import BudgetExhaustedError, CallBudget
 from rs_pipelines.mipro.budget import estimate_calls, study_allowance
-from rs_pipelines.mipro.demos import build_demo_sets, demo_rows
+from rs_pipelines.mipro.demos import build_demo_sets, demo_rows, demo_user_text
+from rs_pipelines.mipro.earlier import usable_demos
 from rs_pipelines.mipro.estimates import final_choice
 from rs_pipelines.mipro.evaluations import Evaluations, Tools
 from rs_pipelines.mipro.events import (
@@ -145,7 +147,13 @@ class _Search:
         template_id = self._request.target.template_id
         if len(state.record.demo_sets) == 1:
             demo_sets = await build_demo_sets(
-                text, train, template_id=template_id, plan=self._plan, model=self._task, evaluator=self._evaluator
+                text,
+                train,
+                template_id=template_id,
+                plan=self._plan,
+                model=self._task,
+                evaluator=self._evaluator,
+                earlier=self._earlier(),
             )
             await state.save(replace(state.record, demo_sets=demo_sets))
             self._emit(DemoSetsBuilt(len(demo_sets)))
@@ -156,10 +164,19 @@ class _Search:
                 plan=self._plan,
                 model=self._prompt,
                 on_proposing=lambda n: self._emit(Proposing(n)),
+                earlier=self._request.earlier,
             )
             await state.save(replace(state.record, instructions=instructions))
             proposed = sum(instruction.source == "proposed" for instruction in instructions)
             self._emit(InstructionsReady(len(instructions), proposed))
+
+    def _earlier(self) -> list[PromptText]:
+        """Earlier winners without the demos that this search judges on."""
+        request, template_id = self._request, self._request.target.template_id
+        held_out = [e for split in (Split.VAL, Split.TEST) for e in request.sample.rows(split)]
+        inputs = {demo_user_text(request.live.text, e, template_id=template_id) or "" for e in held_out}
+        ids = {e.example_id for e in held_out}
+        return [usable_demos(winner, held_out=ids, inputs=inputs) for winner in request.earlier]
 
     def _open_log(self) -> TrialLog:
         record = self._state.record

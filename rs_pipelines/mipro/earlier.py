@@ -1,0 +1,41 @@
+"""What earlier searches found, made fit for a new one: warm start."""
+
+from collections.abc import Collection, Sequence
+
+from rs_gateway.domain.prompts import PromptText
+from rs_pipelines.mipro.formats import without_format
+from rs_pipelines.mipro.records import LIVE, StudyRecord
+
+_KEPT = 2
+"""Winners that are tried again; each takes the place of a new instruction and of a new demo set."""
+
+
+def earlier_winners(
+    studies: Sequence[StudyRecord], *, sample_id: str, live_hash: str, refused: Collection[str]
+) -> tuple[PromptText, ...]:
+    """Choices of finished searches on other samples that are not live, the newest first; at most two.
+
+    A search of the same sample is the same search: it is not warmed up by its own result.
+
+    Args:
+        studies: of one target, in the order of their start.
+        refused: content hashes of prompts that a person took back.
+    """
+    found: dict[str, PromptText] = {}
+    for study in reversed(studies):
+        text = study.best_text
+        if not study.finished or text is None or study.best == LIVE or study.sample_id == sample_id:
+            continue
+        if text.content_hash != live_hash and text.content_hash not in refused:
+            found.setdefault(text.content_hash, without_format(text))
+    return tuple(found.values())[:_KEPT]
+
+
+def usable_demos(text: PromptText, *, held_out: Collection[str], inputs: Collection[str]) -> PromptText:
+    """The prompt without demos that the new sample validates or proves on.
+
+    Args:
+        held_out: example ids of its validation and test rows; inputs: their user texts.
+    """
+    kept = tuple(demo for demo in text.demos if demo.example_id not in held_out and demo.user not in inputs)
+    return PromptText(text.instruction, text.user, kept, text.output)
