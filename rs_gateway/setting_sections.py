@@ -212,6 +212,8 @@ class MiproSettings(Section):
     """The same on US dollars; needs the prices of all models that are asked."""
     concurrency: PositiveInt = 8
     """Calls in flight at once."""
+    rate_share: float = Field(default=0.5, gt=0, le=1)
+    """How much of a provider's `rate_limit` an optimisation may take."""
     evaluation_strategy: str | None = None
     """Evaluator of templates that name none; over `evaluation.default_strategy`."""
     output_formats: tuple[OutputFormat, ...] = Field(default=(OutputFormat.BARE,), min_length=1)

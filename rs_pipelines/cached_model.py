@@ -17,6 +17,7 @@ from rs_gateway.domain.chat import JsonObject, Message, ProviderCall
 from rs_gateway.domain.errors import ConfigurationError, ProviderError, ProviderGarbageError
 from rs_gateway.domain.ports import ChatProvider
 from rs_pipelines.answers import AnswerCache, Booking, CallBudget, ModelAnswer
+from rs_pipelines.pacing import Pace
 
 _CHARACTERS_PER_TOKEN = 3
 _TOKENS_PER_MESSAGE = 8
@@ -124,9 +125,11 @@ class CachedModel:
         budget: CallBudget | None = None,
         peers: PeerFinder | None = None,
         cost: CallCost = unknown_cost,
+        pace: Pace | None = None,
     ) -> None:
         """
         Args:
+            pace: of its provider; None asks as fast as the slots allow.
             rng: draws the jitter between retries; decides nothing else.
             cost: of a call of this model, for budgets in US dollars.
             budget: None spends without limit or account.
@@ -139,7 +142,7 @@ class CachedModel:
         self._limits = limits or CallLimits()
         self._budget = budget
         self._peers = peers
-        self._cost = cost
+        self._cost, self.pace = cost, pace
         self._slots = anyio.CapacityLimiter(self._limits.max_concurrency)
         self._flights: dict[str, _Flight] = {}
         self._tally = _Tally()
@@ -240,6 +243,8 @@ class CachedModel:
         tokens_in, tokens_out = _most_tokens(call)
         booking = Booking(tokens_in + tokens_out, self._cost(tokens_in, tokens_out) or 0.0)
         budget = self._budget
+        if self.pace is not None:
+            await self.pace.turn()
         if budget is not None:
             await anyio.to_thread.run_sync(budget.charge, booking)
         self._tally.calls_made += 1

@@ -23,7 +23,7 @@ from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.preflight import Preflight
 from rs_pipelines.report import call_changes, candidate_name, leaders, look_words, preflight_lines, verdict_line
 from rs_pipelines.sample import CalibrationSample, Split
-from rs_pipelines.steps import Event, Probing, RowsCompared
+from rs_pipelines.steps import Event, Paused, Probing, RowsCompared
 
 _SHOWN_TRIALS = 20
 
@@ -103,6 +103,8 @@ class RunProgress:
             case FullEvaluation():
                 value = "void" if event.trial.value is None else f"{event.trial.value:.3f}"
                 self.say(f"full evaluation: {value} on {event.trial.n_rows} validation rows")
+            case Paused():
+                self.say("going on" if event.why is None else f"waiting for production: {event.why}")
             case RowsCompared():
                 self.bar("held-out rows", event.done, event.total)
             case _:

@@ -1,6 +1,6 @@
 """Everything that an optimisation works with, opened from the settings; and which targets there are."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,9 +16,10 @@ from rs_gateway.domain.evaluation import Evaluator
 from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.ports import ChatProvider, PromptRegistry
 from rs_gateway.domain.prompts import PromptTemplate, PromptVersion
+from rs_gateway.domain.stats import StatsReader
 from rs_gateway.domain.traces import Usage, UsageSource
 from rs_gateway.settings import Settings, load_settings
-from rs_gateway.wiring import build_provider, combinations_of, open_prices, open_registry
+from rs_gateway.wiring import build_provider, combinations_of, open_prices, open_registry, open_stats_reader
 from rs_pipelines.answers import AnswerCache
 from rs_pipelines.cached_model import CachedModel, CallCost, CallLimits, ModelIdentity
 from rs_pipelines.datasets import DatasetStore
@@ -27,6 +28,7 @@ from rs_pipelines.examples import SampleStore
 from rs_pipelines.gate import GatePolicy
 from rs_pipelines.lake import Lake
 from rs_pipelines.mipro.request import StudyModels
+from rs_pipelines.pacing import Pace
 from rs_pipelines.sample import Target
 from rs_pipelines.studies import StudyFiles
 
@@ -162,14 +164,22 @@ class Workbench:
         return cost_usd
 
     @asynccontextmanager
-    async def models(self, target: Target) -> AsyncGenerator[StudyModels]:
-        """The target's model and the proposer, both through the answer cache; closed with the block."""
+    async def models(
+        self, target: Target, *, on_pause: Callable[[str | None], None] = lambda why: None
+    ) -> AsyncGenerator[StudyModels]:
+        """The target's model and the proposer, both through the answer cache; closed with the block.
+
+        Args:
+            on_pause: told why calls wait for production, and None when they go on.
+        """
         combination = self.combination(target)
         proposer, model = self._proposer(combination)
         # Proposals want variety (DSPy's proposer runs at 1.0) and room; the task's own limits are not theirs.
         options = {**self.settings.model_providers[proposer].options, "temperature": 1.0, "max_tokens": 300}
         cache = AnswerCache(self.data / "cache" / "answers.db")
         providers: dict[str, ChatProvider] = {}
+        paces: dict[str, Pace] = {}
+        stats = open_stats_reader(self.settings)
         peers: dict[tuple[str, bytes], CachedModel] = {}
         try:
 
@@ -178,6 +188,7 @@ class Workbench:
                     providers[provider] = build_provider(
                         provider, self.settings.model_providers[provider], self.settings
                     )
+                    paces[provider] = self._pace(provider, stats, on_pause)
                 return CachedModel(
                     providers[provider],
                     ModelIdentity(provider, name, parameters, self.settings.mipro_v2.seed),
@@ -189,6 +200,7 @@ class Workbench:
                     ),
                     peers=peer,
                     cost=self._cost_of_call(provider, name),
+                    pace=paces[provider],
                 )
 
             def peer(name: str, parameters: JsonObject) -> CachedModel:
@@ -207,7 +219,18 @@ class Workbench:
         finally:
             for provider in providers.values():
                 await provider.aclose()
+            stats.close()
             cache.close()
+
+    def _pace(self, provider: str, stats: StatsReader, on_pause: Callable[[str | None], None]) -> Pace:
+        limit = self.settings.model_providers[provider].rate_limit
+        share = self.settings.mipro_v2.rate_share
+        return Pace(
+            provider,
+            rate_per_s=None if limit is None else share * limit / 60,
+            stats=lambda since_s: stats.stats(since_s=since_s),
+            on_pause=on_pause,
+        )
 
     def _proposer(self, combination: Combination) -> tuple[str, str]:
         named = self.settings.mipro_v2.prompt_model

@@ -68,6 +68,8 @@ def _words(event: steps.Event) -> str | None:
         case TrialFinished():
             value = "void" if event.trial.value is None else f"{event.trial.value:.3f} on {event.trial.n_rows} rows"
             return f"trial {event.number}/{event.total}: {value}"
+        case steps.Paused():
+            return "going on" if event.why is None else f"waiting for production: {event.why}"
         case LookTaken():
             return f"{event.done} of at most {event.total} rows: {look_words(event.trial)}"
         case FullEvaluation():
