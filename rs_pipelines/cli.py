@@ -13,6 +13,7 @@ from rich.console import Console
 
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.logs import configure_logs
+from rs_pipelines.cli_best_model import find_best_model
 
 if TYPE_CHECKING:
     from rs_pipelines.sample import Target
@@ -34,6 +35,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(dataset_app, name="dataset")
     app.command("ingest")(ingest)
     app.command("optimize")(optimize)
+    app.command("find-best-model")(find_best_model)
     app.command("up")(up)
     app.command("demo")(demo)
 
@@ -52,7 +54,7 @@ def import_dataset(
 
     Example: `route-switch dataset import support labels.jsonl`
     """
-    _need_pipelines()
+    need_pipelines()
     from rs_pipelines.datasets import DatasetError, ImportReport, read_dataset
     from rs_pipelines.workbench import Workbench
 
@@ -92,7 +94,7 @@ def ingest(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
     Example: `route-switch ingest`
     """
-    _need_pipelines()
+    need_pipelines()
     from rs_pipelines import steps
     from rs_pipelines.workbench import Workbench
 
@@ -125,7 +127,7 @@ def optimize(
 
     Example: `route-switch optimize support --trials 12`
     """
-    _need_pipelines()
+    need_pipelines()
     from rs_pipelines.defs.runs import optimize_in_process
     from rs_pipelines.progress import RunProgress, print_comparison, print_study
     from rs_pipelines.steps import Effort, comparison_of, published_version, reasons, spending, study_of
@@ -217,7 +219,7 @@ def up(
 
     Example: `route-switch up --config route-switch.yaml`
     """
-    _need_pipelines()
+    need_pipelines()
     from rs_pipelines.defs.runs import add_partitions
     from rs_pipelines.processes import Processes
     from rs_pipelines.stack import start_dagster, start_gateway
@@ -246,7 +248,7 @@ def demo(
 
     Example: `route-switch demo --once --json`
     """
-    _need_pipelines()
+    need_pipelines()
     if find_spec("xllamacpp") is None:
         raise ConfigurationError("The demo runs a local model: pip install 'route-switch[pipelines,local]'.")
     from rs_pipelines.demo import run_demo
@@ -264,7 +266,8 @@ def _print_json(value: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(value) + "\n")
 
 
-def _need_pipelines() -> None:
+def need_pipelines() -> None:
+    """Raises ConfigurationError where only the gateway is installed."""
     if find_spec("dagster") is None:
         raise ConfigurationError("This command needs the pipelines: pip install 'route-switch[pipelines]'.")
     configure_logs()

@@ -180,7 +180,7 @@ def preflight(bench: Workbench, target: Target, effort: Effort | None = None, *,
         return probe_of(first, again, seconds_per_call=seconds / calls if calls else None)
 
     with bench.studies.lock(target):
-        probe = _with_models(bench, target, run, watch=watch)
+        probe = with_models(bench, target, run, watch=watch)
     cost = estimate_cost(
         estimate_calls(request.plan, sample),
         request.plan,
@@ -210,7 +210,7 @@ def search(bench: Workbench, target: Target, effort: Effort | None = None, *, wa
     async def run(models: StudyModels) -> StudyRecord:
         return await run_study(request, models, evaluator=evaluator, files=bench.studies, on_event=watch)
 
-    return _with_models(bench, target, run, watch=watch)
+    return with_models(bench, target, run, watch=watch)
 
 
 def _request(bench: Workbench, target: Target, effort: Effort) -> StudyRequest:
@@ -276,7 +276,7 @@ def compare(bench: Workbench, target: Target, *, study_id: str | None = None, wa
         )
 
     with bench.studies.lock(target):
-        comparison = _with_models(bench, target, run, watch=watch)
+        comparison = with_models(bench, target, run, watch=watch)
         bench.studies.save_comparison(comparison)
     return comparison
 
@@ -344,9 +344,9 @@ def _latest_sample(bench: Workbench, target: Target) -> CalibrationSample:
     return sample
 
 
-def _with_models(
-    bench: Workbench, target: Target, run: Callable[[StudyModels], Awaitable[_T]], *, watch: Watcher
-) -> _T:
+def with_models(bench: Workbench, target: Target, run: Callable[[StudyModels], Awaitable[_T]], *, watch: Watcher) -> _T:
+    """What `run` returns with the target's models open; Ctrl-C ends it between two calls."""
+
     async def main() -> _T:
         async with bench.models(target, on_pause=lambda why: watch(Paused(why))) as models:
             return await run(models)

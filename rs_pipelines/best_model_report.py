@@ -1,0 +1,158 @@
+"""What a comparison of models looks like to a person: tables for the terminal, a page with a plot for the browser."""
+
+import html
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rs_pipelines.best_model import BestModel, Ranked
+
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 720, 380, 60, 50
+_STYLE = (
+    "body{font:15px sans-serif;margin:2rem;max-width:60rem}table{border-collapse:collapse;margin:1rem 0}"
+    "td,th{border:1px solid #ccc;padding:.3rem .6rem;text-align:right}td:first-child,th:first-child{text-align:left}"
+)
+_HEAD = (
+    "model",
+    "quality",
+    "95 % interval",
+    "behind the best",
+    "USD per 1,000 calls",
+    "tokens a call",
+    "p50 s",
+    "p95 s",
+)
+
+
+def print_best_model(console: Console, found: BestModel) -> None:
+    """The models, what follows from them, and the transfer matrix."""
+    table = Table(*_HEAD, title=f"{found.template_id} on {found.n_test} test rows", title_justify="left")
+    for one in found.models:
+        table.add_row(*(Text(cell) for cell in _cells(one)))
+    console.print(table)
+    for line in conclusions(found):
+        console.print(line, soft_wrap=True)
+    names = [one.model for one in found.models]
+    matrix = Table("prompt tuned for", *names, title="Transfer: which prompt on which model", title_justify="left")
+    for source in names:
+        matrix.add_row(Text(source), *(_number(found.transfer[source][target], 3) for target in names))
+    console.print(matrix)
+
+
+def conclusions(found: BestModel) -> list[str]:
+    """What the figures say, in sentences."""
+    front = ", ".join(one.model for one in found.models if one.on_front)
+    what = "price" if found.cost_basis == "usd" else "tokens, for not every price is known"
+    lines = [
+        f"Best: {found.best}.",
+        f"Nobody is better and cheaper than: {front} (quality against {what}).",
+    ]
+    if found.cheapest_within_bound is not None:
+        lines.append(
+            f"Cheapest within the quality bound: {found.cheapest_within_bound}. At the lower end of the 95 % interval "
+            f"it is worse than the best by no more than {found.quality_bound:g}."
+        )
+    else:
+        lines.append(
+            "Which is the cheapest within the quality bound cannot be said: nothing is known of what they cost."
+        )
+    lines.append(
+        "These test rows have now been used to choose among models: the score of the chosen one is optimistic. Nothing "
+        "was published; `route-switch optimize` proves each model's prompt against its own live version."
+    )
+    return lines
+
+
+def best_model_page(found: BestModel) -> str:
+    """One HTML page without anything from elsewhere."""
+    head = "".join(f"<th>{cell}</th>" for cell in _HEAD)
+    rows = "".join(_row(_cells(one)) for one in found.models)
+    names = [one.model for one in found.models]
+    matrix_head = "".join(f"<th>{html.escape(name)}</th>" for name in ("prompt tuned for", *names))
+    matrix = "".join(
+        _row([source, *(_number(found.transfer[source][target], 3) for target in names)]) for source in names
+    )
+    told = "".join(f"<p>{html.escape(line)}</p>" for line in conclusions(found))
+    title = f"{html.escape(found.template_id)}: which model"
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+        f"<h1>{title}</h1>{told}{quality_svg(found)}<table><tr>{head}</tr>{rows}</table>"
+        f"<h2>Transfer</h2><table><tr>{matrix_head}</tr>{matrix}</table></html>"
+    )
+
+
+def quality_svg(found: BestModel) -> str:
+    """Quality with its interval against cost; filled dots are the Pareto front. Empty where no cost is known."""
+    placed = [(cost, one) for one in found.models if (cost := _cost(one, found.cost_basis)) is not None]
+    if not placed:
+        return ""
+    dearest = max(cost for cost, _ in placed) or 1.0
+
+    def x(cost: float) -> float:
+        return _LEFT + cost / (1.1 * dearest) * (_WIDTH - _LEFT - 20)
+
+    def y(value: float) -> float:
+        return 20 + (1 - value) * (_HEIGHT - _BOTTOM - 20)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" '
+        f'font-family="sans-serif" font-size="12"><rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>'
+    ]
+    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
+        parts.append(
+            f'<line x1="{_LEFT}" x2="{_WIDTH - 20}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#ddd"/>'
+            f'<text x="{_LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>'
+        )
+    for part in (0.0, 0.5, 1.0):
+        parts.append(
+            f'<text x="{x(part * dearest):.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">'
+            f"{part * dearest:.3g}</text>"
+        )
+    unit = "USD per 1,000 calls" if found.cost_basis == "usd" else "tokens a call"
+    parts.append(f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 10}" text-anchor="middle">{unit}</text>')
+    parts.append(
+        f'<text x="14" y="{_HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 14 {_HEIGHT / 2})">mean score on '
+        f"{found.n_test} test rows, 95 % interval</text>"
+    )
+    for cost, one in placed:
+        fill = "#26c" if one.on_front else "white"
+        parts.append(
+            f'<line x1="{x(cost):.1f}" x2="{x(cost):.1f}" y1="{y(one.low):.1f}" y2="{y(one.high):.1f}" stroke="#26c"/>'
+            f'<circle cx="{x(cost):.1f}" cy="{y(one.mean):.1f}" r="5" fill="{fill}" stroke="#26c"/>'
+            f'<text x="{x(cost) + 9:.1f}" y="{y(one.mean) + 4:.1f}">{html.escape(one.model)}</text>'
+        )
+    return "".join([*parts, "</svg>"])
+
+
+def _cells(one: Ranked) -> list[str]:
+    tokens = None
+    if one.input_tokens is not None and one.output_tokens is not None:
+        tokens = one.input_tokens + one.output_tokens
+    marks = (" (live prompt)" if one.is_live else "") + (" *" if one.on_front else "")
+    behind = "" if one.behind == 0 and one.behind_low == 0 else f"{one.behind:+.3f}, {one.behind_low:+.3f} at worst"
+    return [
+        one.model + marks,
+        f"{one.mean:.3f}",
+        f"[{one.low:.3f}, {one.high:.3f}]",
+        behind,
+        "unknown" if one.usd_per_1000_calls is None else f"{one.usd_per_1000_calls:.4g}",
+        _number(tokens, 0),
+        _number(one.p50_s, 3),
+        _number(one.p95_s, 3),
+    ]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _cost(one: Ranked, basis: str) -> float | None:
+    if basis == "usd":
+        return one.usd_per_1000_calls
+    return None if one.input_tokens is None or one.output_tokens is None else one.input_tokens + one.output_tokens

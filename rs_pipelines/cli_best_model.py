@@ -1,0 +1,95 @@
+"""`route-switch find-best-model`: one template, many models."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from rs_gateway.data_console import DataConsole
+
+words = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+
+
+def find_best_model(
+    template_id: str,
+    models: Annotated[
+        str | None, typer.Option(help="Models to compare, by commas; those that the template runs on by default.")
+    ] = None,
+    quality_bound: Annotated[
+        float, typer.Option(min=0, max=1, help="How much worse than the best a cheaper model may be, at the worst.")
+    ] = 0.02,
+    no_optimize: Annotated[
+        bool, typer.Option("--no-optimize", help="Compare the live versions; search nothing.")
+    ] = False,
+    trials: Annotated[int | None, typer.Option(min=1, help="As for `optimize`, for each model.")] = None,
+    max_calls: Annotated[int | None, typer.Option(min=1, help="Hard limit on all model calls together.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides every random choice of the searches.")] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Write best-model.json and best-model.html there.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="The configuration file.  [default: $RS_CONFIG, else route-switch.yaml]"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")] = False,
+) -> None:
+    """Tune a prompt for each model, run every prompt on every model, and say which model to take.
+
+    All on the same test rows: quality with its interval, price, latency, the Pareto front, the cheapest model within
+    the quality bound, and how well a prompt that was tuned for one model does on another. Publishes nothing.
+    Interrupted, it goes on where it was when started again.
+
+    Example: `route-switch find-best-model support --models gpt-4o-mini,gpt-4o --output-dir report`
+    """
+    from rs_pipelines.best_model_report import best_model_page, print_best_model
+    from rs_pipelines.cli import need_pipelines
+
+    need_pipelines()
+    from rs_pipelines.durable_files import write_durably
+    from rs_pipelines.find_best_model import Crossed, Tuning
+    from rs_pipelines.find_best_model import find_best_model as find
+    from rs_pipelines.progress import RunProgress
+    from rs_pipelines.steps import Effort
+    from rs_pipelines.workbench import Workbench
+
+    bench = Workbench.at(config)
+    named = [model.strip() for model in (models or "").split(",") if model.strip()]
+    try:
+        with RunProgress(words) as progress:
+
+            def step(event: Tuning | Crossed) -> None:
+                match event:
+                    case Tuning() if no_optimize:
+                        progress.say(f"{event.model}: the live version as it is")
+                    case Tuning():
+                        progress.say(f"model {event.position} of {event.total}: tuning a prompt for {event.model}")
+                    case Crossed():
+                        progress.say(f"all prompts have run on {event.model}")
+
+            found = find(
+                bench,
+                template_id,
+                models=named,
+                quality_bound=quality_bound,
+                effort=Effort(num_trials=trials, max_calls=max_calls, seed=seed),
+                optimize=not no_optimize,
+                watch=progress,
+                on_step=step,
+            )
+    except KeyboardInterrupt:
+        words.print("Stopped. What was evaluated is kept: the same command goes on where it was.")
+        raise typer.Exit(130) from None
+    content = json.dumps(asdict(found), indent=1)
+    if output_dir is not None:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        write_durably(output_dir / "best-model.json", content.encode())
+        write_durably(output_dir / "best-model.html", best_model_page(found).encode())
+        words.print(f"Written: {output_dir / 'best-model.json'}, {output_dir / 'best-model.html'}")
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(found)) + "\n")
+    else:
+        print_best_model(DataConsole(), found)

@@ -1,0 +1,224 @@
+"""One template on several models: tune a prompt for each, run every prompt on every model, on the same test rows."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from rs_gateway.domain.errors import ConfigurationError
+from rs_gateway.domain.evaluation import Evaluator
+from rs_gateway.domain.prompts import PromptText, render_messages
+from rs_pipelines import steps
+from rs_pipelines.best_model import BestModel, Tried, rank
+from rs_pipelines.cached_model import CachedModel
+from rs_pipelines.mipro.records import LIVE
+from rs_pipelines.mipro.request import StudyModels
+from rs_pipelines.sample import CalibrationSample, Example, Split, Target
+from rs_pipelines.scoring import RowScore, score_rows
+from rs_pipelines.steps import Effort, Watcher
+from rs_pipelines.workbench import Workbench
+
+_TIMED_CALLS = 20
+_SALTS = 1_000_000_000
+"""Seeds have 31 bits at most providers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """A target with the prompt that is best for it as far as is known."""
+
+    target: Target
+    text: PromptText
+    is_live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """A prompt is about to be tuned for this model: number `position` of `total`."""
+
+    model: str
+    position: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Crossed:
+    """Every prompt has run on this model."""
+
+    model: str
+
+
+def find_best_model(
+    bench: Workbench,
+    template_id: str,
+    *,
+    models: Sequence[str] = (),
+    quality_bound: float = 0.02,
+    effort: Effort | None = None,
+    optimize: bool = True,
+    watch: Watcher = steps.ignore,
+    on_step: Callable[[Tuning | Crossed], None] = lambda step: None,
+) -> BestModel:
+    """Tune a prompt for each model and compare them. Publishes nothing. Run again, it goes on where it was.
+
+    Args:
+        models: those of the template's combinations to compare; none means all.
+        effort: of each model's search; its `max_calls` is for all models and the comparison together.
+        optimize: False compares the live versions as they are.
+
+    Raises:
+        ConfigurationError: the template runs on no such model, or the budget is too small.
+        PreflightError, LabelShortageError: there is nothing to learn from or to prove with.
+    """
+    targets = _targets(bench, template_id, models)
+    steps.ingest(bench, watch=watch)
+    samples = {target: steps.draw(bench, target, watch=watch) for target in targets}
+    rows = _shared_test_rows(list(samples.values()))
+    effort = _each(effort or Effort(), targets, n_test=len(rows))
+    tuned: list[Tuned] = []
+    for position, target in enumerate(targets, start=1):
+        on_step(Tuning(target.model, position, len(targets)))
+        tuned.append(_tuned(bench, target, effort, optimize=optimize, watch=watch))
+    evaluator = bench.evaluator(bench.registry.get(template_id).template)
+    tried: list[Tried] = []
+    transfer: dict[str, dict[str, float | None]] = {one.target.model: {} for one in tuned}
+    calls = 0
+    for one in tuned:
+        scores, latencies_s, made = _crossed(bench, one, tuned, rows, evaluator, watch=watch)
+        calls += made
+        for source, scored in scores.items():
+            transfer[source][one.target.model] = _mean(scored)
+        tried.append(_tried(bench, one, scores[one.target.model], latencies_s))
+        on_step(Crossed(one.target.model))
+    if optimize:
+        calls += sum(steps.spending(bench, steps.study_of(bench, target).study_id).calls for target in targets)
+    seed = bench.settings.mipro_v2.seed
+    try:
+        return rank(
+            tried,
+            template_id=template_id,
+            quality_bound=quality_bound,
+            transfer=transfer,
+            model_calls=calls,
+            seed=seed,
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"A model of {template_id!r} cannot be compared: {error}.") from error
+
+
+def _targets(bench: Workbench, template_id: str, models: Sequence[str]) -> list[Target]:
+    bench.registry.get(template_id)
+    if models:
+        return [bench.target(template_id, model) for model in dict.fromkeys(models)]
+    targets = [target for target in bench.targets() if target.template_id == template_id]
+    if not targets:
+        bench.target(template_id)  # says what there is
+    return targets
+
+
+def _shared_test_rows(samples: Sequence[CalibrationSample]) -> tuple[Example, ...]:
+    """Test rows that all samples have, with the same expected output."""
+    held = [{e.example_id: e.expected for e in sample.rows(Split.TEST)} for sample in samples]
+    return tuple(
+        example
+        for example in samples[0].rows(Split.TEST)
+        if all(rows.get(example.example_id) == example.expected for rows in held)
+    )
+
+
+def _each(effort: Effort, targets: Sequence[Target], *, n_test: int) -> Effort:
+    """The effort of one model's search, when what all models and the comparison may cost is limited."""
+    if effort.max_calls is None:
+        return effort
+    compared = len(targets) ** 2 * n_test + len(targets) * _TIMED_CALLS
+    left = effort.max_calls - compared
+    if left < len(targets):
+        raise ConfigurationError(
+            f"--max-calls {effort.max_calls} is not enough: running {len(targets)} prompts on {len(targets)} models "
+            f"takes {compared} calls on {n_test} test rows alone. Allow more, or name fewer --models."
+        )
+    return replace(effort, max_calls=left // len(targets))
+
+
+def _tuned(bench: Workbench, target: Target, effort: Effort, *, optimize: bool, watch: Watcher) -> Tuned:
+    live = bench.live(target).text
+    if not optimize:
+        return Tuned(target, live, is_live=True)
+    study = steps.search(bench, target, effort, watch=watch)
+    is_live = study.best == LIVE or study.best_text is None
+    return Tuned(target, live if is_live or study.best_text is None else study.best_text, is_live)
+
+
+def _crossed(
+    bench: Workbench,
+    one: Tuned,
+    tuned: Sequence[Tuned],
+    rows: Sequence[Example],
+    evaluator: Evaluator,
+    *,
+    watch: Watcher,
+) -> tuple[Mapping[str, list[RowScore]], tuple[float, ...], int]:
+    """Scores of every prompt on one model, the latencies of its own, and the calls that took."""
+    template_id, done = one.target.template_id, 0
+    total = len(tuned) * len(rows)
+
+    async def run(models: StudyModels) -> tuple[Mapping[str, list[RowScore]], tuple[float, ...], int]:
+        nonlocal done
+        scores: dict[str, list[RowScore]] = {}
+        for source in tuned:
+            before = done
+            scores[source.target.model] = await score_rows(
+                source.text,
+                rows,
+                template_id=template_id,
+                model=models.task,
+                evaluator=evaluator,
+                on_row=lambda n, _, before=before: watch(steps.RowsCompared(before + n, total)),
+            )
+            done += len(rows)
+        latencies_s = await _timed(one.text, rows[:_TIMED_CALLS], template_id=template_id, model=models.task)
+        return scores, latencies_s, models.task.calls_made
+
+    return steps.with_models(bench, one.target, run, watch=watch)
+
+
+async def _timed(
+    text: PromptText, rows: Sequence[Example], *, template_id: str, model: CachedModel
+) -> tuple[float, ...]:
+    """Seconds of a call, one after the other; answers out of the cache are left out."""
+    latencies_s: list[float] = []
+    salt = time.time_ns() // 1_000_000 % _SALTS  # another draw than any before, so that no answer comes from the cache
+    for example in rows:
+        messages = render_messages(text, example.variables, example.messages, template_id=template_id)
+        began = time.perf_counter()
+        answer = await model.answer(messages, salt=salt)
+        if not answer.cached:
+            latencies_s.append(time.perf_counter() - began)
+    return tuple(latencies_s)
+
+
+def _tried(bench: Workbench, one: Tuned, scores: Sequence[RowScore], latencies_s: tuple[float, ...]) -> Tried:
+    cost_of_call = bench.cost_of_call(one.target)
+    answered = [score for score in scores if score.value is not None]
+    costs = [cost_of_call(score.input_tokens, score.output_tokens) for score in answered]
+    known = [cost for cost in costs if cost is not None]
+    return Tried(
+        model=one.target.model,
+        prompt_hash=one.text.content_hash,
+        is_live=one.is_live,
+        values=tuple(score.value for score in scores),
+        usd_per_1000_calls=1_000 * fmean(known) if known and len(known) == len(costs) else None,
+        input_tokens=_average([score.input_tokens for score in answered]),
+        output_tokens=_average([score.output_tokens for score in answered]),
+        latencies_s=latencies_s,
+    )
+
+
+def _average(counts: Sequence[int | None]) -> float | None:
+    known = [count for count in counts if count is not None]
+    return fmean(known) if known else None
+
+
+def _mean(scores: Sequence[RowScore]) -> float | None:
+    present = [score.value for score in scores if score.value is not None]
+    return fmean(present) if present else None

@@ -1,0 +1,177 @@
+"""Which model for a template: the figures, and the command over two models behind a real server."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from typer.testing import CliRunner
+
+from rs_gateway.domain.chat import ProviderCall
+from rs_gateway.domain.errors import ConfigurationError
+from rs_pipelines.best_model import BestModel, Tried, rank
+from rs_pipelines.best_model_report import best_model_page, conclusions, print_best_model
+from rs_pipelines.cli import register
+from rs_pipelines.find_best_model import find_best_model
+from rs_pipelines.steps import Effort
+from rs_pipelines.workbench import Workbench
+from tests import upstream as wire
+from tests.pipelines.parcels import LIVE, ORIGIN, tiny_model
+from tests.pipelines.tiny_upstream import TEMPLATE, configuration, import_parcels
+from tests.running import write_configuration
+from tests.upstream import Exchange, Upstream
+
+GOOD, POOR = (1.0,) * 90 + (0.0,) * 10, (1.0,) * 40 + (0.0,) * 60
+
+
+def tried(model: str, values: tuple[float | None, ...], usd: float | None = 1.0, **fields: object) -> Tried:
+    plain = Tried(model, f"hash of {model}", False, values, usd, 100.0, 10.0, (0.1, 0.2, 0.3))
+    return replace(plain, **fields)
+
+
+def ranked(*models: Tried, bound: float = 0.02) -> BestModel:
+    transfer = {one.model: {other.model: 0.5 for other in models} for one in models}
+    return rank(models, template_id="t", quality_bound=bound, transfer=transfer, model_calls=1, seed=0)
+
+
+def test_the_cheapest_within_the_bound_is_as_good_as_the_best_for_less() -> None:
+    found = ranked(tried("dear", GOOD, 5.0), tried("cheap", GOOD, 1.0), tried("poor", POOR, 0.1))
+    assert found.best == "dear"
+    assert found.cheapest_within_bound == "cheap"
+    assert [one.model for one in found.models] == ["cheap", "dear", "poor"]
+    assert {one.model: one.within_bound for one in found.models} == {"cheap": True, "dear": True, "poor": False}
+    assert {one.model: one.on_front for one in found.models} == {"cheap": True, "dear": False, "poor": True}
+
+
+def test_a_model_that_may_be_worse_than_allowed_is_not_within_the_bound() -> None:
+    slightly_worse = GOOD[:85] + (0.0,) * 15
+    few = ranked(tried("best", GOOD, 5.0), tried("cheap", slightly_worse, 1.0), bound=0.06)
+    assert few.cheapest_within_bound == "best"
+    wide = ranked(tried("best", GOOD, 5.0), tried("cheap", slightly_worse, 1.0), bound=0.2)
+    assert wide.cheapest_within_bound == "cheap"
+
+
+def test_tokens_stand_in_for_prices_that_nobody_knows() -> None:
+    short = tried("short", GOOD, None, input_tokens=10.0)
+    found = ranked(tried("long", GOOD, 1.0), short)
+    assert (found.cost_basis, found.cheapest_within_bound) == ("tokens", "short")
+    assert "not every price is known" in conclusions(found)[1]
+    nothing = ranked(tried("a", GOOD, None, input_tokens=None), tried("b", POOR, None, input_tokens=None))
+    assert nothing.cheapest_within_bound is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=8, max_size=8), st.floats(0, 10)),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_nobody_on_the_front_is_beaten_and_everybody_else_is(models: list[tuple[list[float], float]]) -> None:
+    found = ranked(*(tried(f"m{n}", tuple(values), usd) for n, (values, usd) in enumerate(models)))
+    assert found.models[0].mean == max(one.mean for one in found.models)
+    for one in found.models:
+        assert one.low <= one.mean + 1e-9 and one.mean <= one.high + 1e-9
+        beaten = [
+            other
+            for other in found.models
+            if other.mean >= one.mean
+            and (other.usd_per_1000_calls or 0) <= (one.usd_per_1000_calls or 0)
+            and (other.mean, other.usd_per_1000_calls) != (one.mean, one.usd_per_1000_calls)
+        ]
+        assert one.on_front is not bool(beaten)
+
+
+def test_missing_rows_are_left_out_and_a_model_without_answers_is_refused() -> None:
+    found = ranked(tried("a", GOOD), tried("b", (None, *GOOD[1:])))
+    assert {one.model: one.answered for one in found.models} == {"a": 100, "b": 99}
+    with pytest.raises(ValueError, match="no test row"):
+        ranked(tried("a", GOOD), tried("b", (None,) * 100))
+
+
+def test_the_page_shows_all_models_and_needs_nothing_from_elsewhere() -> None:
+    page = best_model_page(ranked(tried("a & b", GOOD, 5.0), tried("<c>", POOR, 1.0)))
+    assert "a &amp; b" in page and "&lt;c&gt;" in page and "<c>" not in page
+    assert page.count("<circle") == 2
+    assert not re.search(r"(?:src|href)=", page)
+    console = Console(record=True, width=200)
+    print_best_model(console, ranked(tried("a", GOOD), tried("b", POOR, None)))
+    assert "unknown" in console.export_text()
+
+
+async def two_models(exchange: Exchange) -> None:
+    """`tiny` learns from demos; `deaf` always says the same."""
+    body = dict(exchange.body)
+    messages, name = tuple(body.pop("messages")), body.pop("model")
+    reply = "none" if name == "deaf" else str(tiny_model(ProviderCall(name, messages, body, 10)))
+    await wire.answers(reply)(exchange)
+
+
+def bench_of_two(folder: Path, upstream: Upstream) -> Workbench:
+    from rs_gateway.wiring import open_registry
+
+    sections = configuration(upstream)
+    sections["gateway"]["combinations"].append(
+        {"id": "parcels-deaf", "template_id": "parcels", "model": "deaf", "provider": "scripted"}
+    )
+    sections["model_providers"]["scripted"]["prices"] = {
+        "tiny": {"input_usd_per_million_tokens": 1.0, "output_usd_per_million_tokens": 2.0},
+        "deaf": {"input_usd_per_million_tokens": 0.1, "output_usd_per_million_tokens": 0.2},
+    }
+    bench = Workbench.at(write_configuration(folder, sections))
+    open_registry(bench.settings).register(TEMPLATE, LIVE, origin=ORIGIN)
+    import_parcels(folder, bench)
+    return bench
+
+
+def test_each_model_gets_its_prompt_and_every_prompt_runs_on_every_model(tmp_path: Path) -> None:
+    with Upstream([two_models]).running() as upstream:
+        bench = bench_of_two(tmp_path, upstream)
+        found = find_best_model(bench, "parcels", effort=Effort(num_trials=3))
+        asked = len(upstream.requests)
+        again = find_best_model(bench, "parcels", effort=Effort(num_trials=3))
+        asked_again = len(upstream.requests) - asked
+    assert found.best == found.cheapest_within_bound == "tiny"
+    tuned, deaf = found.models
+    assert (tuned.model, deaf.model) == ("tiny", "deaf")
+    assert tuned.mean > 0.5 and deaf.mean == 0 and not tuned.is_live and deaf.is_live
+    assert found.transfer["tiny"]["tiny"] == tuned.mean > (found.transfer["deaf"]["tiny"] or 0)
+    assert tuned.usd_per_1000_calls is not None and tuned.p50_s is not None
+    assert found.model_calls <= asked
+    # A second run asks again only to take the time.
+    assert asked_again <= 2 * 20
+    assert [one.mean for one in again.models] == [one.mean for one in found.models]
+    assert bench.registry.get("parcels").live("tiny") == bench.live(bench.target("parcels", "tiny"))
+    assert bench.live(bench.target("parcels", "tiny")).number == 1, "nothing is published"
+
+
+def test_a_budget_for_all_models_together_is_kept_or_refused(tmp_path: Path) -> None:
+    with Upstream([two_models]).running() as upstream:
+        bench = bench_of_two(tmp_path, upstream)
+        with pytest.raises(ConfigurationError, match=r"--max-calls 200 is not enough.*360 calls on 80 test rows"):
+            find_best_model(bench, "parcels", effort=Effort(max_calls=200))
+        find_best_model(bench, "parcels", effort=Effort(num_trials=3, max_calls=1_400))
+    assert len(upstream.requests) <= 1_400
+
+
+def test_the_command_prints_tables_or_json_and_writes_a_page(tmp_path: Path) -> None:
+    app = typer.Typer()
+    register(app)
+    with Upstream([two_models]).running() as upstream:
+        bench = bench_of_two(tmp_path, upstream)
+        options = ["find-best-model", "parcels", "--no-optimize", "--config", str(bench.settings.config_path)]
+        shown = CliRunner().invoke(app, [*options, "--output-dir", str(tmp_path / "report")])
+        printed = CliRunner().invoke(app, [*options, "--json", "--models", "tiny"])
+        unknown = CliRunner().invoke(app, [*options, "--models", "gpt-9"])
+    assert shown.exit_code == 0, shown.output
+    assert "Cheapest within the quality bound" in shown.stdout and "prompt tuned for" in shown.stdout
+    assert (tmp_path / "report/best-model.html").read_text().startswith("<!doctype html>")
+    assert json.loads((tmp_path / "report/best-model.json").read_text())["n_test"] == 80
+    assert [one["model"] for one in json.loads(printed.stdout)["models"]] == ["tiny"]
+    assert isinstance(unknown.exception, ConfigurationError)
+    assert "does not run on 'gpt-9'; it runs on tiny, deaf" in str(unknown.exception)
