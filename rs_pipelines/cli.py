@@ -89,6 +89,51 @@ def import_dataset(
         raise typer.Exit(1)
 
 
+@dataset_app.command("teach")
+def teach_dataset(
+    template_id: str,
+    teacher: Annotated[str, typer.Option(help="Id of a combination of the template; `enabled: false` will do.")],
+    limit: Annotated[int, typer.Option(min=1, help="Inputs at most, the newest first.")] = 200,
+    max_calls: Annotated[int | None, typer.Option(min=1, help="Hard limit on the teacher's calls.")] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Have a stronger model answer what production asked and nobody has labelled; its answers become labels.
+
+    They are marked `teacher:MODEL` wherever labels are counted, and a person's label goes before them.
+
+    Example: `route-switch dataset teach support --teacher support-large --limit 300`
+    """
+    need_pipelines()
+    from rs_pipelines.progress import RunProgress
+    from rs_pipelines.teaching import teach
+    from rs_pipelines.workbench import Workbench
+
+    bench = Workbench.at(config)
+    try:
+        with RunProgress(words) as progress:
+            taught = teach(
+                bench,
+                template_id,
+                teacher=teacher,
+                limit=limit,
+                max_calls=max_calls,
+                watch=progress,
+                on_label=lambda done, total: progress.bar("inputs", done, total),
+            )
+    except KeyboardInterrupt:
+        words.print("Stopped. What was labelled is kept: the same command goes on where it was.")
+        raise typer.Exit(130) from None
+    if as_json:
+        _print_json(asdict(taught))
+        return
+    spent = f"; stopped, all {max_calls} calls are spent" if taught.budget_spent else ""
+    words.print(
+        f"{taught.labelled} of {taught.inputs} unlabelled inputs labelled as {taught.source}, {taught.unanswered} not "
+        f"answered, {taught.calls} calls{spent}."
+    )
+
+
 def ingest(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Bring new traces and feedback from the gateway's store into the lake.
 
@@ -162,6 +207,7 @@ def optimize(
                 "optimized_score": verdict.mean_candidate,
                 "interval": [verdict.interval_low, verdict.interval_high],
                 "n_test": verdict.n,
+                "test_rows_by_provenance": dict(comparison.by_provenance),
                 "won": verdict.won,
                 "lost": verdict.lost,
                 "objective": comparison.policy.objective,

@@ -1,8 +1,9 @@
 """Candidate against the live version on the test rows that no search has seen, stored as the proof of a gain."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 import msgspec
@@ -43,6 +44,7 @@ class Comparison:
         by_label: breakdown, when the expected answers are a closed list.
         rows: all test rows, in the sample's order; the verdict can be computed again from them.
         seed: of the bootstrap.
+        by_provenance: who vouches for the test rows' right answers -> number of rows.
     """
 
     comparison_id: str
@@ -57,6 +59,7 @@ class Comparison:
     verdict: Verdict
     by_label: tuple[LabelChange, ...]
     rows: tuple[ComparedRow, ...]
+    by_provenance: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def rows_with(self, outcome: RowOutcome) -> list[ComparedRow]:
         """The rows that ended so for the candidate, with both outputs."""
@@ -129,6 +132,7 @@ async def run_comparison(
         verdict=verdict,
         by_label=_by_label(rows),
         rows=tuple(rows),
+        by_provenance=dict(sorted(Counter(example.provenance for example in examples).items())),
     )
     return replace(comparison, comparison_id=comparison.content_digest)
 

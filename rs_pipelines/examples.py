@@ -133,6 +133,32 @@ def gather(
     return Gathered(tuple(sorted(examples, key=lambda e: e.example_id)), n_labels - len(best))
 
 
+@dataclass(frozen=True, slots=True)
+class Unlabelled:
+    """An input that was asked in production and that nobody has labelled."""
+
+    trace_id: str
+    variables: Mapping[str, str]
+    messages: tuple[Message, ...]
+
+
+def unlabelled_inputs(
+    template: PromptTemplate, *, lake: Lake, datasets: DatasetStore, limit: int
+) -> tuple[Unlabelled, ...]:
+    """What production asked of a template, each input once, the newest first, without those that have a label.
+
+    Labels are those of people, files and teachers; a served answer, known to have worked out or not, is none.
+    """
+    known = {label.key for label in _imported(datasets, template, {})}
+    known |= {label.key for label in _said_about_traces(lake, template, _ALL_BARE) if label.trust is not Trust.OUTCOME}
+    found: dict[str, Unlabelled] = {}
+    for row in _traces(lake, template).sort("seq", descending=True).collect().iter_rows(named=True):
+        asked = _input(row, template)
+        if asked is not None and asked[0] not in known and len(found) < limit:
+            found.setdefault(asked[0], Unlabelled(row["trace_id"], asked[1], asked[2]))
+    return tuple(found.values())
+
+
 def draw_sample(
     target: Target, examples: Sequence[Example], *, max_records: int, seed: int, min_per_split: int = MIN_PER_SPLIT
 ) -> CalibrationSample:

@@ -21,7 +21,15 @@ from rs_pipelines.mipro.events import (
 )
 from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.preflight import Preflight
-from rs_pipelines.report import call_changes, candidate_name, leaders, look_words, preflight_lines, verdict_line
+from rs_pipelines.report import (
+    call_changes,
+    candidate_name,
+    leaders,
+    look_words,
+    preflight_lines,
+    provenance_line,
+    verdict_line,
+)
 from rs_pipelines.sample import CalibrationSample, Split
 from rs_pipelines.steps import Event, Paused, Probing, RowsCompared
 
@@ -173,6 +181,9 @@ def print_comparison(
         _print_rows(console, "Rows won", comparison.rows_with("won"), limit=show_rows)
         _print_rows(console, "Rows lost", comparison.rows_with("lost"), limit=show_rows)
     console.print(verdict_line(comparison), highlight=False, soft_wrap=True)
+    vouched = provenance_line(comparison)
+    if vouched is not None:
+        console.print(vouched, highlight=False, markup=False, soft_wrap=True)
     if published is not None:
         console.print(f"published as version {published}", style="bold green", highlight=False)
     else:

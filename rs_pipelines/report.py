@@ -196,6 +196,14 @@ def verdict_line(comparison: Comparison) -> str:
     )
 
 
+def provenance_line(comparison: Comparison) -> str | None:
+    """Who vouches for the held-out rows' right answers; None where nobody but people does, or it was not recorded."""
+    found = comparison.by_provenance
+    if not found or set(found) <= {"human", "imported"}:
+        return None
+    return "right answers by: " + ", ".join(f"{n} {provenance}" for provenance, n in found.items())
+
+
 def _cell(text: str | None) -> str:
     if text is None:
         return "(no answer)"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias, TypeVar
 
+from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.errors import ConfigurationError, RouteSwitchError
 from rs_gateway.domain.evaluation import JudgingEvaluator, questions_per_answer
 from rs_gateway.wiring import open_trace_reader
@@ -344,11 +345,22 @@ def _latest_sample(bench: Workbench, target: Target) -> CalibrationSample:
     return sample
 
 
-def with_models(bench: Workbench, target: Target, run: Callable[[StudyModels], Awaitable[_T]], *, watch: Watcher) -> _T:
-    """What `run` returns with the target's models open; Ctrl-C ends it between two calls."""
+def with_models(
+    bench: Workbench,
+    target: Target,
+    run: Callable[[StudyModels], Awaitable[_T]],
+    *,
+    watch: Watcher,
+    combination: Combination | None = None,
+) -> _T:
+    """What `run` returns with the target's models open; Ctrl-C ends it between two calls.
+
+    Args:
+        combination: how the target's model is asked; None: as its first enabled combination says.
+    """
 
     async def main() -> _T:
-        async with bench.models(target, on_pause=lambda why: watch(Paused(why))) as models:
+        async with bench.models(target, on_pause=lambda why: watch(Paused(why)), combination=combination) as models:
             return await run(models)
 
     return run_interruptible(main)

@@ -165,14 +165,19 @@ class Workbench:
 
     @asynccontextmanager
     async def models(
-        self, target: Target, *, on_pause: Callable[[str | None], None] = lambda why: None
+        self,
+        target: Target,
+        *,
+        on_pause: Callable[[str | None], None] = lambda why: None,
+        combination: Combination | None = None,
     ) -> AsyncGenerator[StudyModels]:
         """The target's model and the proposer, both through the answer cache; closed with the block.
 
         Args:
             on_pause: told why calls wait for production, and None when they go on.
+            combination: how the target's model is asked; None: as its first enabled combination says.
         """
-        combination = self.combination(target)
+        combination = combination or self.combination(target)
         proposer, model = self._proposer(combination)
         # Proposals want variety (DSPy's proposer runs at 1.0) and room; the task's own limits are not theirs.
         options = {**self.settings.model_providers[proposer].options, "temperature": 1.0, "max_tokens": 300}
