@@ -21,6 +21,7 @@ from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.domain.ports import ChatProvider, PromptRegistry, ScoreReader, TraceReader, TraceStore
 from rs_gateway.domain.pricing import PriceBook
 from rs_gateway.domain.rates import TokenBucket
+from rs_gateway.domain.redaction import Redactor
 from rs_gateway.domain.routing import RouterRules
 from rs_gateway.domain.traces import Trace
 from rs_gateway.setting_sections import ProviderSettings
@@ -158,12 +159,21 @@ def open_trace_reader(settings: Settings) -> TraceReader:
 
 def redaction_of(settings: Settings) -> Prepare | None:
     """What runs over records before they are stored; None changes nothing. Raises ConfigurationError."""
+    redactor = redactor_of(settings)
+    if redactor is None:
+        return None
+    from rs_gateway.adapters.redaction_hooks import prepare_for
+
+    return prepare_for(redactor)
+
+
+def redactor_of(settings: Settings) -> Redactor | None:
+    """The rules that the configuration names; None when it names none. Raises ConfigurationError."""
     if not settings.privacy.redact and settings.privacy.hook is None:
         return None
-    from rs_gateway.adapters.redaction_hooks import prepare_for, redactor_for
+    from rs_gateway.adapters.redaction_hooks import redactor_for
 
-    redactor = redactor_for(settings.privacy.redact, hook=settings.privacy.hook)
-    return prepare_for(redactor) if redactor is not None else None
+    return redactor_for(settings.privacy.redact, hook=settings.privacy.hook)
 
 
 class TraceObserver(Protocol):

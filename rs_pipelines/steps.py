@@ -241,6 +241,7 @@ def _request(bench: Workbench, target: Target, effort: Effort) -> StudyRequest:
         objective=policy.objective,
         max_loss=policy.max_loss,
         earlier=winners,
+        redactor=bench.redactor,
     )
 
 

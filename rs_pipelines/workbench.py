@@ -16,10 +16,18 @@ from rs_gateway.domain.evaluation import Evaluator
 from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.ports import ChatProvider, PromptRegistry
 from rs_gateway.domain.prompts import PromptTemplate, PromptVersion
+from rs_gateway.domain.redaction import Redactor
 from rs_gateway.domain.stats import StatsReader
 from rs_gateway.domain.traces import Usage, UsageSource
 from rs_gateway.settings import Settings, load_settings
-from rs_gateway.wiring import build_provider, combinations_of, open_prices, open_registry, open_stats_reader
+from rs_gateway.wiring import (
+    build_provider,
+    combinations_of,
+    open_prices,
+    open_registry,
+    open_stats_reader,
+    redactor_of,
+)
 from rs_pipelines.answers import AnswerCache
 from rs_pipelines.cached_model import CachedModel, CallCost, CallLimits, ModelIdentity
 from rs_pipelines.datasets import DatasetStore
@@ -73,6 +81,11 @@ class Workbench:
     def studies(self) -> StudyFiles:
         """Studies and comparisons."""
         return StudyFiles(self.data / "studies")
+
+    @cached_property
+    def redactor(self) -> Redactor | None:
+        """What is taken out of rows before prompts show them; None for nothing. Raises ConfigurationError."""
+        return redactor_of(self.settings)
 
     def targets(self) -> list[Target]:
         """Template x model, one for each pair that an enabled combination serves, in the configuration's order."""

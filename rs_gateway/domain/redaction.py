@@ -35,10 +35,15 @@ class Rule:
 
 
 class Redactor:
-    """Applies rules, in order, to every text of a record. Keys of JSON objects stay: they are names."""
+    """Applies rules, in order, to every text of a record. Keys of JSON objects stay: they are names.
+
+    Attributes:
+        names: of the rules, in that order.
+    """
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = tuple(rule.redact for rule in rules)
+        self.names = tuple(rule.name for rule in rules)
 
     def text(self, text: str) -> str:
         """`text` without what the rules name. Binary data (a base64 data URL, long bare base64) is left as it is."""

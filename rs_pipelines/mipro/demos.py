@@ -172,14 +172,16 @@ def assemble_demo_sets(
     plan: StudyPlan,
     earlier: Sequence[PromptText] = (),
 ) -> tuple[DemoSet, ...]:
-    """The sets themselves: the live one, the empty one, earlier winners', a wide one, then the other kinds by turns.
+    """The sets themselves: live, empty, earlier winners', a diverse one, a wide one, a hard one, a bootstrapped one.
+
+    What places are left go to other orders of the first ones, to smaller sets, and to random labelled, hard and
+    bootstrapped ones by turns.
 
     Args:
         text: the live version's, bare (`without_format`).
         right, wrong: rows that the model was tried on, by result.
     """
     size, bootstrapped = plan.max_labeled_demos, plan.max_bootstrapped_demos
-    total = max(size, bootstrapped)
     sets: dict[str, DemoSet] = {}
 
     def add(kind: DemoSetKind, demos: Iterable[Demo]) -> None:
@@ -203,20 +205,25 @@ def assemble_demo_sets(
     add("hard", _demos([*_others(diverse, hard)[: size - len(hard)], *hard]) if hard else ())
     easy = draw_diverse(right, bootstrapped)
     add("bootstrapped", _demos([*easy, *_others(diverse, easy)[: max(0, size - len(easy))]]) if easy else ())
-    add("labeled", reversed(_demos(diverse)))
-    add("labeled", _demos(diverse[: (size + 1) // 2]))
+    for demos in (text.demos, _demos(diverse)):
+        add("reordered", reversed(demos))
+    # Of a diverse set, the first rows are the most diverse ones: one demo a label, as far as it goes.
+    for smaller in ((size + 1) // 2, 1):
+        add("labeled", _demos(diverse[:smaller]))
     for turn in range(4 * plan.num_candidates):
         rng = Random(f"{plan.seed}:demo set:{turn}")
+        # Full and smaller sets by turns: which size is best depends on the model.
+        count = size if turn % 2 == 0 else rng.randint(min(2, size), size)
         if turn % 3 == 1 and wrong:
-            hard = draw_random(wrong, (size + 1) // 2, rng=rng)
-            others = draw_random(_others(rows, hard), size - len(hard), rng=rng)
+            hard = draw_random(wrong, (count + 1) // 2, rng=rng)
+            others = draw_random(_others(rows, hard), count - len(hard), rng=rng)
             add("hard", _demos([*others, *hard]))
         elif turn % 3 == 2 and right and bootstrapped:
             easy = draw_random(right, rng.randint(1, bootstrapped), rng=rng)
-            others = draw_random(_others(rows, easy), max(0, min(size, total) - len(easy)), rng=rng)
+            others = draw_random(_others(rows, easy), max(0, count - len(easy)), rng=rng)
             add("bootstrapped", _demos([*easy, *others]))
         else:
-            add("labeled", _demos(draw_random(rows, size, rng=rng)))
+            add("labeled", _demos(draw_random(rows, count, rng=rng)))
     return tuple(sets.values())
 
 

@@ -12,7 +12,7 @@ from rs_pipelines.mipro.formats import in_format
 from rs_pipelines.sample import Target
 
 InstructionSource: TypeAlias = Literal["live", "earlier", "rewrite", "proposed"]
-DemoSetKind: TypeAlias = Literal["live", "earlier", "empty", "labeled", "bootstrapped", "hard"]
+DemoSetKind: TypeAlias = Literal["live", "earlier", "empty", "labeled", "bootstrapped", "hard", "reordered"]
 TrialKind: TypeAlias = Literal["minibatch", "full"]
 Ending: TypeAlias = Literal["trials", "budget", "space", "settled"]
 

@@ -12,6 +12,7 @@ from rs_gateway.domain.errors import RouteSwitchError
 from rs_gateway.domain.evaluation import Evaluator
 from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.prompts import PromptText, PromptVersion
+from rs_gateway.domain.redaction import Redactor
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.mipro.budget import StudyPlan
 from rs_pipelines.sample import CalibrationSample, Example, Target
@@ -33,6 +34,7 @@ class StudyRequest:
         objective: `quality` chooses what is believed to be best; `cost` the shortest prompt that is believed to lose no
             more than `max_loss`.
         earlier: winners of searches before this one, the newest first; their instructions and demos are tried again.
+        redactor: what demos and the prompt model may not see of a train row; None takes nothing out.
     """
 
     target: Target
@@ -44,6 +46,7 @@ class StudyRequest:
     objective: Literal["quality", "cost"] = "quality"
     max_loss: float = 0.02
     earlier: tuple[PromptText, ...] = ()
+    redactor: Redactor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,8 @@ def study_id_of(request: StudyRequest, models: StudyModels, evaluator: Evaluator
         content.append([request.objective, request.max_loss])
     if request.earlier:
         content.append([text.content_hash for text in request.earlier])
+    if request.redactor is not None:
+        content.append(["redacted", *request.redactor.names])
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]
 
 

@@ -33,6 +33,7 @@ from rs_pipelines.mipro.instructions import build_instructions
 from rs_pipelines.mipro.race import Race
 from rs_pipelines.mipro.racing import cheapest, chosen
 from rs_pipelines.mipro.records import LIVE, Candidate, DemoSet, Ending, Instruction, StudyRecord
+from rs_pipelines.mipro.redacted import redacted_examples
 from rs_pipelines.mipro.request import NoLabelsError, StudyModels, StudyRequest, row_order, study_id_of
 from rs_pipelines.mipro.tpe_search import TpeSearch
 from rs_pipelines.mipro.trial_log import TrialLog
@@ -96,6 +97,7 @@ class _Search:
         budget = CallBudget(models.task.cache, study_id, study_allowance(request.plan, request.sample))
         self._task, self._prompt = models.task.on(budget), models.prompt.on(budget)
         rows = row_order(request.sample.rows(Split.VAL), request.plan)
+        self._train = redacted_examples(request.sample.rows(Split.TRAIN), request.redactor)
         live = request.live.text
         self._base = without_format(live)
         record = StudyRecord(
@@ -143,7 +145,7 @@ class _Search:
 
     async def _prepare(self) -> None:
         """Build demo sets and instructions, unless a crashed run has done it: they must not change in mid-study."""
-        state, text, train = self._state, self._request.live.text, self._request.sample.rows(Split.TRAIN)
+        state, text, train = self._state, self._request.live.text, self._train
         template_id = self._request.target.template_id
         if len(state.record.demo_sets) == 1:
             demo_sets = await build_demo_sets(

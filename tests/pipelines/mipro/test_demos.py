@@ -1,7 +1,9 @@
 """Demo sets: from train rows only, diverse, traceable, no input twice, the same for the same seed."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import anyio
 from hypothesis import given, settings
@@ -16,6 +18,7 @@ from rs_pipelines.mipro.demos import (
     demo_rows,
     demo_user_text,
     draw_diverse,
+    draw_random,
 )
 from rs_pipelines.mipro.records import DemoSet
 from rs_pipelines.sample import Example, Split
@@ -151,3 +154,23 @@ def test_no_set_is_wide_where_rows_are_long_or_nobody_wants_it() -> None:
     assert all(len(s.demos) <= 4 for s in assemble_demo_sets(LIVE, long, right=(), wrong=(), plan=small_plan()))
     narrow = replace(small_plan(), wide_demos=0)
     assert all(len(s.demos) <= 4 for s in assemble_demo_sets(LIVE, _labelled(3), right=(), wrong=(), plan=narrow))
+
+
+def test_with_room_there_are_several_sizes_and_the_live_and_the_diverse_set_in_another_order() -> None:
+    live = PromptText(LIVE.instruction, LIVE.user, (demo(1), demo(2)))
+    rows = _labelled(3)
+    plan = replace(small_plan(), num_candidates=18)
+    sets = assemble_demo_sets(live, rows, right=rows[:20], wrong=rows[20:40], plan=plan)
+    reordered = [s.demos for s in sets if s.kind == "reordered"]
+    diverse = next(s.demos for s in sets if s.kind == "labeled")
+    assert reordered == [live.demos[::-1], diverse[::-1]]
+    assert {0, 1, 2, 4, 8} <= {len(s.demos) for s in sets}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 14), st.integers(1, 20), st.integers(0, 5))
+def test_a_drawn_set_has_no_label_twice_before_it_has_every_label(n_labels: int, count: int, seed: int) -> None:
+    rows = _labelled(n_labels)
+    for drawn in (draw_diverse(rows, count), draw_random(rows, count, rng=Random(seed))):
+        labels = Counter(row.demo.assistant for row in drawn)
+        assert max(labels.values()) - (min(labels.values()) if len(labels) == n_labels else 0) <= 1
