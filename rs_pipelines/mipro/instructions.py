@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from statistics import median
 
@@ -11,7 +11,7 @@ from rs_gateway.domain.errors import ProviderError
 from rs_gateway.domain.prompts import PromptText, escape_text, parse_text
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.mipro.budget import DRAWS_PER_PROPOSAL, StudyPlan, n_proposals, n_rewrites
-from rs_pipelines.mipro.demos import DemoRow
+from rs_pipelines.mipro.demos import DemoRow, draw_random
 from rs_pipelines.mipro.labels import LabelShape, json_object, label_shape
 from rs_pipelines.mipro.records import Instruction
 
@@ -27,6 +27,11 @@ _LONGEST_EXTRA = 1_500
 """Characters that a proposal may have beyond twice the live instruction."""
 _LEAK_FROM = 15
 """Inputs and answers shorter than this (characters) occur in instructions by chance."""
+_LEAK_RUN = 40
+"""A part of a row that is as long as this (characters) does not."""
+_COMMON_SHARE = 0.1
+"""What stands in so many of the rows is a phrase of the task, not a part of one row."""
+_LONGEST_SHOWN = 1_500
 _ALIKE = 0.9
 _ROWS_SHOWN = 6
 _SHORT_WORDS = 8
@@ -43,16 +48,19 @@ async def build_instructions(
     model: CachedModel,
     on_proposing: Callable[[int], None],
     earlier: Sequence[PromptText] = (),
+    live_score: float | None = None,
 ) -> tuple[Instruction, ...]:
     """At most `plan.num_instruction_candidates` different instructions; the first is the live one.
 
-    The prompt model sees the live instruction, a summary and a few rows of the train split. What it answers is checked;
-    a refused proposal is asked for once more and then left out, and its failures are left out as well.
+    The prompt model sees the live instruction with its score and the user text, a summary of the train rows and a few
+    of them, and a tip. What it answers is checked; a refused proposal is asked for once more and then left out, and its
+    failures are left out as well.
 
     Args:
         rows: the train rows that may become demos.
         earlier: prompts whose instructions are tried again, where they keep the live one's placeholders; each in the
             place of a proposal.
+        live_score: mean of the live version on validation rows, in [0, 1]; None is not known.
 
     Raises:
         BudgetExhaustedError: before all proposals were made.
@@ -73,8 +81,8 @@ async def build_instructions(
     for place in range(places):
         for draw in range(DRAWS_PER_PROPOSAL):
             salt = 1 + place * DRAWS_PER_PROPOSAL + draw
-            question = _question(text, rows, summary=summary, salt=salt, plan=plan)
-            raw = await _answer(model, question, salt=salt)
+            question = _question(text, rows, summary=summary, live_score=live_score, salt=salt, plan=plan)
+            raw = await ask_for_text(model, question, salt=salt)
             proposal = checked_proposal(raw, text, rows, others=[i.text for i in instructions])
             if proposal is not None:
                 instructions.append(Instruction(proposal, "proposed", 0))
@@ -90,6 +98,8 @@ def plain_rewrites(instruction: str, rows: Sequence[DemoRow]) -> list[str]:
     line = escape_text(line)
     strict = "Do not explain, do not repeat the question, do not add anything else."
     base = instruction.rstrip()
+    if _plain(line) in _plain(base):
+        return [] if _plain(strict) in _plain(base) else [f"{base} {strict}"]
     variants = [
         f"{base}\n{line}" if base else line,
         f"{line}\n{base}" if base else f"{line} {strict}",
@@ -130,7 +140,8 @@ def checked_proposal(
 ) -> str | None:
     """The proposal as a version's instruction, or None when it cannot be used.
 
-    Refused are: nothing, too much, a dropped or an added placeholder, a train row quoted, and what is already there.
+    Refused are: nothing, too much, a dropped or an added placeholder, a train row quoted, in whole or by a run of 40
+    characters of its own, and what is already there, in these or nearly these words.
     Braces that are no placeholder of the live instruction are literal.
     """
     if raw is None:
@@ -142,10 +153,7 @@ def checked_proposal(
     used = set(_PLACEHOLDER.findall(cleaned))
     if not wanted <= used or (used - wanted) & text.placeholders:
         return None
-    plain = _plain(cleaned)
-    quotable = {row.demo.user for row in rows} | {row.demo.assistant for row in rows}
-    labels = label_shape([row.demo.assistant for row in rows]).closed
-    if any(len(quote) >= _LEAK_FROM and quote in plain for quote in map(_plain, quotable - set(labels))):
+    if _quotes_a_row(_plain(cleaned), text, rows):
         return None
     proposal = _escape_but(cleaned, wanted)
     if any(_alike(proposal, other) for other in others):
@@ -155,6 +163,23 @@ def checked_proposal(
 
 def _placeholders(instruction: str) -> set[str]:
     return {name for _, name in parse_text(instruction) if name is not None}
+
+
+def _quotes_a_row(plain: str, text: PromptText, rows: Sequence[DemoRow]) -> bool:
+    labels = set(map(_plain, label_shape([row.demo.assistant for row in rows]).closed))
+    quotable = [part for row in rows for part in {_plain(row.demo.user), _plain(row.demo.assistant)} - labels]
+    if any(len(part) >= _LEAK_FROM and part in plain for part in quotable):
+        return True
+    known = (text.instruction, text.user or "", *labels)
+    proposed = set(_runs(plain)).difference(*(_runs(_plain(part)) for part in known))
+    if not proposed:
+        return False
+    shared = Counter(run for part in quotable for run in {run for run in _runs(part) if run in proposed})
+    return any(count <= max(1, _COMMON_SHARE * len(rows)) for count in shared.values())
+
+
+def _runs(plain: str) -> Iterator[str]:
+    return (plain[start : start + _LEAK_RUN] for start in range(len(plain) - _LEAK_RUN + 1))
 
 
 def _bare(raw: str) -> str:
@@ -192,47 +217,73 @@ def _alike(one: str, other: str) -> bool:
 async def _summary(text: PromptText, rows: Sequence[DemoRow], *, plan: StudyPlan, model: CachedModel) -> str:
     """What the prompt model observes in the data, after the facts that need no model."""
     labels = [row.demo.assistant for row in rows]
-    facts = f"{len(rows)} rows; {output_line(rows) or ''}"
+    lengths = [median(len(part.split()) for part in parts) for parts in ([row.demo.user for row in rows], labels)]
+    facts = (
+        f"{len(rows)} rows; an input has about {lengths[0]:.0f} words, an answer about {lengths[1]:.0f}. "
+        f"{output_line(rows) or ''}"
+    )
     shape = label_shape(labels)
     if shape.closed:
         counts = Counter(labels)
         facts += " Rows by label: " + ", ".join(f"{label} {counts[label]}" for label in shape.closed) + "."
     question = (
         "Here are examples of a task, each an input and the right answer.\n\n"
-        f"{_examples(rows, Random(f'{plan.seed}:summary'), count=2 * _ROWS_SHOWN)}\n\n"
+        f"{_examples(draw_random(rows, 2 * _ROWS_SHOWN, rng=Random(f'{plan.seed}:summary')))}\n\n"
         "In two or three sentences: what is the task, and what do the right answers have in common?"
     )
-    observed = await _answer(model, [{"role": "user", "content": question}], salt=0)
+    observed = await ask_for_text(model, [{"role": "user", "content": question}], salt=0)
     return f"{facts}\n{observed.strip()[:600]}" if observed else facts
 
 
-def _question(text: PromptText, rows: Sequence[DemoRow], *, summary: str, salt: int, plan: StudyPlan) -> list[Message]:
-    rng = Random(f"{plan.seed}:proposal:{salt}")
-    # Shown as a person would read it: literal braces single, placeholders as they are.
-    shown = "".join(lit if name is None else f"{lit}{{{name}}}" for lit, name in parse_text(text.instruction))
-    names = sorted({name for _, name in parse_text(text.instruction) if name is not None})
+def _question(
+    text: PromptText,
+    rows: Sequence[DemoRow],
+    *,
+    summary: str,
+    live_score: float | None,
+    salt: int,
+    plan: StudyPlan,
+) -> list[Message]:
+    examples = draw_random(rows, _ROWS_SHOWN, rng=Random(f"{plan.seed}:proposal:{salt}"))
+    user = f"Each input is sent as:\n---\n{as_read(text.user)}\n---\n\n" if text.user is not None else ""
+    score = f"Its score is {live_score:.2f}; the best possible one is 1.\n\n" if live_score is not None else ""
+    return request_for_instruction(
+        f"The current instruction for a language model is:\n---\n{as_read(text.instruction) or '(empty)'}\n---\n\n"
+        f"{score}{user}About the data: {summary}\n\nExamples of inputs and right answers:\n\n{_examples(examples)}",
+        f"Write a better instruction for this task. {_TIPS[salt % len(_TIPS)]}",
+        text,
+    )
+
+
+def request_for_instruction(known: str, wanted: str, text: PromptText) -> list[Message]:
+    """The messages that ask the prompt model for one instruction, given what it should know."""
+    names = sorted(_placeholders(text.instruction))
     keep = (
         f" Keep these placeholders exactly as they are: {', '.join(f'{{{name}}}' for name in names)}." if names else ""
     )
-    content = (
-        f"The current instruction for a language model is:\n---\n{shown or '(empty)'}\n---\n\n"
-        f"About the data: {summary}\n\nExamples of inputs and right answers:\n\n"
-        f"{_examples(rows, rng, count=_ROWS_SHOWN)}\n\n"
-        f"Write a better instruction for this task. {_TIPS[salt % len(_TIPS)]}{keep} "
-        "Do not quote the examples. Reply with the instruction only."
-    )
+    content = f"{known}\n\n{wanted}{keep} Do not quote the examples. Reply with the instruction only."
     return [
         {"role": "system", "content": "You write instructions for language models."},
         {"role": "user", "content": content},
     ]
 
 
-def _examples(rows: Sequence[DemoRow], rng: Random, *, count: int) -> str:
-    shown = rng.sample(rows, min(count, len(rows)))
-    return "\n\n".join(f"Input: {row.demo.user}\nAnswer: {row.demo.assistant}" for row in shown)
+def as_read(text: str) -> str:
+    """A template's text as a person would read it: literal braces single, placeholders as they are."""
+    return "".join(lit if name is None else f"{lit}{{{name}}}" for lit, name in parse_text(text))
 
 
-async def _answer(model: CachedModel, messages: Sequence[Message], *, salt: int) -> str | None:
+def shortened(text: str) -> str:
+    """At most 1,500 characters of it: a long input must not push the question out of the prompt model's sight."""
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]} [...]"
+
+
+def _examples(rows: Sequence[DemoRow]) -> str:
+    return "\n\n".join(f"Input: {shortened(row.demo.user)}\nAnswer: {shortened(row.demo.assistant)}" for row in rows)
+
+
+async def ask_for_text(model: CachedModel, messages: Sequence[Message], *, salt: int) -> str | None:
+    """What the prompt model says; None when it cannot be asked. Raises BudgetExhaustedError."""
     try:
         return (await model.answer(messages, salt=salt)).text
     except ProviderError:

@@ -167,6 +167,7 @@ class _Search:
                 model=self._prompt,
                 on_proposing=lambda n: self._emit(Proposing(n)),
                 earlier=self._request.earlier,
+                live_score=state.mean(LIVE),
             )
             await state.save(replace(state.record, instructions=instructions))
             proposed = sum(instruction.source == "proposed" for instruction in instructions)

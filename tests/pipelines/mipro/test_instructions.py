@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rs_gateway.adapters.scripted_chat import ScriptedChat
+from rs_gateway.adapters.scripted_chat import ScriptedChat, message_text
 from rs_gateway.domain.errors import ProviderRefusedError
 from rs_gateway.domain.prompts import PromptText, parse_text, render
 from rs_pipelines.mipro.demos import DemoRow, demo_rows
@@ -94,6 +94,57 @@ def test_stray_braces_of_a_proposal_are_literal() -> None:
 def test_a_proposal_that_quotes_a_row_is_refused() -> None:
     quoting = f"Find the number, as in: {ROWS[3].demo.user.upper()}"
     assert checked_proposal(quoting, LIVE, ROWS, others=[]) is None
+
+
+def test_a_proposal_with_a_long_part_of_a_row_is_refused() -> None:
+    part = ROWS[3].demo.user[5:-20]
+    assert len(part) >= 40
+    assert checked_proposal(f"Such as '{part}' and others: find the number.", LIVE, ROWS, others=[]) is None
+
+
+def test_a_phrase_that_many_rows_share_is_no_quote() -> None:
+    phrase = "I would like to know what became of my order please"
+    examples = tuple(
+        replace(parcel(n, Split.TRAIN), variables={"message": f"{n} {phrase} {parcel(n, Split.TRAIN).expected}"})
+        for n in range(40)
+    )
+    rows = demo_rows(LIVE, examples, template_id="parcels", seed=0)
+    assert checked_proposal(f"Many say: {phrase}. Give the number.", LIVE, rows, others=[]) is not None
+
+
+def test_the_proposer_is_told_the_live_score_and_how_an_input_is_sent(tmp_path: Path) -> None:
+    chat = ScriptedChat(tiny_model)
+
+    async def build() -> None:
+        await build_instructions(
+            LIVE,
+            ROWS,
+            plan=small_plan(),
+            model=model(chat, cache_at(tmp_path)),
+            on_proposing=lambda n: None,
+            live_score=0.4321,
+        )
+
+    anyio.run(build)
+    asked = message_text(chat.calls[-1].messages[-1])
+    assert "0.43" in asked
+    assert "Each input is sent as:\n---\n{message}\n---" in asked
+    assert "Find the parcel number." in asked
+    assert "an input has about 14 words, an answer about 1" in asked
+
+
+def test_an_instruction_that_says_what_an_answer_looks_like_is_not_told_so_again() -> None:
+    told = f"Sort it. {output_line(rows_labelled('a', 'b'))}"
+    (rewrite,) = plain_rewrites(told, rows_labelled("a", "b"))
+    assert rewrite.count("exactly one of these labels") == 1
+    assert plain_rewrites(rewrite, rows_labelled("a", "b")) == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, len(ROWS) - 1), st.integers(0, 10), st.text(max_size=30), st.text(max_size=30))
+def test_no_proposal_that_holds_a_row_is_ever_accepted(n: int, cut: int, before: str, after: str) -> None:
+    quoted = ROWS[n].demo.user[cut:]
+    assert checked_proposal(f"{before} {quoted} {after}", LIVE, ROWS, others=[]) is None
 
 
 def test_a_proposal_that_only_repeats_what_is_there_is_refused() -> None:
