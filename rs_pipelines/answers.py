@@ -236,13 +236,19 @@ class CallBudget:
         if self.cache.charge(self.account, self.allowance, booking):
             return
         spent, limits = self.spent, self.allowance
-        if limits.calls is not None and spent.calls >= limits.calls:
-            raise BudgetExhaustedError(self.account, f"all {limits.calls} model calls", "max_calls")
-        if limits.tokens is not None and spent.booked_tokens + booking.tokens > limits.tokens:
-            raise BudgetExhaustedError(
-                self.account, f"{spent.booked_tokens:,} of {limits.tokens:,} tokens", "max_tokens"
-            )
-        raise BudgetExhaustedError(self.account, f"{spent.usd:.4g} of {limits.usd:.4g} USD", "max_cost_usd")
+        # (is it exceeded, what is spent, which setting it is)
+        reached: list[tuple[bool, str, str]] = []
+        if limits.calls is not None:
+            reached.append((spent.calls >= limits.calls, f"all {limits.calls} model calls", "max_calls"))
+        if limits.tokens is not None:
+            exceeded = spent.booked_tokens + booking.tokens > limits.tokens
+            reached.append((exceeded, f"{spent.booked_tokens:,} of {limits.tokens:,} tokens", "max_tokens"))
+        if limits.usd is not None:
+            exceeded = spent.usd + booking.usd > limits.usd
+            reached.append((exceeded, f"{spent.usd:.4g} of {limits.usd:.4g} USD", "max_cost_usd"))
+        # None may be exceeded any more: a call that ended in between gave back what it had booked too much.
+        _, what, setting = max(reached, key=lambda limit: limit[0])
+        raise BudgetExhaustedError(self.account, what, setting)
 
     @property
     def spent(self) -> Spending:

@@ -133,6 +133,19 @@ def test_a_budget_of_dollars_holds_too_and_an_unanswered_call_costs_nothing(tmp_
     assert budget.spent.calls == 2
 
 
+@pytest.mark.parametrize(
+    ("allowance", "setting"),
+    [(Allowance(calls=5), "max_calls"), (Allowance(tokens=100), "max_tokens"), (Allowance(usd=0.1), "max_cost_usd")],
+)
+def test_a_refused_call_names_its_limit_even_if_another_call_gave_back_its_booking_since(
+    tmp_path: Path, allowance: Allowance, setting: str
+) -> None:
+    cache = cache_at(tmp_path)
+    cache.charge = lambda account, allowance, booking=None: False
+    with pytest.raises(BudgetExhaustedError, match=setting):
+        CallBudget(cache, "study", allowance).charge(Booking(60))
+
+
 def test_an_answer_without_counts_costs_what_it_was_booked_with(tmp_path: Path) -> None:
     cache = cache_at(tmp_path)
     budget = CallBudget(cache, "study", Allowance(tokens=100))
