@@ -196,6 +196,8 @@ class MiproSettings(Section):
     """Rows of one look of a race."""
     num_candidates: PositiveInt | None = None
     num_instruction_candidates: PositiveInt | None = None
+    num_revisions: int | None = Field(default=None, ge=0)
+    """Instructions that are written in the middle of the search, from the leader's failures; 0 for none."""
     max_bootstrapped_demos: int | None = Field(default=None, ge=0)
     max_labeled_demos: int | None = Field(default=None, ge=0)
     wide_demos: int | None = Field(default=None, ge=0)

@@ -200,7 +200,12 @@ def estimate_cost(
     # (calls, input tokens of each, output tokens of each, what each costs)
     parts = [
         (estimate.live + estimate.screening + compared, plain, out, cost_of_call(plain, out)),
-        (estimate.minibatches + estimate.full_evaluations + compared, with_demos, out, cost_of_call(with_demos, out)),
+        (
+            estimate.minibatches + estimate.full_evaluations + estimate.failures + compared,
+            with_demos,
+            out,
+            cost_of_call(with_demos, out),
+        ),
         (estimate.proposals, *_PROPOSAL_TOKENS, cost_of_proposal(*_PROPOSAL_TOKENS)),
     ]
     made = [part for part in parts if part[0]]

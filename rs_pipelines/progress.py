@@ -15,7 +15,9 @@ from rs_pipelines.mipro.events import (
     InstructionsReady,
     LookTaken,
     Proposing,
+    Revising,
     RowsScored,
+    SecondRoundReady,
     StudyOpened,
     TrialFinished,
 )
@@ -93,6 +95,10 @@ class RunProgress:
                 self.say(f"asking the prompt model for {event.n_proposals} instructions")
             case InstructionsReady():
                 self.say(f"{event.n_instructions} instructions ({event.n_proposed} proposed by the prompt model)")
+            case Revising():
+                self.say(f"showing the prompt model {event.n_failures} failures of the leader")
+            case SecondRoundReady():
+                self.say(f"second round: {event.n_revised} more instructions")
             case RowsScored() if event.kind == "minibatch" and self._races:
                 pass  # the race has a bar of its own
             case RowsScored():

@@ -114,6 +114,7 @@ def plan(bench: Workbench, sample: CalibrationSample, effort: Effort) -> StudyPl
     numbers = PlanNumbers(
         num_candidates=mipro.num_candidates,
         num_instruction_candidates=mipro.num_instruction_candidates,
+        num_revisions=mipro.num_revisions,
         max_bootstrapped_demos=mipro.max_bootstrapped_demos,
         max_labeled_demos=mipro.max_labeled_demos,
         wide_demos=mipro.wide_demos,

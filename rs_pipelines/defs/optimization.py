@@ -11,7 +11,14 @@ from rs_pipelines.defs.calibration import calibration_sample
 from rs_pipelines.defs.metadata import of_preflight, of_study
 from rs_pipelines.defs.partitions import targets
 from rs_pipelines.defs.resources import StoresResource
-from rs_pipelines.mipro.events import FullEvaluation, InstructionsReady, LookTaken, StudyOpened, TrialFinished
+from rs_pipelines.mipro.events import (
+    FullEvaluation,
+    InstructionsReady,
+    LookTaken,
+    SecondRoundReady,
+    StudyOpened,
+    TrialFinished,
+)
 from rs_pipelines.preflight import Preflight
 from rs_pipelines.report import look_words
 
@@ -65,6 +72,8 @@ def _words(event: steps.Event) -> str | None:
             return f"study {event.study_id}: search of at most about {event.estimated_calls} calls{resumed}"
         case InstructionsReady():
             return f"{event.n_instructions} instructions, {event.n_proposed} of them proposed by the prompt model"
+        case SecondRoundReady():
+            return f"second round: {event.n_revised} more instructions, written from failures of the leader"
         case TrialFinished():
             value = "void" if event.trial.value is None else f"{event.trial.value:.3f} on {event.trial.n_rows} rows"
             return f"trial {event.number}/{event.total}: {value}"

@@ -15,10 +15,13 @@ _MINIBATCH_FROM = 50
 """With no more validation rows than this, a minibatch saves nothing (DSPy's threshold)."""
 DRAWS_PER_PROPOSAL = 2
 """How often the prompt model is asked for one place, when its first proposal had to be refused."""
+REVISION_ROWS = 32
+"""Train rows that the leader is tried on before the second round, at most."""
 _RETRY_SHARE = 0.1
 """Part of the comparison's calls kept back for retries."""
 _DEMO_CHOICES = {"light": 6, "medium": 12, "heavy": 18}
 _INSTRUCTION_CHOICES = {"light": 4, "medium": 7, "heavy": 10}
+_REVISIONS = {"light": 1, "medium": 2, "heavy": 3}
 _VAL_ROWS = {"light": 100, "medium": 300, "heavy": 1000}
 _LOOK_ROWS = 12
 """What a race shows a candidate at once: few, or it cannot turn to another one; but enough to keep a server busy."""
@@ -31,6 +34,7 @@ class PlanNumbers:
 
     num_candidates: int | None = None
     num_instruction_candidates: int | None = None
+    num_revisions: int | None = None
     max_bootstrapped_demos: int | None = None
     max_labeled_demos: int | None = None
     wide_demos: int | None = None
@@ -51,6 +55,8 @@ class StudyPlan:
 
     Attributes:
         num_candidates: demo sets, at most; num_instruction_candidates: instructions, at most (both with the live one).
+        num_revisions: instructions more, at most, that the prompt model writes when it has seen failures; 0: no second
+            round.
         max_labeled_demos: demos in a set, at most; max_bootstrapped_demos: those of them that the model got right.
         wide_demos: demos of the one larger set, at least; it has one for every label up to 12. 0: no such set.
         num_trials: minibatch evaluations after the live version's full evaluation; a race may evaluate as many rows as
@@ -74,6 +80,7 @@ class StudyPlan:
     minibatch_full_eval_steps: int
     screen_rows: int
     look_rows: int = _LOOK_ROWS
+    num_revisions: int = 0
     search: SearchPolicy = "racing"
     seed: int = 0
     max_calls: int | None = None
@@ -101,9 +108,11 @@ def plan_for(mode: Mode, n_val: int, *, numbers: PlanNumbers | None = None, ques
     minibatch = _or(numbers.minibatch_size, val_rows if val_rows <= _MINIBATCH_FROM else 35)
     bootstrapped = _or(numbers.max_bootstrapped_demos, 4)
     labeled = _or(numbers.max_labeled_demos, 4)
+    instructions = max(1, _or(numbers.num_instruction_candidates, _INSTRUCTION_CHOICES[mode]))
     return StudyPlan(
         num_candidates=max(1, demo_choices),
-        num_instruction_candidates=max(1, _or(numbers.num_instruction_candidates, _INSTRUCTION_CHOICES[mode])),
+        num_instruction_candidates=instructions,
+        num_revisions=_or(numbers.num_revisions, _REVISIONS[mode] if instructions > 1 else 0),
         max_bootstrapped_demos=bootstrapped,
         max_labeled_demos=labeled,
         wide_demos=_or(numbers.wide_demos, 2 * labeled),
@@ -146,11 +155,13 @@ class CallEstimate:
     minibatches: int
     full_evaluations: int
     comparison: int
+    failures: int = 0
 
     @property
     def study(self) -> int:
         """Calls of the search alone."""
-        return self.live + self.screening + self.proposals + self.minibatches + self.full_evaluations
+        before = self.live + self.screening + self.proposals
+        return before + self.minibatches + self.full_evaluations + self.failures
 
     @property
     def total(self) -> int:
@@ -173,7 +184,8 @@ def estimate_calls(plan: StudyPlan, sample: CalibrationSample) -> CallEstimate:
     return CallEstimate(
         live=per_row * n_val,
         screening=per_row * min(plan.screen_rows, len(sample.rows(Split.TRAIN))),
-        proposals=1 + DRAWS_PER_PROPOSAL * n_proposals(plan) if n_proposals(plan) else 0,
+        proposals=DRAWS_PER_PROPOSAL * (n_proposals(plan) + plan.num_revisions) + (n_proposals(plan) > 0),
+        failures=per_row * min(REVISION_ROWS, len(sample.rows(Split.TRAIN))) if plan.num_revisions else 0,
         minibatches=per_row * plan.num_trials * minibatch,
         full_evaluations=per_row * (planned_evaluations(plan, n_val) - plan.num_trials * minibatch),
         comparison=per_row * 2 * len(sample.rows(Split.TEST)),

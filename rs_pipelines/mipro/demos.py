@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
+from typing import NamedTuple
 
 from rs_gateway.domain.errors import MissingVariablesError
 from rs_gateway.domain.evaluation import Evaluator
@@ -145,6 +146,41 @@ async def build_demo_sets(
     Raises:
         BudgetExhaustedError: during that trial.
     """
+    screening = await screen_train_rows(
+        text, train, template_id=template_id, plan=plan, model=model, evaluator=evaluator
+    )
+    return assemble_demo_sets(
+        without_format(text),
+        screening.rows,
+        right=screening.right,
+        wrong=screening.wrong,
+        plan=plan,
+        earlier=earlier,
+    )
+
+
+class Screening(NamedTuple):
+    """All rows that may become demos, and those of them that the model was tried on, by result."""
+
+    rows: Sequence[DemoRow]
+    wrong: Sequence[DemoRow]
+    right: Sequence[DemoRow]
+
+
+async def screen_train_rows(
+    text: PromptText,
+    train: Sequence[Example],
+    *,
+    template_id: str,
+    plan: StudyPlan,
+    model: CachedModel,
+    evaluator: Evaluator,
+) -> Screening:
+    """Try the model, with the live instruction and diverse demos, on `plan.screen_rows` train rows. Again, it is free.
+
+    Raises:
+        BudgetExhaustedError: answers so far are in the cache.
+    """
     rows = demo_rows(text, train, template_id=template_id, seed=plan.seed)
     teacher = draw_diverse(rows, plan.max_labeled_demos)
     screened = [row for row in rows if row not in teacher][: plan.screen_rows]
@@ -160,7 +196,7 @@ async def build_demo_sets(
     )
     right = [row for row, score in zip(screened, scores, strict=True) if score.passed is True]
     wrong = [row for row, score in zip(screened, scores, strict=True) if score.passed is False]
-    return assemble_demo_sets(base, rows, right=right, wrong=wrong, plan=plan, earlier=earlier)
+    return Screening(rows, wrong, right)
 
 
 def assemble_demo_sets(
@@ -185,7 +221,7 @@ def assemble_demo_sets(
     sets: dict[str, DemoSet] = {}
 
     def add(kind: DemoSetKind, demos: Iterable[Demo]) -> None:
-        demo_set = _demo_set(kind, demos)
+        demo_set = demo_set_of(kind, demos)
         key = _content_key(demo_set.demos)
         if len(sets) < plan.num_candidates and (demo_set.demos or kind in ("live", "empty")):
             sets.setdefault(key, demo_set)
@@ -235,7 +271,8 @@ def _demos(rows: Iterable[DemoRow]) -> list[Demo]:
     return [row.demo for row in rows]
 
 
-def _demo_set(kind: DemoSetKind, demos: Iterable[Demo]) -> DemoSet:
+def demo_set_of(kind: DemoSetKind, demos: Iterable[Demo]) -> DemoSet:
+    """These demos, in this order, as a set whose id says how it was made and what it holds."""
     members = tuple(demos)
     return DemoSet(f"{kind}-{len(members)}-{_content_key(members)[:8]}", kind, members)
 

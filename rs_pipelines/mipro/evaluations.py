@@ -13,6 +13,7 @@ from rs_gateway.domain.errors import RouteSwitchError
 from rs_gateway.domain.evaluation import Evaluator
 from rs_pipelines.answers import CallBudget
 from rs_pipelines.cached_model import CachedModel
+from rs_pipelines.mipro.budget import planned_evaluations
 from rs_pipelines.mipro.events import RowsScored, StudyEvent
 from rs_pipelines.mipro.records import LIVE, Candidate, CandidateRows, StudyRecord, TrialKind, TrialRecord
 from rs_pipelines.sample import Example, Target
@@ -114,6 +115,13 @@ class Evaluations:
         """Answers that the budget still covers, judged ones with their judge's calls; None is no limit."""
         calls = await anyio.to_thread.run_sync(lambda: self._tools.budget.calls_left)
         return None if calls is None else calls // (1 + self.record.plan.questions_per_answer)
+
+    async def share_done(self) -> float:
+        """How much of what may be evaluated is, from 0 to 1: of the plan, or of the budget where that ends sooner."""
+        done = sum(len(values) for candidate, values in self.results.items() if candidate != LIVE)
+        planned, left = planned_evaluations(self.record.plan, self.n_rows), await self.answers_left()
+        affordable = planned if left is None else min(planned, done + left)
+        return done / affordable if affordable else 1.0
 
     def lengths(self) -> Mapping[Candidate, int]:
         """Characters of every candidate's prompt, apart from the user text that all have."""

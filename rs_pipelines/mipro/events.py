@@ -40,6 +40,20 @@ class InstructionsReady:
 
 
 @dataclass(frozen=True, slots=True)
+class Revising:
+    """The prompt model is shown so many failures of the leader, and asked for new instructions."""
+
+    n_failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class SecondRoundReady:
+    """The search goes on, with `n_revised` more instructions."""
+
+    n_revised: int
+
+
+@dataclass(frozen=True, slots=True)
 class RowsScored:
     """How far the evaluation that is under way has come; rows that were seen before do not count."""
 
@@ -97,6 +111,8 @@ StudyEvent: TypeAlias = (
     | DemoSetsBuilt
     | Proposing
     | InstructionsReady
+    | Revising
+    | SecondRoundReady
     | RowsScored
     | TrialFinished
     | LookTaken

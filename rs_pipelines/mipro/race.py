@@ -22,14 +22,19 @@ class Race:
         self._evaluations, self._log, self._emit = evaluations, log, emit
         self._plan = evaluations.record.plan
 
-    async def run(self) -> Ending:
-        """Until the rows are spent or would change nothing. Raises BudgetExhaustedError, StudyFailedError."""
+    async def run(self, *, share: float = 1.0) -> Ending | None:
+        """Until the rows are spent or would change nothing; None: this share of them is done.
+
+        Raises BudgetExhaustedError, StudyFailedError.
+        """
         state, plan = self._evaluations, self._plan
         total = planned_evaluations(plan, state.n_rows)
         while True:
             done = sum(len(values) for candidate, values in state.results.items() if candidate != LIVE)
             if done >= total:
                 return "trials"
+            if share < 1 and await state.share_done() >= share:
+                return None
             candidates = state.candidates
             if is_settled(state.results, candidates, n_rows=state.n_rows):
                 return "settled"

@@ -11,7 +11,7 @@ from rs_pipelines.mipro.budget import StudyPlan
 from rs_pipelines.mipro.formats import in_format
 from rs_pipelines.sample import Target
 
-InstructionSource: TypeAlias = Literal["live", "earlier", "rewrite", "proposed"]
+InstructionSource: TypeAlias = Literal["live", "earlier", "rewrite", "proposed", "revised"]
 DemoSetKind: TypeAlias = Literal["live", "earlier", "empty", "labeled", "bootstrapped", "hard", "reordered"]
 TrialKind: TypeAlias = Literal["minibatch", "full"]
 Ending: TypeAlias = Literal["trials", "budget", "space", "settled"]
@@ -97,6 +97,7 @@ class StudyRecord:
             best_value is optimistic, only the comparison proves.
         calls, input_tokens, output_tokens: paid for by this study, crashed runs included, until it was last saved.
         seconds: working time, crashed runs included as far as they were saved.
+        second_round: whether the second round is over: made, or passed over.
         ending: why the search stopped: all that was planned is done, budget spent, nothing left to be seen, or no other
             candidate likely to be better by a point.
     """
@@ -126,6 +127,7 @@ class StudyRecord:
     output_tokens: int = 0
     seconds: float = 0.0
     ending: Ending | None = None
+    second_round: bool = False
     finished: bool = False
 
     @property

@@ -14,7 +14,7 @@ import anyio.to_thread
 from rs_gateway.domain.evaluation import Evaluator
 from rs_gateway.domain.prompts import PromptText
 from rs_pipelines.answers import BudgetExhaustedError, CallBudget
-from rs_pipelines.mipro.budget import estimate_calls, study_allowance
+from rs_pipelines.mipro.budget import DRAWS_PER_PROPOSAL, REVISION_ROWS, estimate_calls, study_allowance
 from rs_pipelines.mipro.demos import build_demo_sets, demo_rows, demo_user_text
 from rs_pipelines.mipro.earlier import usable_demos
 from rs_pipelines.mipro.estimates import final_choice
@@ -24,6 +24,8 @@ from rs_pipelines.mipro.events import (
     FullEvaluation,
     InstructionsReady,
     Proposing,
+    Revising,
+    SecondRoundReady,
     StudyEvent,
     StudyFinished,
     StudyOpened,
@@ -35,10 +37,16 @@ from rs_pipelines.mipro.racing import cheapest, chosen
 from rs_pipelines.mipro.records import LIVE, Candidate, DemoSet, Ending, Instruction, StudyRecord
 from rs_pipelines.mipro.redacted import redacted_examples
 from rs_pipelines.mipro.request import NoLabelsError, StudyModels, StudyRequest, row_order, study_id_of
+from rs_pipelines.mipro.second_round import revised_record
 from rs_pipelines.mipro.tpe_search import TpeSearch
 from rs_pipelines.mipro.trial_log import TrialLog
 from rs_pipelines.sample import Split
 from rs_pipelines.studies import StudyFiles
+
+_BEFORE_SECOND_ROUND = 1 / 3
+"""Part of the search after which the leaders' scores and failures are worth learning from."""
+_ROUNDS_LEFT = 3
+"""How often what is left to spend must cover the second round, so that what it brings can be evaluated."""
 
 
 def ignore_event(event: StudyEvent) -> None:
@@ -139,9 +147,37 @@ class _Search:
             trial = await state.evaluate(LIVE, state.n_rows, kind="full")
             self._emit(FullEvaluation(trial, state.best_value))
         await self._prepare()
+        if not state.record.second_round and self._plan.num_revisions:
+            ending = await self._follow_policy(share=_BEFORE_SECOND_ROUND)
+            if ending == "trials":
+                return ending
+            await self._second_round()
+        return await self._follow_policy() or "trials"
+
+    async def _follow_policy(self, *, share: float = 1.0) -> Ending | None:
+        """Opens the log anew: the second round adds candidates."""
         log = await anyio.to_thread.run_sync(self._open_log)
         policy = Race if self._plan.search == "racing" else TpeSearch
-        return await policy(state, log, emit=self._emit).run()
+        return await policy(self._state, log, emit=self._emit).run(share=share)
+
+    async def _second_round(self) -> None:
+        """Add what is written from the leader's failures, unless that would take most of what is left to spend."""
+        state, plan = self._state, self._plan
+        record, left = state.record, await state.answers_left()
+        if left is None or left >= _ROUNDS_LEFT * (REVISION_ROWS + DRAWS_PER_PROPOSAL * plan.num_revisions):
+            record = await revised_record(
+                record,
+                state.results,
+                self._train,
+                base=self._base,
+                task=self._task,
+                prompt=self._prompt,
+                evaluator=self._evaluator,
+                on_failures=lambda n: self._emit(Revising(n)),
+            )
+        n_revised = len(record.instructions) - len(state.record.instructions)
+        await state.save(replace(record, second_round=True))
+        self._emit(SecondRoundReady(n_revised))
 
     async def _prepare(self) -> None:
         """Build demo sets and instructions, unless a crashed run has done it: they must not change in mid-study."""

@@ -18,11 +18,16 @@ class TpeSearch:
         self._evaluations, self._log, self._emit = evaluations, log, emit
         self._plan = evaluations.record.plan
 
-    async def run(self) -> Ending:
-        """Until the plan's trials are done. Raises BudgetExhaustedError, StudyFailedError."""
+    async def run(self, *, share: float = 1.0) -> Ending | None:
+        """Until the plan's trials are done; None: this share of what they evaluate is.
+
+        Raises BudgetExhaustedError, StudyFailedError.
+        """
         state = self._evaluations
         while True:
             trials = [t for t in state.record.trials if t.value is not None and t.kind == "minibatch"]
+            if share < 1 and len(trials) < self._plan.num_trials and await state.share_done() >= share:
+                return None
             promising = self._most_promising()
             if promising is not None and self._full_evaluation_due(len(trials)):
                 trial = await state.evaluate(promising, state.n_rows, kind="full")
