@@ -3,8 +3,10 @@
 from collections.abc import Collection, Sequence
 
 from rs_gateway.domain.prompts import PromptText
+from rs_gateway.domain.redaction import Redactor
 from rs_pipelines.mipro.formats import without_format
 from rs_pipelines.mipro.records import LIVE, StudyRecord
+from rs_pipelines.mipro.redacted import is_clean
 
 _KEPT = 2
 """Winners that are tried again; each takes the place of a new instruction and of a new demo set."""
@@ -31,11 +33,20 @@ def earlier_winners(
     return tuple(found.values())[:_KEPT]
 
 
-def usable_demos(text: PromptText, *, held_out: Collection[str], inputs: Collection[str]) -> PromptText:
-    """The prompt without demos that the new sample validates or proves on.
+def usable_demos(
+    text: PromptText, *, held_out: Collection[str], inputs: Collection[str], redactor: Redactor | None = None
+) -> PromptText:
+    """The prompt without demos that the new sample validates or proves on, or that are to be redacted by now.
 
     Args:
         held_out: example ids of its validation and test rows; inputs: their user texts.
     """
-    kept = tuple(demo for demo in text.demos if demo.example_id not in held_out and demo.user not in inputs)
+    kept = tuple(
+        demo
+        for demo in text.demos
+        if demo.example_id not in held_out
+        and demo.user not in inputs
+        and is_clean(demo.user, redactor)
+        and is_clean(demo.assistant, redactor)
+    )
     return PromptText(text.instruction, text.user, kept, text.output)

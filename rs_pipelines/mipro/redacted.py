@@ -20,6 +20,16 @@ def redacted_examples(examples: Sequence[Example], redactor: Redactor | None) ->
     return tuple(example for example in found if example is not None)
 
 
+def is_clean(text: str, redactor: Redactor | None) -> bool:
+    """Whether there is nothing in the text that would be redacted; False also when nobody can say."""
+    if redactor is None:
+        return True
+    try:
+        return redactor.text(text) == text
+    except RedactionError:
+        return False
+
+
 def _redacted(example: Example, redactor: Redactor) -> Example | None:
     try:
         if redactor.text(example.expected) != example.expected:

@@ -215,7 +215,9 @@ class _Search:
         held_out = [e for split in (Split.VAL, Split.TEST) for e in request.sample.rows(split)]
         inputs = {demo_user_text(request.live.text, e, template_id=template_id) or "" for e in held_out}
         ids = {e.example_id for e in held_out}
-        return [usable_demos(winner, held_out=ids, inputs=inputs) for winner in request.earlier]
+        return [
+            usable_demos(winner, held_out=ids, inputs=inputs, redactor=request.redactor) for winner in request.earlier
+        ]
 
     def _open_log(self) -> TrialLog:
         record = self._state.record

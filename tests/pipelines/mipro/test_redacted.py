@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rs_gateway.adapters.scripted_chat import ScriptedChat, message_text
+from rs_gateway.domain.prompts import Demo, PromptText
 from rs_gateway.domain.redaction import BUILT_IN, RedactionError, Redactor, Rule
 from rs_pipelines.mipro.demos import demo_rows
+from rs_pipelines.mipro.earlier import usable_demos
 from rs_pipelines.mipro.redacted import redacted_examples
 from rs_pipelines.mipro.request import study_id_of
 from rs_pipelines.mipro.search import run_study
@@ -47,6 +49,12 @@ def test_a_row_that_a_rule_fails_on_is_left_out() -> None:
 
 def test_without_rules_rows_stay_as_they_are() -> None:
     assert redacted_examples([row("ann@example.com")], None) == (row("ann@example.com"),)
+
+
+def test_an_earlier_winners_demo_that_is_to_be_redacted_by_now_is_not_shown_again() -> None:
+    winner = PromptText("Find it.", "{message}", (Demo("from ann@example.com", "x"), Demo("hello", "y")))
+    assert usable_demos(winner, held_out=(), inputs=(), redactor=EMAILS).demos == (Demo("hello", "y"),)
+    assert usable_demos(winner, held_out=(), inputs=()).demos == winner.demos
 
 
 @given(st.lists(st.sampled_from(["ann@example.com", "bob@example.org", "hello", "{", "parcel"]), max_size=8))
