@@ -117,6 +117,13 @@ def test_what_was_said_is_shown_only_on_request(folder: Path, options: tuple[str
     assert SECRET in explain(TRACE_ID, "--payload", *options).stdout
 
 
+def test_nothing_is_cut_where_there_is_no_terminal(folder: Path) -> None:
+    store(folder, a_trace())
+    wide, piped = explain(TRACE_ID), CliRunner().invoke(app, ["explain", TRACE_ID], env={"COLUMNS": None})
+    assert rows(piped.stdout) == rows(wide.stdout)
+    assert "\u2026" not in piped.stdout
+
+
 def test_a_payload_that_was_never_stored_is_not_missed_silently(folder: Path) -> None:
     text = explained(folder, "--payload", store=StoreMode.METRICS)
     assert "What was said is not stored" in text

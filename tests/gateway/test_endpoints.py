@@ -544,6 +544,18 @@ def test_a_key_is_held_to_its_models_and_charged_once() -> None:
     assert len(up.requests) == 2
 
 
+@pytest.mark.parametrize("endpoint", list(ASK))
+def test_a_client_with_a_key_is_not_told_what_others_may_ask_for(endpoint: Endpoint) -> None:
+    with Upstream([hangs]).running() as up:
+        with on_stage(up, admit=lambda headers: Counted()) as stage:
+            keyed = stage.post(endpoint, {**ASK[endpoint], "model": "gpt-9"})
+        with on_stage(up) as stage:
+            open_to_all = stage.post(endpoint, {**ASK[endpoint], "model": "gpt-9"})
+    assert (keyed.status_code, open_to_all.status_code) == (404, 404)
+    assert "You can ask for: " in open_to_all.json()["error"]["message"]
+    assert "You can ask for: " not in keyed.json()["error"]["message"]
+
+
 def test_nobody_gets_in_without_a_key_and_anthropics_clients_can_read_why() -> None:
     def admit(headers: object) -> Counted:
         raise UnauthorizedError("Send a key.")

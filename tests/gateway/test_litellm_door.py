@@ -1,6 +1,8 @@
 """Vendors with their own wire formats, through the running gateway: what the client sees, what the trace says."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -181,3 +183,17 @@ def test_the_trace_says_what_an_answer_cost(folder: Path) -> None:
         + 100 * price.cache_write_usd_per_million_tokens
         + 4 * price.output_usd_per_million_tokens
     )
+
+
+def test_threads_that_need_litellm_at_once_get_it_set_up_once() -> None:
+    program = (
+        "import threading\n"
+        "from rs_gateway.adapters import litellm_chat\n"
+        "taught, teach = [], litellm_chat._teach_timeouts\n"
+        "litellm_chat._teach_timeouts = lambda calls: (taught.append(calls), teach(calls))\n"
+        "threads = [threading.Thread(target=litellm_chat.load_litellm) for _ in range(8)]\n"
+        "[t.start() for t in threads]; [t.join() for t in threads]\n"
+        "assert len(taught) == 1, taught\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rs_gateway.domain.answers import counted_usage, decode_chunk, decode_completion, estimated_usage
+from rs_gateway.domain.answers import (
+    counted_usage,
+    decode_chunk,
+    decode_completion,
+    estimated_usage,
+    generated_characters,
+)
 from rs_gateway.domain.traces import Usage, UsageSource
 
 CHOICE = {"message": {"role": "assistant", "content": "Yes"}, "finish_reason": "stop"}
@@ -66,3 +72,15 @@ def test_no_shape_of_usage_costs_the_client_its_answer(usage: dict[str, Any]) ->
     read(usage)
     payload = json.dumps({"choices": [], "usage": usage}).encode()
     assert counted_usage(decode_chunk(payload).usage) or estimated_usage(input_characters=1, output_characters=1)
+
+
+@pytest.mark.parametrize("field", ["content", "refusal", "reasoning_content", "tool_calls"])
+def test_content_that_is_nested_deeply_is_counted_without_following_it(field: str) -> None:
+    nested: Any = "x"
+    for _ in range(100_000):
+        nested = [{"text": nested}]
+    assert generated_characters({field: nested}) == 0
+
+
+def test_the_text_of_parts_counts() -> None:
+    assert generated_characters({"content": [{"type": "text", "text": "four"}, {"text": ["no"]}, "no", {}]}) == 4
