@@ -78,6 +78,13 @@ async def open_once(provider: ChatProvider, call: ProviderCall, *, name: str, wa
 
 def read_batch(payloads: Sequence[bytes], answer: StreamedAnswer, *, wants_usage: bool, provider: str) -> Batch:
     """Follow the chunks up to the first one that is none or reports an error, and frame those that the client sees."""
+    if len(payloads) == 1 and (payload := payloads[0]) is not DONE and b"\n" not in payload:
+        # One more piece of text, as nearly all batches are.
+        try:
+            if answer.add_text(decode_chunk(payload), payload):
+                return Batch(b"data: %b\n\n" % payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass  # below it gets its error
     out: list[bytes] = []
     error: ProviderError | None = None
     says_something = ended = False

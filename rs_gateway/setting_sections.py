@@ -202,6 +202,8 @@ class MiproSettings(Section):
     max_labeled_demos: int | None = Field(default=None, ge=0)
     wide_demos: int | None = Field(default=None, ge=0)
     """Demos of one larger set, or one for each of up to 12 labels; by default twice `max_labeled_demos`, 0 for none."""
+    nearest_demos: bool = False
+    """Whether a pool of demos is tried too, of which each request is shown those most like it."""
     num_trials: PositiveInt | None = None
     minibatch_size: PositiveInt | None = None
     minibatch_full_eval_steps: PositiveInt | None = None

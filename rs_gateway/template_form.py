@@ -29,11 +29,14 @@ class TextForm(BaseModel):
         default=OutputFormat.BARE,
         description="How instruction and demos have the answer written; the client gets it bare.",
     )
+    nearest: int = Field(
+        default=0, ge=0, description="How many of the demos are shown: those most like the input; 0 for all."
+    )
 
     def to_text(self) -> PromptText:
         """The text, not yet checked against a template."""
         demos = tuple(Demo(d.user, d.assistant) for d in self.demos)
-        return PromptText(self.instruction, self.user, demos, self.output)
+        return PromptText(self.instruction, self.user, demos, self.output, self.nearest)
 
 
 class TemplateForm(TextForm):

@@ -15,19 +15,6 @@ _UNLIMITED = 2**62
 
 
 @dataclass(frozen=True, slots=True)
-class Allowance:
-    """What a piece of work may cost at most; None is no limit.
-
-    Attributes:
-        tokens: of requests and answers together; usd: US dollars.
-    """
-
-    calls: int | None = None
-    tokens: int | None = None
-    usd: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Booking:
     """What a call may cost, booked before it is made; an answer's real cost takes its place."""
 
@@ -73,6 +60,28 @@ class Spending:
     output_tokens: int = 0
     booked_tokens: int = 0
     usd: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a piece of work may cost at most; None is no limit.
+
+    Attributes:
+        tokens: of requests and answers together; usd: US dollars.
+    """
+
+    calls: int | None = None
+    tokens: int | None = None
+    usd: float | None = None
+
+    def calls_left(self, spent: Spending) -> int | None:
+        """Calls that may still be made; None is no limit. Tokens and dollars are taken at what a call took so far."""
+        left = [] if self.calls is None else [self.calls - spent.calls]
+        if self.tokens is not None and spent.calls and spent.booked_tokens > 0:
+            left.append(int((self.tokens - spent.booked_tokens) / (spent.booked_tokens / spent.calls)))
+        if self.usd is not None and spent.calls and spent.usd > 0:
+            left.append(int((self.usd - spent.usd) / (spent.usd / spent.calls)))
+        return max(0, min(left)) if left else None
 
 
 _NOTHING = Booking()
@@ -254,14 +263,3 @@ class CallBudget:
     def spent(self) -> Spending:
         """What was spent so far, crashed runs included."""
         return self.cache.spending(self.account)
-
-    @property
-    def calls_left(self) -> int | None:
-        """Calls that may still be made; None is no limit. An allowance in tokens or dollars is taken at its average."""
-        spent, limits = self.spent, self.allowance
-        left = [] if limits.calls is None else [limits.calls - spent.calls]
-        if limits.tokens is not None and spent.calls and spent.booked_tokens > 0:
-            left.append(int((limits.tokens - spent.booked_tokens) / (spent.booked_tokens / spent.calls)))
-        if limits.usd is not None and spent.calls and spent.usd > 0:
-            left.append(int((limits.usd - spent.usd) / (spent.usd / spent.calls)))
-        return max(0, min(left)) if left else None

@@ -118,6 +118,7 @@ def plan(bench: Workbench, sample: CalibrationSample, effort: Effort) -> StudyPl
         max_bootstrapped_demos=mipro.max_bootstrapped_demos,
         max_labeled_demos=mipro.max_labeled_demos,
         wide_demos=mipro.wide_demos,
+        nearest_demos=mipro.nearest_demos,
         num_trials=mipro.num_trials if effort.num_trials is None else effort.num_trials,
         minibatch_size=mipro.minibatch_size,
         minibatch_full_eval_steps=mipro.minibatch_full_eval_steps,

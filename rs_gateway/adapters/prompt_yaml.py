@@ -77,6 +77,7 @@ class VersionFile(_File):
     model: str | None = None
     origin: _OriginFile | None = None
     output: OutputFormat = OutputFormat.BARE
+    nearest: StrictInt = 0
     instruction: str
     user: str | None = None
     demos: tuple[_DemoFile, ...] = ()
@@ -84,7 +85,7 @@ class VersionFile(_File):
     def to_text(self) -> PromptText:
         """The text alone, not checked against its template or the hash."""
         demos = tuple(Demo(**demo.model_dump()) for demo in self.demos)
-        return PromptText(self.instruction, self.user, demos, self.output)
+        return PromptText(self.instruction, self.user, demos, self.output, self.nearest)
 
     def to_origin(self) -> Origin | None:
         """None: the file does not say, as when somebody wrote it by hand."""
@@ -248,6 +249,7 @@ def dump_version(version: PromptVersion) -> bytes:
         "model": version.model,
         "origin": _without_none(_OriginFile.model_validate(origin, from_attributes=True).model_dump()),
         "output": None if text.output is OutputFormat.BARE else text.output.value,
+        "nearest": text.nearest or None,
         "instruction": text.instruction,
         "user": text.user,
         "demos": [

@@ -55,6 +55,13 @@ class VersionForm(BaseModel):
         description="How instruction and demos have the answer written. Omitted: as the live version has it.",
         json_schema_extra=_without_default,
     )
+    nearest: int = Field(
+        default=0,
+        ge=0,
+        description="How many of the demos are shown: those most like the input; 0 for all. Omitted: as the live "
+        "version has it, where its demos are taken.",
+        json_schema_extra=_without_default,
+    )
     model: Model = Field(default=None, description="The model that it is meant for; null for any.")
     note: str | None = None
     drops_variables: bool = Field(
@@ -69,10 +76,12 @@ class VersionForm(BaseModel):
             TemplateInvalidError: it is malformed.
         """
         demos = tuple(Demo(d.user, d.assistant) for d in self.demos or ())
-        text = PromptText(self.instruction, self.user, demos, self.output)
+        text = PromptText(self.instruction, self.user, demos, self.output, self.nearest)
         if live is None:
             return text, ()
         taken = {name: getattr(live, name) for name in ("user", "demos", "output") if name not in self.model_fields_set}
+        if "demos" in taken and "nearest" not in self.model_fields_set:
+            taken["nearest"] = live.nearest
         text = replace(text, **taken)
         if "demos" in taken and live.demos and text.output is not live.output:
             raise InvalidRequestError(

@@ -176,7 +176,7 @@ class StreamedAnswer:
         Returns False, and takes in nothing, when it is another one or needs a closer look.
         """
         identity, choices = self.identity, chunk.choices
-        if identity is None or choices is None or len(choices) != 1 or not self._begun:
+        if identity is None or choices is None or len(choices) != 1 or 0 not in self._begun:
             return False
         first = choices[0]
         delta = first.delta
@@ -197,7 +197,6 @@ class StreamedAnswer:
         ):
             return False
         self._contents.append(delta.content)
-        self._begun.add(0)
         return True
 
     def is_regular(self, chunk: WireChunk, payload: bytes) -> bool:

@@ -18,6 +18,7 @@ from rs_gateway.domain.errors import (
     VersionConflictError,
     shown,
 )
+from rs_gateway.domain.nearest import NearestIndex
 from rs_gateway.domain.output_formats import OutputFormat, parse, write
 from rs_gateway.domain.publication import Change
 from rs_gateway.domain.traces import StoreMode
@@ -68,12 +69,14 @@ class PromptText:
         instruction: the system text, with `{name}` placeholders.
         user: the user text, rendered before the client's own messages; None when those are all there is.
         output: how the model writes its answer, as instruction and demos tell it; the application gets it bare.
+        nearest: of the demos, how many are shown: those most like the input; 0 shows all, in their order.
     """
 
     instruction: str
     user: str | None = None
     demos: tuple[Demo, ...] = ()
     output: OutputFormat = OutputFormat.BARE
+    nearest: int = 0
 
     @property
     def content_hash(self) -> str:
@@ -81,6 +84,8 @@ class PromptText:
         content: list[object] = [self.instruction, self.user, [[d.user, d.assistant] for d in self.demos]]
         if self.output is not OutputFormat.BARE:  # versions from before there were formats keep their hash
             content.append(self.output.value)
+        if self.nearest:
+            content.append(["nearest", self.nearest])
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
     @property
@@ -171,6 +176,11 @@ def check_text(text: PromptText, *, template: PromptTemplate) -> PromptText:
         raise TemplateInvalidError(
             f"Template {template.template_id!r} declares no variable {', '.join(undeclared)[:200]}, which its text "
             "uses: add it to the template's `variables`, or write '{{' and '}}' where braces are meant."
+        )
+    if text.nearest < 0 or (text.nearest and text.nearest >= len(text.demos)):
+        raise TemplateInvalidError(
+            f"`nearest` is {text.nearest}, and there are {len(text.demos)} demos to choose from: it is how many of "
+            "them are shown, so make it smaller, or leave it out to show them all."
         )
     for number, demo in enumerate(text.demos, start=1):
         if parse(text.output, demo.assistant) is None:
@@ -316,6 +326,8 @@ def render_messages(
 ) -> tuple[Message, ...]:
     """What a provider is sent: system, demos as user/assistant turns, the user text, then the client's messages.
 
+    Where only the nearest demos are shown, it is those most like the user text, or without one the client's last words.
+
     An empty instruction sends no system message. Raises MissingVariablesError, naming what both texts lack.
     """
     rendered: list[Message] = []
@@ -326,10 +338,36 @@ def render_messages(
         raise MissingVariablesError(template_id, text.placeholders - variables.keys()) from None
     if instruction:
         rendered.append({"role": "system", "content": instruction})
-    for demo in text.demos:
+    for demo in text.demos if not text.nearest else _nearest_demos(text, user, messages):
         rendered.append({"role": "user", "content": demo.user})
         rendered.append({"role": "assistant", "content": demo.assistant})
     if user is not None:
         rendered.append({"role": "user", "content": user})
     rendered.extend(messages)
     return tuple(rendered)
+
+
+_indexes: dict[int, tuple[tuple[Demo, ...], NearestIndex]] = {}
+"""By the identity of a pool of demos: hashing hundreds of them would cost more than looking them up."""
+_MAX_INDEXES = 64
+
+
+def _nearest_demos(text: PromptText, user: str | None, messages: Sequence[Message]) -> list[Demo]:
+    known = _indexes.get(id(text.demos))
+    if known is None or known[0] is not text.demos:
+        if len(_indexes) >= _MAX_INDEXES:
+            _indexes.clear()
+        known = _indexes[id(text.demos)] = (text.demos, NearestIndex([demo.user for demo in text.demos]))
+    asked = user if user is not None else _last_words(messages)
+    return [text.demos[position] for position in known[1].nearest(asked, text.nearest)]
+
+
+def _last_words(messages: Sequence[Message]) -> str:
+    for message in reversed(messages):
+        if message.get("role") == "user":
+            content = message.get("content")
+            if isinstance(content, list):
+                parts = [part.get("text") for part in content if isinstance(part, dict)]
+                return " ".join(part for part in parts if isinstance(part, str))
+            return content if isinstance(content, str) else ""
+    return ""

@@ -25,6 +25,8 @@ _REVISIONS = {"light": 1, "medium": 2, "heavy": 3}
 _VAL_ROWS = {"light": 100, "medium": 300, "heavy": 1000}
 _LOOK_ROWS = 12
 """What a race shows a candidate at once: few, or it cannot turn to another one; but enough to keep a server busy."""
+_NEAREST_POOL = 50
+"""Demos to choose from for each request; more make the version's file longer, and the choice a little slower."""
 _SCREEN_ROWS = {"light": 24, "medium": 48, "heavy": 96}
 
 
@@ -38,6 +40,7 @@ class PlanNumbers:
     max_bootstrapped_demos: int | None = None
     max_labeled_demos: int | None = None
     wide_demos: int | None = None
+    nearest_demos: bool = False
     num_trials: int | None = None
     minibatch_size: int | None = None
     minibatch_full_eval_steps: int | None = None
@@ -58,6 +61,7 @@ class StudyPlan:
         num_revisions: instructions more, at most, that the prompt model writes when it has seen failures; 0: no second
             round.
         max_labeled_demos: demos in a set, at most; max_bootstrapped_demos: those of them that the model got right.
+        nearest_pool: demos of a set of which a request is shown the `max_labeled_demos` most like it. 0: no such set.
         wide_demos: demos of the one larger set, at least; it has one for every label up to 12. 0: no such set.
         num_trials: minibatch evaluations after the live version's full evaluation; a race may evaluate as many rows as
             these trials with their full evaluations would.
@@ -74,6 +78,7 @@ class StudyPlan:
     max_bootstrapped_demos: int
     max_labeled_demos: int
     wide_demos: int
+    nearest_pool: int
     num_trials: int
     val_rows: int
     minibatch_size: int
@@ -116,6 +121,7 @@ def plan_for(mode: Mode, n_val: int, *, numbers: PlanNumbers | None = None, ques
         max_bootstrapped_demos=bootstrapped,
         max_labeled_demos=labeled,
         wide_demos=_or(numbers.wide_demos, 2 * labeled),
+        nearest_pool=_NEAREST_POOL if numbers.nearest_demos and labeled else 0,
         num_trials=_or(numbers.num_trials, int(max(4 * math.log2(max(demo_choices, 1)), 1.5 * demo_choices))),
         val_rows=val_rows,
         minibatch_size=max(1, min(minibatch, val_rows)),

@@ -220,16 +220,18 @@ def assemble_demo_sets(
     size, bootstrapped = plan.max_labeled_demos, plan.max_bootstrapped_demos
     sets: dict[str, DemoSet] = {}
 
-    def add(kind: DemoSetKind, demos: Iterable[Demo]) -> None:
-        demo_set = demo_set_of(kind, demos)
-        key = _content_key(demo_set.demos)
+    def add(kind: DemoSetKind, demos: Iterable[Demo], *, nearest: int = 0) -> None:
+        demo_set = replace(demo_set_of(kind, demos), nearest=nearest)
+        key = f"{_content_key(demo_set.demos)}:{nearest}"
         if len(sets) < plan.num_candidates and (demo_set.demos or kind in ("live", "empty")):
             sets.setdefault(key, demo_set)
 
-    add("live", text.demos)
+    add("live", text.demos, nearest=text.nearest)
     add("empty", ())
     for winner in earlier:
-        add("earlier", winner.demos)
+        add("earlier", winner.demos, nearest=winner.nearest)
+    if plan.nearest_pool and len(rows) > size:
+        add("nearest", _demos(draw_diverse(rows, plan.nearest_pool)), nearest=size)
     diverse = draw_diverse(rows, size)
     add("labeled", _demos(diverse))
     if plan.wide_demos > size and size:
@@ -241,7 +243,7 @@ def assemble_demo_sets(
     add("hard", _demos([*_others(diverse, hard)[: size - len(hard)], *hard]) if hard else ())
     easy = draw_diverse(right, bootstrapped)
     add("bootstrapped", _demos([*easy, *_others(diverse, easy)[: max(0, size - len(easy))]]) if easy else ())
-    for demos in (text.demos, _demos(diverse)):
+    for demos in (() if text.nearest else text.demos, _demos(diverse)):
         add("reordered", reversed(demos))
     # Of a diverse set, the first rows are the most diverse ones: one demo a label, as far as it goes.
     for smaller in ((size + 1) // 2, 1):

@@ -1,6 +1,7 @@
 """What earlier searches found, made fit for a new one: warm start."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from rs_gateway.domain.prompts import PromptText
 from rs_gateway.domain.redaction import Redactor
@@ -49,4 +50,4 @@ def usable_demos(
         and is_clean(demo.user, redactor)
         and is_clean(demo.assistant, redactor)
     )
-    return PromptText(text.instruction, text.user, kept, text.output)
+    return replace(text, demos=kept, nearest=text.nearest if text.nearest < len(kept) else 0)

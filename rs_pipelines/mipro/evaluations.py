@@ -11,7 +11,7 @@ import anyio.to_thread
 
 from rs_gateway.domain.errors import RouteSwitchError
 from rs_gateway.domain.evaluation import Evaluator
-from rs_pipelines.answers import CallBudget
+from rs_pipelines.answers import CallBudget, Spending
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.mipro.budget import planned_evaluations
 from rs_pipelines.mipro.events import RowsScored, StudyEvent
@@ -111,15 +111,23 @@ class Evaluations:
         present = [value for value in self.results.get(candidate, {}).values() if value is not None]
         return fmean(present) if present else None
 
-    async def answers_left(self) -> int | None:
-        """Answers that the budget still covers, judged ones with their judge's calls; None is no limit."""
-        calls = await anyio.to_thread.run_sync(lambda: self._tools.budget.calls_left)
-        return None if calls is None else calls // (1 + self.record.plan.questions_per_answer)
+    @property
+    def answers_left(self) -> int | None:
+        """Answers that the budget still covers, judged ones with their judge's calls; None is no limit.
 
-    async def share_done(self) -> float:
+        As of the last save, and not of this moment: a search that was killed in between decides as it would have.
+        """
+        record = self.record
+        tokens = record.input_tokens + record.output_tokens
+        spent = Spending(record.calls, record.input_tokens, record.output_tokens, tokens, record.usd)
+        calls = self._tools.budget.allowance.calls_left(spent)
+        return None if calls is None else calls // (1 + record.plan.questions_per_answer)
+
+    @property
+    def share_done(self) -> float:
         """How much of what may be evaluated is, from 0 to 1: of the plan, or of the budget where that ends sooner."""
         done = sum(len(values) for candidate, values in self.results.items() if candidate != LIVE)
-        planned, left = planned_evaluations(self.record.plan, self.n_rows), await self.answers_left()
+        planned, left = planned_evaluations(self.record.plan, self.n_rows), self.answers_left
         affordable = planned if left is None else min(planned, done + left)
         return done / affordable if affordable else 1.0
 
@@ -186,6 +194,7 @@ class Evaluations:
             calls=spent.calls,
             input_tokens=spent.input_tokens,
             output_tokens=spent.output_tokens,
+            usd=spent.usd,
             seconds=self._earlier_seconds + (tools.now() - self._resumed_at).total_seconds(),
         )
         await anyio.to_thread.run_sync(tools.store.save_study, self.record)
@@ -193,4 +202,6 @@ class Evaluations:
 
 def _length(record: StudyRecord, candidate: Candidate) -> int:
     text = record.text_of(candidate)
-    return len(text.instruction) + sum(len(demo.user) + len(demo.assistant) for demo in text.demos)
+    demos = sum(len(demo.user) + len(demo.assistant) for demo in text.demos)
+    shown = text.nearest / len(text.demos) if text.nearest else 1.0
+    return len(text.instruction) + round(shown * demos)

@@ -29,7 +29,8 @@ def in_format(text: PromptText, output: OutputFormat) -> PromptText:
         return text
     said = escape_text(sentence(output))
     instruction = f"{text.instruction}\n{said}" if text.instruction else said
-    return PromptText(instruction, text.user, tuple(_written(demo, output) for demo in text.demos), output)
+    demos = tuple(_written(demo, output) for demo in text.demos)
+    return replace(text, instruction=instruction, demos=demos, output=output)
 
 
 def without_format(text: PromptText) -> PromptText:
@@ -38,7 +39,8 @@ def without_format(text: PromptText) -> PromptText:
     instruction = text.instruction
     if said and (instruction == said or instruction.endswith(f"\n{said}")):
         instruction = instruction[: -len(said)].removesuffix("\n")
-    return PromptText(instruction, text.user, tuple(_bare(demo, text.output) for demo in text.demos))
+    demos = tuple(_bare(demo, text.output) for demo in text.demos)
+    return replace(text, instruction=instruction, demos=demos, output=OutputFormat.BARE)
 
 
 def _written(demo: Demo, output: OutputFormat) -> Demo:

@@ -13,7 +13,7 @@ from rs_pipelines.mipro.trial_log import TrialLog
 
 
 class Race:
-    """May evaluate as many rows as the plan's trials would; every look is a trial of the Optuna study too.
+    """May evaluate as many rows as the plan's trials would, and as the budget covers. Every look is a trial in Optuna.
 
     Which look comes next depends on the results alone, so a race that was killed goes on as it would have gone on.
     """
@@ -33,12 +33,16 @@ class Race:
             done = sum(len(values) for candidate, values in state.results.items() if candidate != LIVE)
             if done >= total:
                 return "trials"
-            if share < 1 and await state.share_done() >= share:
+            if share < 1 and state.share_done >= share:
                 return None
             candidates = state.candidates
             if is_settled(state.results, candidates, n_rows=state.n_rows):
                 return "settled"
-            look = next_look(state.results, candidates, n_rows=state.n_rows, step=plan.look_rows, left=total - done)
+            covered = state.answers_left
+            left = total - done if covered is None else min(total - done, covered)
+            if left < 1:
+                return "budget"
+            look = next_look(state.results, candidates, n_rows=state.n_rows, step=plan.look_rows, left=left)
             if look is None:
                 return "space"
             kind = "full" if look.n_rows == state.n_rows else "minibatch"

@@ -12,7 +12,7 @@ from rs_pipelines.mipro.formats import in_format
 from rs_pipelines.sample import Target
 
 InstructionSource: TypeAlias = Literal["live", "earlier", "rewrite", "proposed", "revised"]
-DemoSetKind: TypeAlias = Literal["live", "earlier", "empty", "labeled", "bootstrapped", "hard", "reordered"]
+DemoSetKind: TypeAlias = Literal["live", "earlier", "empty", "labeled", "bootstrapped", "hard", "nearest", "reordered"]
 TrialKind: TypeAlias = Literal["minibatch", "full"]
 Ending: TypeAlias = Literal["trials", "budget", "space", "settled"]
 
@@ -33,11 +33,16 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class DemoSet:
-    """A sequence of demos, with bare answers, that the search may choose; `demo_set_id` says how it was made."""
+    """A sequence of demos, with bare answers, that the search may choose; `demo_set_id` says how it was made.
+
+    Attributes:
+        nearest: how many of them a request is shown, those most like it; 0: all.
+    """
 
     demo_set_id: str
     kind: DemoSetKind
     demos: tuple[Demo, ...]
+    nearest: int = 0
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -95,7 +100,7 @@ class StudyRecord:
         rows: row-level results, one entry a candidate that was evaluated.
         live_value, best_value: means over the validation rows that each has seen, all of them by the live version;
             best_value is optimistic, only the comparison proves.
-        calls, input_tokens, output_tokens: paid for by this study, crashed runs included, until it was last saved.
+        calls, input_tokens, output_tokens, usd: paid for by this study, crashed runs included, until it was last saved.
         seconds: working time, crashed runs included as far as they were saved.
         second_round: whether the second round is over: made, or passed over.
         ending: why the search stopped: all that was planned is done, budget spent, nothing left to be seen, or no other
@@ -125,6 +130,7 @@ class StudyRecord:
     calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    usd: float = 0.0
     seconds: float = 0.0
     ending: Ending | None = None
     second_round: bool = False
@@ -137,9 +143,10 @@ class StudyRecord:
 
     def text_of(self, candidate: Candidate) -> PromptText:
         """The prompt that a candidate stands for."""
-        instruction, demos = self.instructions[candidate.instruction].text, self.demo_sets[candidate.demo_set].demos
+        instruction, demo_set = self.instructions[candidate.instruction].text, self.demo_sets[candidate.demo_set]
         output = self.output_formats[candidate.output_format]
-        text = in_format(PromptText(instruction, self.live_text.user, demos), output)
+        bare = PromptText(instruction, self.live_text.user, demo_set.demos, nearest=demo_set.nearest)
+        text = in_format(bare, output)
         # What is live stands as it is: a person may have put the same format differently.
         if output is self.live_text.output and candidate.instruction == LIVE.instruction:
             text = replace(text, instruction=self.live_text.instruction)

@@ -120,7 +120,7 @@ class _Search:
             started_at=now().isoformat(timespec="seconds"),
             row_order=tuple(example.example_id for example in rows),
             instructions=(Instruction(self._base.instruction, "live"),),
-            demo_sets=(DemoSet("live", "live", self._base.demos),),
+            demo_sets=(DemoSet("live", "live", self._base.demos, self._base.nearest),),
             output_formats=offered_formats(live, request.sample.rows(Split.TRAIN), wanted=request.output_formats),
         )
         self._state = Evaluations(record, rows, Tools(self._task, evaluator, budget, files, emit, now))
@@ -163,7 +163,7 @@ class _Search:
     async def _second_round(self) -> None:
         """Add what is written from the leader's failures, unless that would take most of what is left to spend."""
         state, plan = self._state, self._plan
-        record, left = state.record, await state.answers_left()
+        record, left = state.record, state.answers_left
         if left is None or left >= _ROUNDS_LEFT * (REVISION_ROWS + DRAWS_PER_PROPOSAL * plan.num_revisions):
             record = await revised_record(
                 record,

@@ -126,7 +126,8 @@ async def revised_record(
                 instructions.append(Instruction(revision, "revised", leader.instruction))
     demo_sets = record.demo_sets
     other_order = demo_set_of("reordered", reversed(shown))
-    if all(other_order.demos != demo_set.demos for demo_set in demo_sets):
+    by_likeness = record.demo_sets[leader.demo_set].nearest  # has no order that could be another one
+    if not by_likeness and all(other_order.demos != demo_set.demos for demo_set in demo_sets):
         demo_sets = (*demo_sets, other_order)
     return replace(record, instructions=tuple(instructions), demo_sets=demo_sets)
 

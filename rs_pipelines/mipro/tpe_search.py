@@ -26,7 +26,7 @@ class TpeSearch:
         state = self._evaluations
         while True:
             trials = [t for t in state.record.trials if t.value is not None and t.kind == "minibatch"]
-            if share < 1 and len(trials) < self._plan.num_trials and await state.share_done() >= share:
+            if share < 1 and len(trials) < self._plan.num_trials and state.share_done >= share:
                 return None
             promising = self._most_promising()
             if promising is not None and self._full_evaluation_due(len(trials)):

@@ -154,11 +154,12 @@ def test_an_answer_without_counts_costs_what_it_was_booked_with(tmp_path: Path) 
     assert budget.spent.booked_tokens == 60
 
 
-def test_calls_left_follow_the_tightest_limit(tmp_path: Path) -> None:
-    budget = CallBudget(cache_at(tmp_path), "study", Allowance(calls=10, tokens=100, usd=1.0))
-    assert budget.calls_left == 10
-    budget.charge(Booking(40, 0.2))
-    assert budget.calls_left == 1
+def test_calls_left_follow_the_tightest_limit() -> None:
+    allowance = Allowance(calls=10, tokens=100, usd=1.0)
+    assert allowance.calls_left(Spending()) == 10
+    assert allowance.calls_left(Spending(1, 30, 10, booked_tokens=40, usd=0.2)) == 1
+    assert allowance.calls_left(Spending(1, 3, 1, booked_tokens=4, usd=0.9)) == 0
+    assert Allowance().calls_left(Spending(1, 3, 1, booked_tokens=4, usd=0.9)) is None
 
 
 def test_a_cache_of_the_first_schema_keeps_its_answers_and_accounts(tmp_path: Path) -> None:

@@ -174,3 +174,35 @@ def test_a_drawn_set_has_no_label_twice_before_it_has_every_label(n_labels: int,
     for drawn in (draw_diverse(rows, count), draw_random(rows, count, rng=Random(seed))):
         labels = Counter(row.demo.assistant for row in drawn)
         assert max(labels.values()) - (min(labels.values()) if len(labels) == n_labels else 0) <= 1
+
+
+def test_a_pool_of_demos_is_tried_only_where_it_is_wanted() -> None:
+    rows = _labelled(3)
+    plain = assemble_demo_sets(LIVE, rows, right=(), wrong=(), plan=small_plan())
+    assert all(demo_set.nearest == 0 for demo_set in plain)
+    wanted = replace(small_plan(), nearest_pool=20)
+    (pool,) = (s for s in assemble_demo_sets(LIVE, rows, right=(), wrong=(), plan=wanted) if s.nearest)
+    assert (pool.kind, pool.nearest, len(pool.demos)) == ("nearest", 4, 20)
+
+
+def test_a_study_scores_a_pool_as_the_gateway_renders_it(tmp_path: Path) -> None:
+    from rs_pipelines.mipro.records import Candidate
+    from rs_pipelines.mipro.search import run_study
+    from rs_pipelines.studies import StudyFiles
+    from tests.pipelines.parcels import models, request
+
+    chat = ScriptedChat(tiny_model)
+
+    async def study() -> None:
+        asked = models(chat, cache_at(tmp_path))
+        wanted = request(replace(small_plan(), nearest_pool=20, num_candidates=3))
+        record = await run_study(wanted, asked, evaluator=EVALUATOR, files=StudyFiles(tmp_path / "studies"))
+        place = next(n for n, demo_set in enumerate(record.demo_sets) if demo_set.nearest)
+        text = record.text_of(Candidate(0, place))
+        assert (text.nearest, len(text.demos)) == (4, 20)
+        assert any(entry.candidate.demo_set == place for entry in record.rows)
+        held = {e.example_id for split in (Split.VAL, Split.TEST) for e in wanted.sample.rows(split)}
+        assert not held & {demo.example_id for demo in text.demos}
+
+    anyio.run(study)
+    assert {sum(m["role"] == "assistant" for m in call.messages) for call in chat.calls} <= {0, 1, 2, 3, 4, 8}

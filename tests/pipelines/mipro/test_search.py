@@ -361,3 +361,31 @@ def test_a_budget_of_tokens_is_obeyed_and_the_best_so_far_is_kept(tmp_path: Path
     record = searched(tmp_path, request(replace(small_plan(), max_tokens=max_tokens)))
     assert record.finished and record.ending == "budget"
     assert record.input_tokens + record.output_tokens <= max_tokens
+
+
+def test_a_budget_that_ends_the_race_leaves_a_leader_that_can_be_chosen(tmp_path: Path) -> None:
+    """Without rows kept back for the leader, the last looks would go to many candidates and none could be chosen."""
+    plan = replace(small_plan(num_trials=60), look_rows=4)
+    reserved = 176  # for the comparison on 80 test rows
+    record = searched(tmp_path, request(replace(plan, max_calls=reserved + 60 + 24 + 3 + 60)))
+    assert record.ending == "budget"
+    seen = {entry.candidate: len(entry.values) for entry in record.rows}
+    assert max(n for candidate, n in seen.items() if candidate != LIVE_CANDIDATE) >= 0.3 * 60
+
+
+@pytest.mark.parametrize("stop_at", [61, 75, 100, 130, 160])
+def test_a_study_with_a_budget_that_is_cancelled_goes_on_as_if_it_never_was(tmp_path: Path, stop_at: int) -> None:
+    wanted = request(small_plan(max_calls=420))
+    whole = searched(tmp_path / "whole", wanted)
+
+    async def cancelled() -> None:
+        with anyio.CancelScope() as scope:
+            chat = ScriptedChat(
+                lambda call: (scope.cancel() if len(chat.calls) >= stop_at else None, tiny_model(call))[1]
+            )
+            await study(tmp_path / "cut", chat, wanted)
+
+    anyio.run(cancelled)
+    resumed = searched(tmp_path / "cut", wanted)
+    assert [t.candidate for t in resumed.trials[:-2]] == [t.candidate for t in whole.trials[: len(resumed.trials) - 2]]
+    assert resumed.calls <= 420
