@@ -197,6 +197,7 @@ def optimize(
         raise typer.Exit(130) from None
     study, comparison = study_of(bench, target, run.study_id), comparison_of(bench, target, run.study_id)
     published, why = published_version(bench, comparison), reasons(bench, comparison)
+    paid = spending(bench, study.study_id)
     if as_json:
         verdict = comparison.verdict
         _print_json(
@@ -222,7 +223,10 @@ def optimize(
                 "published": published is not None,
                 "published_version": published,
                 "reasons": list(why),
-                "model_calls": spending(bench, study.study_id).calls,
+                "model_calls": paid.calls,
+                "paid_input_tokens": paid.input_tokens,
+                "paid_output_tokens": paid.output_tokens,
+                "paid_usd": paid.usd if bench.cost_of_call(target)(1, 1) is not None else None,
                 "seconds": round(time.monotonic() - began, 1),
                 "study_id": study.study_id,
                 "comparison_id": comparison.comparison_id,
@@ -233,8 +237,11 @@ def optimize(
         console = Console(highlight=False, markup=False)
         print_study(console, study)
         print_comparison(console, comparison, published=published, reasons=why, show_rows=show_rows)
-        calls, seconds = spending(bench, study.study_id).calls, time.monotonic() - began
-        console.print(f"{calls} model calls for this study in all, interrupted runs included; {seconds:.0f} s now")
+        usd = f", {paid.usd:.4g} USD" if bench.cost_of_call(target)(1, 1) is not None else ""
+        console.print(
+            f"{paid.calls} model calls, {paid.input_tokens:,} input and {paid.output_tokens:,} output tokens{usd} for "
+            f"this study in all, interrupted runs included; {time.monotonic() - began:.0f} s now"
+        )
 
 
 def _preflight_only(bench: "Workbench", target: "Target", effort: "Effort", *, as_json: bool) -> None:

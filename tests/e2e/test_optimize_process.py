@@ -52,6 +52,8 @@ def test_traffic_becomes_labels_becomes_a_better_prompt_that_is_served_without_a
             result = optimize(tmp_path)
             assert result["published"], result
             assert result["optimized_score"] > result["baseline_score"]
+            assert result["model_calls"] > 0 and result["paid_input_tokens"] > result["paid_output_tokens"] > 0
+            assert result["paid_usd"] is None, "nobody knows what this model costs"
             version = str(result["published_version"])
             eventually(lambda: ask("any").headers["x-route-switch-version"] == version)
     live = bench.live(bench.target("parcels"))
