@@ -157,11 +157,27 @@ def draft(stage: Keyed, body: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 def test_what_a_new_version_omits_is_taken_over_from_the_live_one(stage: Keyed) -> None:
     done(stage.admin("POST", "/templates", TICKETS), 201)
     text, taken_over = draft(stage, {"instruction": "Sort it."})
-    assert text == {"instruction": "Sort it.", **OF_LIVE}
+    assert text == {"instruction": "Sort it.", **OF_LIVE, "nearest": 0}
     assert taken_over == {"version": 1, "fields": ["user", "demos", "output"]}
     text, taken_over = draft(stage, {"instruction": "Sort it.", "user": "Message: {message}", "demos": []})
-    assert text == {"instruction": "Sort it.", "user": "Message: {message}", "demos": [], "output": "labelled"}
+    assert text == {
+        **{"instruction": "Sort it.", "user": "Message: {message}", "demos": [], "output": "labelled"},
+        "nearest": 0,
+    }
     assert taken_over == {"version": 1, "fields": ["output"]}
+
+
+def test_a_pool_of_demos_keeps_how_many_of_them_are_shown_unless_it_is_replaced(stage: Keyed) -> None:
+    pool = [{"user": f"message {n}", "assistant": "refund"} for n in range(5)]
+    done(stage.admin("POST", "/templates", {**TICKETS, "output": "bare", "demos": pool, "nearest": 2}), 201)
+    text, taken_over = draft(stage, {"instruction": "Sort it."})
+    assert (len(text["demos"]), text["nearest"]) == (5, 2)
+    assert taken_over == {"version": 1, "fields": ["user", "demos", "nearest"]}
+    text, _ = draft(stage, {"instruction": "Sort it.", "demos": pool[:2]})
+    assert (len(text["demos"]), text["nearest"]) == (2, 0)
+    wrong = stage.admin("POST", "/templates/tickets/versions", {"instruction": "Sort it.", "nearest": 5})
+    assert wrong.status_code == 400
+    assert "there are 5 demos to choose from" in wrong.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("none", [None, []])
@@ -169,7 +185,7 @@ def test_null_or_an_empty_list_clears_what_the_live_version_has(stage: Keyed, no
     done(stage.admin("POST", "/templates", TICKETS), 201)
     body = {"instruction": "Sort {message}", "user": None, "demos": none, "output": "bare"}
     text, taken_over = draft(stage, body)
-    assert text == {"instruction": "Sort {message}", "user": None, "demos": [], "output": "bare"}
+    assert text == {"instruction": "Sort {message}", "user": None, "demos": [], "output": "bare", "nearest": 0}
     assert taken_over is None
 
 

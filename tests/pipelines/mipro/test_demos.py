@@ -172,8 +172,10 @@ def test_with_room_there_are_several_sizes_and_the_live_and_the_diverse_set_in_a
 def test_a_drawn_set_has_no_label_twice_before_it_has_every_label(n_labels: int, count: int, seed: int) -> None:
     rows = _labelled(n_labels)
     for drawn in (draw_diverse(rows, count), draw_random(rows, count, rng=Random(seed))):
-        labels = Counter(row.demo.assistant for row in drawn)
-        assert max(labels.values()) - (min(labels.values()) if len(labels) == n_labels else 0) <= 1
+        labels, there_are = Counter(row.demo.assistant for row in drawn), Counter(row.demo.assistant for row in rows)
+        # A label with few rows may run out; the others go on by turns.
+        not_run_out = [labels[label] for label, n_rows in there_are.items() if labels[label] < n_rows]
+        assert max(labels.values()) - min(not_run_out, default=0) <= 1 or not not_run_out
 
 
 def test_a_pool_of_demos_is_tried_only_where_it_is_wanted() -> None:
