@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -87,10 +88,18 @@ def answers(url: str) -> bool:
     return False
 
 
+_PORTS = range(20_000, 32_000)
+"""Below those that systems give out by themselves: tests in other processes open connections all the time."""
+
+
 def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    """An address where nobody listens, and where nobody who does not ask for it will."""
+    for _ in range(100):
+        port = random.SystemRandom().choice(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return f"127.0.0.1:{port}"
+    raise AssertionError("no free port")
 
 
 def _environment() -> dict[str, str]:
