@@ -26,7 +26,9 @@ def find_best_model(
         bool, typer.Option("--no-optimize", help="Compare the live versions; search nothing.")
     ] = False,
     trials: Annotated[int | None, typer.Option(min=1, help="As for `optimize`, for each model.")] = None,
-    max_calls: Annotated[int | None, typer.Option(min=1, help="Hard limit on all model calls together.")] = None,
+    max_calls: Annotated[
+        int | None, typer.Option(min=1, help="Model calls planned in all; retries in the comparison come on top.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides every random choice of the searches.")] = None,
     output_dir: Annotated[
         Path | None, typer.Option(file_okay=False, help="Write best-model.json and best-model.html there.")

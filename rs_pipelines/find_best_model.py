@@ -63,7 +63,8 @@ def find_best_model(
 
     Args:
         models: those of the template's combinations to compare; none means all.
-        effort: of each model's search; its `max_calls` is for all models and the comparison together.
+        effort: of each model's search; its `max_calls` is planned for all models and the comparison together; the
+            comparison's retries and judge calls are not held to it.
         optimize: False compares the live versions as they are.
 
     Raises:
