@@ -36,6 +36,7 @@ class World:
     unreadable: bool = False
     blind_after_s: float = 1e9
     leaves: tuple[anyio.CancelScope, float] | None = None
+    naps: list[anyio.Event] = field(default_factory=list[anyio.Event])
 
     def pace(self, rate_per_s: float | None = None) -> Pace:
         return Pace(
@@ -55,6 +56,9 @@ class World:
         return [] if recovered else [row for row in self.rows if row.start_s >= since_s]
 
     async def sleep(self, seconds: float) -> None:
+        if self.naps:
+            self.naps.pop().set()
+            await anyio.sleep_forever()
         if self.leaves is not None and self.elapsed_s + seconds > self.leaves[1]:
             scope, self.elapsed_s = self.leaves
             scope.cancel()
@@ -98,24 +102,19 @@ def test_who_leaves_before_its_turn_has_used_up_nothing(rate_per_s: float, patie
     assert world.elapsed_s <= waited_s + left_s + 1e-3
 
 
-def test_who_leaves_in_the_queue_gives_its_place_to_the_next() -> None:
+def test_who_leaves_at_the_head_of_the_queue_gives_its_turn_to_the_next() -> None:
     world = World()
     pace = world.pace(1.0)
 
     async def crowd() -> None:
         await turns(pace, 6)  # the burst
-        async with anyio.create_task_group() as group:
-            waiting = [anyio.CancelScope() for _ in range(20)]
-
-            async def wait(scope: anyio.CancelScope) -> None:
-                with scope:
-                    await pace.turn()
-
-            for scope in waiting:
-                group.start_soon(wait, scope)
-            for scope in waiting:
-                scope.cancel()
-        await pace.turn()
+        asleep = anyio.Event()
+        world.naps = [asleep]
+        async with anyio.create_task_group() as second, anyio.create_task_group() as first:
+            first.start_soon(pace.turn)
+            await asleep.wait()
+            second.start_soon(pace.turn)
+            first.cancel_scope.cancel()
 
     anyio.run(crowd)
     assert world.elapsed_s == pytest.approx(1.0)
