@@ -26,6 +26,7 @@ from rs_pipelines.mipro.budget import (
     plan_for,
     study_allowance,
 )
+from rs_pipelines.mipro.demos import demo_user_text
 from rs_pipelines.mipro.earlier import earlier_winners
 from rs_pipelines.mipro.events import StudyEvent
 from rs_pipelines.mipro.records import StudyRecord
@@ -265,6 +266,14 @@ def _request(bench: Workbench, target: Target, effort: Effort, comparison: Compa
                     "provider's `prices`, or set mipro_v2.max_calls or mipro_v2.max_tokens instead."
                 )
     registered, live = bench.registry.get(target.template_id), bench.live(target)
+    if bench.settings.mipro_v2.nearest_demos and not any(
+        demo_user_text(live.text, example, template_id=target.template_id) for example in sample.rows(Split.TRAIN)
+    ):
+        raise ConfigurationError(
+            f"mipro_v2.nearest_demos finds nothing in the rows of {target.template_id!r} to choose demos by: the user "
+            "text is the same for all, and no row has a user's message. Put a variable into the user text, as in "
+            "{message}, or leave the setting out."
+        )
     winners = earlier_winners(
         bench.studies.studies(target),
         sample_id=sample.sample_id,
