@@ -1,13 +1,15 @@
 """How notebooks look: titles that say what is seen, one set of colours, pictures that need no network to be shown."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import TypeAlias
 
 import altair as alt
 import polars as pl
 
 from rs_gateway.domain.traces import Outcome
 
+Drawing: TypeAlias = alt.Chart | alt.LayerChart | alt.FacetChart
 WIDTH, HEIGHT = 640, 240
 GOOD, BAD, NEUTRAL, LIVE, CHOSEN = "#2f7d5b", "#b5403a", "#b9bec5", "#8a8f98", "#2b62b3"
 OUTCOME_COLOURS: Mapping[str, str] = {
@@ -20,39 +22,44 @@ OUTCOME_COLOURS: Mapping[str, str] = {
     Outcome.REJECTED.value: "#5c6370",
 }
 _CATEGORIES = ["#2b62b3", "#d98148", "#2f7d5b", "#8d6cab", "#b5403a", "#e0b04a", "#4aa3a8", "#8a8f98"]
-_TITLE_CHARACTERS, _SUBTITLE_CHARACTERS = 80, 105
+_TITLE_CHARACTERS, _SUBTITLE_CHARACTERS = 88, 118
 _TIME_UNITS = {
-    60: ("utcyearmonthdatehoursminutes", "%H:%M", "minute"),
-    3_600: ("utcyearmonthdatehours", "%-d %b %H:%M", "hour"),
-    86_400: ("utcyearmonthdate", "%-d %b", "day"),
+    60: (alt.UtcMultiTimeUnit("utcyearmonthdatehoursminutes"), "%H:%M", "minute"),
+    3_600: (alt.UtcMultiTimeUnit("utcyearmonthdatehours"), "%-d %b %H:%M", "hour"),
+    86_400: (alt.UtcMultiTimeUnit("utcyearmonthdate"), "%-d %b", "day"),
 }
 
 
 @alt.theme.register("route_switch", enable=False)
 def _theme() -> alt.theme.ThemeConfig:
-    text = {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "labelColor": "#333"}
-    return alt.theme.ThemeConfig(
-        {
-            "config": {
-                "font": "Liberation Sans, Arial, Helvetica, sans-serif",
-                "background": "white",
-                "padding": 12,
-                "view": {"continuousWidth": WIDTH, "continuousHeight": HEIGHT, "stroke": None},
-                "title": {
-                    "anchor": "start",
-                    "fontSize": 15,
-                    "subtitleFontSize": 12,
-                    "subtitleColor": "#555",
-                    "subtitlePadding": 4,
-                    "offset": 12,
-                },
-                "axis": {**text, "grid": True, "gridColor": "#ececec", "domainColor": "#999", "labelLimit": 260},
-                "legend": {**text, "labelLimit": 260},
-                "header": {**text, "labelFontSize": 12, "labelAnchor": "start"},
-                "range": {"category": _CATEGORIES},
-            }
+    return {
+        "config": {
+            "font": "Liberation Sans, Arial, Helvetica, sans-serif",
+            "background": "white",
+            "padding": 12,
+            "view": {"continuousWidth": WIDTH, "continuousHeight": HEIGHT, "stroke": None},
+            "title": {
+                "anchor": "start",
+                "fontSize": 15,
+                "subtitleFontSize": 12,
+                "subtitleColor": "#555",
+                "subtitlePadding": 4,
+                "offset": 12,
+            },
+            "axis": {
+                "labelFontSize": 11,
+                "titleFontSize": 11,
+                "titleFontWeight": "normal",
+                "labelColor": "#333",
+                "labelLimit": 260,
+                "gridColor": "#ececec",
+                "domainColor": "#999",
+            },
+            "legend": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "labelLimit": 260},
+            "header": {"labelFontSize": 12, "labelAnchor": "start"},
+            "range": {"category": _CATEGORIES},
         }
-    )
+    }
 
 
 def use_our_style() -> None:
@@ -83,7 +90,7 @@ def time_axis(frame: pl.DataFrame) -> alt.X:
     unit, form, name = _time_units(frame)
     return alt.X(
         "at:T", timeUnit=unit, title=f"{name} (UTC)", axis=alt.Axis(format=form, labelOverlap=True, grid=False)
-    )  # pyright: ignore[reportArgumentType]  # one of Vega-Lite's units
+    )
 
 
 def period_name(frame: pl.DataFrame) -> str:
@@ -91,14 +98,11 @@ def period_name(frame: pl.DataFrame) -> str:
     return _time_units(frame)[2]
 
 
-def outcome_colour() -> alt.Color:
-    """A trace's outcome, in the same colour everywhere."""
-    return alt.Color(
-        "outcome:N",
-        scale=alt.Scale(domain=list(OUTCOME_COLOURS), range=list(OUTCOME_COLOURS.values())),
-        title="outcome",
-    )
+def outcome_colour(present: Collection[str]) -> alt.Color:
+    """A trace's outcome, in the same colour everywhere; the legend names those that are `present`."""
+    shown = {outcome: colour for outcome, colour in OUTCOME_COLOURS.items() if outcome in present}
+    return alt.Color("outcome:N", title="outcome", scale=alt.Scale(domain=list(shown), range=list(shown.values())))
 
 
-def _time_units(frame: pl.DataFrame) -> tuple[str, str, str]:
+def _time_units(frame: pl.DataFrame) -> tuple[alt.UtcMultiTimeUnit, str, str]:
     return _TIME_UNITS[int((frame["until"][0] - frame["at"][0]).total_seconds())]

@@ -56,6 +56,4 @@ def _nearest_config(start: Path) -> Path:
     for folder in (start, *start.parents):
         if (folder / DEFAULT_CONFIG).exists():
             return folder / DEFAULT_CONFIG
-    raise ConfigurationError(
-        f"There is no {DEFAULT_CONFIG} in {start} or above it. Set {CONFIG_VARIABLE} to one."
-    )
+    raise ConfigurationError(f"There is no {DEFAULT_CONFIG} in {start} or above it. Set {CONFIG_VARIABLE} to one.")

@@ -1,4 +1,4 @@
-"""From a version back to the rows that it stands on: version, publication, comparison, study, trials, examples, traces."""
+"""From a version back to its rows: version, publication, comparison, study, trials, examples, traces."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -182,7 +182,7 @@ def traces_behind(lake: Lake, examples: pl.DataFrame) -> pl.DataFrame:
 
 
 def times_made_live(registered: RegisteredTemplate) -> pl.DataFrame:
-    """What was made live, oldest first: `at` (UTC), `version`, `model` (None: every model), `action`, `by`, `proven`."""
+    """What was made live, oldest first: `at` (UTC), `version`, `model` (None: every one), `action`, `by`, `proven`."""
     rows = [
         (
             datetime.fromisoformat(change.at),

@@ -3,7 +3,7 @@
 import altair as alt
 import polars as pl
 
-from rs_pipelines.analysis.chart_style import BAD, WIDTH, nothing_to_show, period_name, time_axis, titled
+from rs_pipelines.analysis.chart_style import BAD, WIDTH, Drawing, nothing_to_show, period_name, time_axis, titled
 
 
 def evidence_chart(examples: pl.DataFrame) -> alt.Chart:
@@ -28,10 +28,10 @@ def evidence_chart(examples: pl.DataFrame) -> alt.Chart:
     )
 
 
-def service_chart(by_version: pl.DataFrame, made_live: pl.DataFrame) -> alt.LayerChart | alt.Chart:
+def service_chart(by_version: pl.DataFrame, made_live: pl.DataFrame) -> Drawing:
     """Requests by version over time, and when each went live.
 
-    Takes `over_time(...)` of one template by `version`, and `times_made_live(...)`.
+    Takes `over_time(...)` of one template by `version` and `model`, and `times_made_live(...)`.
     """
     if by_version.is_empty():
         return nothing_to_show("No request of this template is in the lake", "`route-switch ingest` brings new ones.")
@@ -39,8 +39,11 @@ def service_chart(by_version: pl.DataFrame, made_live: pl.DataFrame) -> alt.Laye
     per_version = by_version.group_by("version").agg(pl.col("requests").sum()).drop_nulls().sort("version")
     served = ", ".join(f"v{version} {n:,}" for version, n in per_version.iter_rows())
     title = titled(f"Requests served: {served}", "A dashed line: a version was made live, or rolled back to.")
+    named = by_version.filter(pl.col("version").is_not_null()).with_columns(
+        name=pl.format("v{} on {}", "version", "model")
+    )
     bars = (
-        alt.Chart(by_version.with_columns(name=pl.format("v{}", "version").fill_null("none")))
+        alt.Chart(named)
         .mark_bar()
         .encode(
             x=time_axis(by_version),

@@ -6,6 +6,7 @@ import polars as pl
 from rs_gateway.domain.traces import Outcome
 from rs_pipelines.analysis.chart_style import (
     WIDTH,
+    Drawing,
     nothing_to_show,
     outcome_colour,
     period_name,
@@ -14,6 +15,8 @@ from rs_pipelines.analysis.chart_style import (
 )
 
 _NO_TEMPLATE = "(no template)"
+_NAMED = 3
+"""Prompts whose figures a title names, those with the most scores."""
 
 
 def requests_chart(by_template: pl.DataFrame) -> alt.Chart:
@@ -22,7 +25,7 @@ def requests_chart(by_template: pl.DataFrame) -> alt.Chart:
     first, last = by_template["at"].min(), by_template["until"].max()
     busiest = by_template.group_by("at").agg(pl.col("requests").sum())["requests"].max()
     title = titled(
-        f"{total:,} requests, {busiest:,} in the busiest {period}",
+        f"{total:,} requests, at most {busiest:,} a {period}",
         f"From {first:%-d %b %Y %H:%M} to {last:%-d %b %Y %H:%M} UTC; a bar is one {period}.",
     )
     return (
@@ -57,16 +60,16 @@ def trouble_chart(by_time: pl.DataFrame) -> alt.Chart:
         .encode(
             x=time_axis(by_time),
             y=alt.Y("share:Q", title=f"share of the {period_name(by_time)}'s requests", axis=alt.Axis(format=".1%")),
-            color=outcome_colour(),
+            color=outcome_colour(shares["outcome"].unique()),
         )
     )
 
 
-def latency_chart(by_model: pl.DataFrame) -> alt.LayerChart:
+def latency_chart(by_model: pl.DataFrame) -> Drawing:
     """Percentiles of latency by model; takes `figures(..., by=["model"])`."""
     known = by_model.filter(pl.col("model").is_not_null())
     busiest = known.sort("requests", descending=True).row(0, named=True)
-    words = {50: "50 %", 95: "95 %", 99: "99 %"}
+    words = {50: "50%", 95: "95%", 99: "99%"}
     parts = [
         known.select(
             name=pl.col("model") + suffix, percentile=pl.lit(words[q]), seconds=pl.col(f"{kind}_p{q}_s")
@@ -77,16 +80,17 @@ def latency_chart(by_model: pl.DataFrame) -> alt.LayerChart:
     points = pl.concat(parts)
     title = titled(
         f"Half of {busiest['model']}'s requests took under {busiest['latency_p50_s']:.2g} s, "
-        f"95 % under {busiest['latency_p95_s']:.2g} s",
+        f"95% under {busiest['latency_p95_s']:.2g} s",
         "Until the last byte, failed requests included; first token: of streams. Logarithmic scale.",
     )
-    x = alt.X("seconds:Q", title="seconds", scale=alt.Scale(type="log", nice=False))
+    x = alt.X("seconds:Q", title="seconds", scale=alt.Scale(type="log", nice=False, padding=12))
     base = alt.Chart(points).encode(y=alt.Y("name:N", title=None))
     line = base.mark_rule(color="#bbb", strokeWidth=2).encode(x=alt.X("min(seconds):Q"), x2="max(seconds):Q")
+    order = alt.Scale(domain=list(words.values()))
     dots = base.mark_point(filled=True, size=90, opacity=1).encode(
         x=x,
-        color=alt.Color("percentile:N", title="requests under", sort=list(words.values())),
-        shape=alt.Shape("percentile:N", title="requests under", sort=list(words.values())),
+        color=alt.Color("percentile:N", title="requests under", scale=order),
+        shape=alt.Shape("percentile:N", title="requests under", scale=order),
     )
     return alt.layer(line, dots).properties(title=title, width=WIDTH, height=alt.Step(34))
 
@@ -105,7 +109,10 @@ def spend_chart(by_model: pl.DataFrame) -> alt.Chart:
     share = f", {dearest['cost_usd'] / total:.0%} of it for {dearest['model']}" if total else ""
     period = period_name(by_model)
     return (
-        alt.Chart(by_model.filter(pl.col("cost_usd").is_not_null()), title=titled(f"{total:.4g} USD{share}", unknown))
+        alt.Chart(
+            by_model.filter(pl.col("cost_usd").is_not_null()),
+            title=titled(f"{total:,.{2 if total >= 1 else 4}f} USD{share}", unknown),
+        )
         .mark_bar()
         .encode(
             x=time_axis(by_model),
@@ -115,22 +122,27 @@ def spend_chart(by_model: pl.DataFrame) -> alt.Chart:
     )
 
 
-def quality_chart(by_version: pl.DataFrame) -> alt.LayerChart | alt.Chart:
-    """Mean score by time, template and version; takes `over_time(..., by=["template_id", "version"])`."""
+def quality_chart(by_version: pl.DataFrame) -> Drawing:
+    """Mean score by time and prompt; takes `over_time(..., by=["template_id", "version", "model"])`."""
     scored = by_version.filter(pl.col("scored") > 0, pl.col("template_id").is_not_null()).with_columns(
-        prompt=pl.format("{} v{}", "template_id", "version")
+        prompt=pl.format("{} v{} on {}", "template_id", "version", "model")
     )
     if scored.is_empty():
         return nothing_to_show(
             "No request has a score yet", "POST /v1/feedback with kind `score` and a value from 0 to 1 gives one."
         )
-    n, total = int(scored["scored"].sum()), int(by_version["requests"].sum())
-    mean = (scored["mean_score"] * scored["scored"]).sum() / n
-    base = alt.Chart(scored).encode(x=time_axis(by_version), color=alt.Color("prompt:N", title="prompt version"))
+    share = int(scored["scored"].sum()) / int(by_version["requests"].sum())
+    means = (
+        scored.group_by("prompt")
+        .agg((pl.col("mean_score") * pl.col("scored")).sum() / pl.col("scored").sum(), n=pl.col("scored").sum())
+        .sort("n", "prompt", descending=[True, False])
+    )
+    words = ", ".join(f"{prompt} {mean:.2f}" for prompt, mean, _ in means.head(_NAMED).iter_rows())
+    base = alt.Chart(scored).encode(x=time_axis(by_version), color=alt.Color("prompt:N", title="prompt"))
     y = alt.Y("mean_score:Q", title="mean score (0 to 1)", scale=alt.Scale(domain=[0, 1]))
     title = titled(
-        f"{n / total:.0%} of requests were scored, {mean:.2f} on average",
-        "A dot's area is the number of scores behind it.",
+        f"Mean score: {words}{' ...' if means.height > _NAMED else ''}",
+        f"{share:.0%} of the requests were scored; a dot's area is the number of scores behind it.",
     )
     dots = base.mark_point(filled=True, opacity=1).encode(
         y=y, size=alt.Size("scored:Q", title="scores", scale=alt.Scale(range=[15, 120]))

@@ -51,7 +51,10 @@ TICKET_POOL = (
     Option("ticket-mini", "mini", 0.75, 0.0006, 0.5, 0.5),
     Option("ticket-large", "large", 0.25, 0.009, 1.6, 0.92),
 )
-GREETING_POOL = (Option("greeting-mini", "mini", 0.6, 0.0006, 0.3, 0.9), Option("greeting-own", "own", 0.4, None, 0.9, 0.8))
+GREETING_POOL = (
+    Option("greeting-mini", "mini", 0.6, 0.0006, 0.3, 0.9),
+    Option("greeting-own", "own", 0.4, None, 0.9, 0.8),
+)
 
 
 def tickets() -> list[tuple[str, str]]:
@@ -82,8 +85,9 @@ def make_data_directory(folder: Path) -> Workbench:
             await wire.answers(f"Say refund, repair or replacement (idea {len(texts[-1]) % 7}).")(exchange)
             return
         demos = sum(message["role"] == "assistant" for message in exchange.body["messages"])
-        told = 0.1 * ("repair" in texts[0]) + 0.06 * difficulty(texts[0])
-        await wire.answers(answer(texts[-1], right[texts[-1]], quality=0.45 + 0.08 * min(demos, 4) + told))(exchange)
+        quality = 0.45 + 0.03 * min(demos, 8) + 0.1 * ("repair" in texts[0])
+        luck = 0.3 * (difficulty(texts[0] + texts[1] + texts[-1]) - 0.5)  # every prompt has its own good rows
+        await wire.answers(answer(texts[-1], right[texts[-1]], quality=quality + luck))(exchange)
 
     with Upstream([mini]).running() as upstream:
         bench = Workbench.at(write_configuration(folder, _configuration(upstream)))
@@ -106,14 +110,19 @@ def make_data_directory(folder: Path) -> Workbench:
 def _configuration(upstream: Upstream) -> dict[str, object]:
     pools = ((TEMPLATE, TICKET_POOL), (GREETING, GREETING_POOL))
     combinations = [
-        {"id": option.combination_id, "template_id": template.template_id, "model": option.model, "provider": "scripted"}
+        {
+            "id": option.combination_id,
+            "template_id": template.template_id,
+            "model": option.model,
+            "provider": "scripted",
+        }
         for template, pool in pools
         for option in pool
     ]
     return {
         "model_providers": {"scripted": {"base_url": upstream.base_url}},
         "gateway": {"combinations": combinations},
-        "mipro_v2": {"minibatch_size": 20, "num_trials": 10, "minibatch_full_eval_steps": 4},
+        "mipro_v2": {"minibatch_size": 20, "num_trials": 16, "minibatch_full_eval_steps": 4},
     }
 
 
@@ -158,7 +167,8 @@ class _Traffic:
             return []
         given = [_said(trace, FeedbackKind.SCORE, float(said == right), "checker")] if self._rng.random() < 0.4 else []
         if self._labels_left.pop(message, None) is not None:
-            given.append(_said(trace, FeedbackKind.LABEL, right, "human:ada"))
+            source = "human:ada" if self._rng.random() < 0.7 else "teacher:scripted/large"
+            given.append(_said(trace, FeedbackKind.LABEL, right, source))
         return given
 
     def _greet(self, store: SqliteTraceStore, at: float) -> list[Feedback]:
@@ -175,7 +185,9 @@ class _Traffic:
         first = rng.choices(pool, [option.share for option in pool])[0]
         other = next(option for option in pool if option is not first)
         failed = rng.random() < (0.09 if first.model == "large" else 0.03)
-        attempts = [_attempt(first, version, error_code=rng.choice(["provider_timeout", "rate_limited"]) if failed else None)]
+        attempts = [
+            _attempt(first, version, error_code=rng.choice(["provider_timeout", "rate_limited"]) if failed else None)
+        ]
         last = first
         if failed:
             lost = rng.random() < 0.15
