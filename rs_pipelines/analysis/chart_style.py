@@ -72,8 +72,8 @@ def use_our_style() -> None:
 
 def titled(text: str, *subtitles: str) -> alt.TitleParams:
     """A title that states what is seen, and under it how to read the chart; both are wrapped to its width."""
-    lines = [line for subtitle in subtitles if subtitle for line in textwrap.wrap(subtitle, _SUBTITLE_CHARACTERS)]
-    return alt.TitleParams(textwrap.wrap(text, _TITLE_CHARACTERS), subtitle=lines)
+    lines = [line for subtitle in subtitles if subtitle for line in _wrapped(subtitle, _SUBTITLE_CHARACTERS)]
+    return alt.TitleParams(_wrapped(text, _TITLE_CHARACTERS), subtitle=lines)
 
 
 def nothing_to_show(text: str, remedy: str) -> alt.Chart:
@@ -102,6 +102,10 @@ def outcome_colour(present: Collection[str]) -> alt.Color:
     """A trace's outcome, in the same colour everywhere; the legend names those that are `present`."""
     shown = {outcome: colour for outcome, colour in OUTCOME_COLOURS.items() if outcome in present}
     return alt.Color("outcome:N", title="outcome", scale=alt.Scale(domain=list(shown), range=list(shown.values())))
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
 def _time_units(frame: pl.DataFrame) -> tuple[alt.UtcMultiTimeUnit, str, str]:

@@ -36,9 +36,8 @@ def open_data(directory: Path | str | None = None) -> Workbench:
     named = directory if directory is not None else os.environ.get(DATA_VARIABLE)
     if named is not None and (directory is not None or CONFIG_VARIABLE not in os.environ):
         return Workbench(Settings(data_dir=Path(named).absolute()))
-    config = Path(os.environ[CONFIG_VARIABLE]) if CONFIG_VARIABLE in os.environ else _nearest_config(Path.cwd())
     try:
-        return Workbench.at(config)
+        return Workbench.at(None if CONFIG_VARIABLE in os.environ else _nearest_config(Path.cwd()))
     except ConfigurationError as error:
         raise ConfigurationError(
             f"{error} To read a data directory without its configuration, set {DATA_VARIABLE} to it."

@@ -68,7 +68,9 @@ def grid_chart(study: StudyRecord) -> Drawing:
     chosen = tried.filter(pl.col("chosen"))
     text = f"{tried.height} of {grid.height} pairs of instruction and demo set were tried"
     if not chosen.is_empty():
-        text = f"Chosen: {chosen['instruction'][0]} with {chosen['demo_set'][0]}; {text}"
+        text = (
+            f"Chosen: {chosen['instruction'][0]} x {chosen['demo_set'][0]}; {tried.height} of {grid.height} pairs tried"
+        )
     title = titled(text, "In a cell: mean score (validation rows that it stands on). Empty: not tried. Framed: chosen.")
     shown = grid.with_columns(
         label=pl.Series([None if v is None else f"{v:.2f} ({n})" for v, n in grid.select("value", "rows").iter_rows()])

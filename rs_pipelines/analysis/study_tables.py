@@ -200,12 +200,12 @@ def label_changes(comparison: Comparison) -> pl.DataFrame:
 
 
 def _instruction_name(study: StudyRecord, index: int) -> str:
-    return f"i{index}: {study.instructions[index].source}"
+    return f"i{index} ({study.instructions[index].source})"
 
 
 def _demo_set_name(study: StudyRecord, index: int) -> str:
     demo_set = study.demo_sets[index]
     if not demo_set.demos:
-        return f"d{index}: none"
+        return f"d{index} (no demos)"
     nearest = f", nearest {demo_set.nearest}" if demo_set.nearest else ""
-    return f"d{index}: {len(demo_set.demos)} {demo_set.kind}{nearest}"
+    return f"d{index} ({len(demo_set.demos)} {demo_set.kind}{nearest})"

@@ -5,11 +5,13 @@ Percentiles and means of groups do not add up, so every table is made from the t
 
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
+from pathlib import Path
 
 import polars as pl
 
 from rs_gateway.domain.feedback import FeedbackKind
 from rs_gateway.domain.traces import Outcome, UsageSource
+from rs_pipelines.durable_files import put_in_place, temporary_for
 from rs_pipelines.lake import Lake
 
 DAILY = ("dt", "template_id", "version", "model")
@@ -30,17 +32,16 @@ def scored_traces(lake: Lake, *, template_id: str | None = None, since: date | N
         template_id: of this template alone; None: of all.
         since: from this UTC day on; None: from the beginning.
 
-    Columns beyond the lake's own: `score`, the mean over its sources of the latest score each gave, None without one;
-    `labelled`, whether somebody said what would have been right.
+    Columns beyond the lake's own: `score`, the one that was given last, None without one; `labelled`, whether somebody
+    said what would have been right.
     """
-    feedback = lake.feedback(["seq", "trace_id", "kind", "value", "source", "created_at"])
+    feedback = lake.feedback(["seq", "trace_id", "kind", "value", "created_at"])
     scores = (
         feedback.filter(pl.col("kind") == FeedbackKind.SCORE.value)
         .with_columns(score=pl.col("value").cast(pl.Float64(), strict=False))
         .sort("created_at", "seq")
-        .unique(["trace_id", "source"], keep="last", maintain_order=True)
-        .group_by("trace_id")
-        .agg(pl.col("score").mean())
+        .unique("trace_id", keep="last", maintain_order=True)
+        .select("trace_id", "score")
     )
     labels = (
         feedback.filter(pl.col("kind") == FeedbackKind.LABEL.value)
@@ -95,24 +96,31 @@ def daily_figures(lake: Lake) -> pl.DataFrame:
     return figures(scored_traces(lake), by=DAILY)
 
 
+def save_figures(table: pl.DataFrame, path: Path) -> None:
+    """Write a table as Parquet; whoever reads it meanwhile sees the old one or the new one as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_for(path)
+    table.write_parquet(temporary)
+    put_in_place(temporary, path)
+
+
 def over_time(traces: pl.LazyFrame, *, by: Sequence[str] = ()) -> pl.DataFrame:
     """The figures by `at` and `until`, when a period began and ended (UTC), and by what else is named.
 
     A period is a minute where all requests lie within three hours, an hour within four days, and a day otherwise.
     """
-    first, last = span(traces)
-    period = "1m" if last - first <= timedelta(hours=3) else "1h" if last - first <= timedelta(days=4) else "1d"
+    ends = span(traces)
+    length = timedelta(0) if ends is None else ends[1] - ends[0]
+    period = "1m" if length <= timedelta(hours=3) else "1h" if length <= timedelta(days=4) else "1d"
     dated = traces.with_columns(at=pl.col("started_at").dt.truncate(period))
     return figures(dated.with_columns(until=pl.col("at").dt.offset_by(period)), by=("at", "until", *by))
 
 
-def span(traces: pl.LazyFrame) -> tuple[datetime, datetime]:
-    """When the first and the last request began, UTC. Raises ValueError: there is none."""
+def span(traces: pl.LazyFrame) -> tuple[datetime, datetime] | None:
+    """When the first and the last request began, UTC; None without any."""
     ends = traces.select(first=pl.col("started_at").min(), last=pl.col("started_at").max()).collect()
-    first, last = ends["first"][0], ends["last"][0]
-    if first is None or last is None:
-        raise ValueError("There is no trace, so there is no first one.")
-    return first, last
+    first, last = ends.row(0)
+    return None if first is None else (first, last)
 
 
 def _known_sum(name: str) -> pl.Expr:
