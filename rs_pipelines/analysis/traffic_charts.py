@@ -25,7 +25,7 @@ def requests_chart(by_template: pl.DataFrame) -> alt.Chart:
     first, last = by_template["at"].min(), by_template["until"].max()
     busiest = by_template.group_by("at").agg(pl.col("requests").sum())["requests"].max()
     title = titled(
-        f"{total:,} requests, at most {busiest:,} a {period}",
+        f"{total:,} requests, at most {busiest:,} per {period}",
         f"From {first:%-d %b %Y %H:%M} to {last:%-d %b %Y %H:%M} UTC; a bar is one {period}.",
     )
     return (
@@ -33,7 +33,7 @@ def requests_chart(by_template: pl.DataFrame) -> alt.Chart:
         .mark_bar()
         .encode(
             x=time_axis(by_template),
-            y=alt.Y("requests:Q", title=f"requests per {period}"),
+            y=alt.Y("requests:Q", title=f"requests per {period}", axis=alt.Axis(tickMinStep=1)),
             color=alt.Color("template_id:N", title="template"),
         )
     )
@@ -47,9 +47,9 @@ def trouble_chart(by_time: pl.DataFrame) -> alt.Chart:
     if not any(counts.values()):
         return nothing_to_show(f"All {total:,} requests ended complete", "Nothing was cut, cancelled or refused.")
     worst = max(counts, key=lambda name: counts[name])
-    shares = by_time.unpivot(others, index=["at", "until", "requests"], variable_name="outcome", value_name="n").filter(
-        pl.col("n") > 0
-    )
+    seen = [name for name in others if counts[name]]
+    # Times at which nothing went wrong stay in: the axis spans all of them.
+    shares = by_time.unpivot(seen, index=["at", "until", "requests"], variable_name="outcome", value_name="n")
     title = titled(
         f"{sum(counts.values()) / total:.1%} of requests did not end complete; most of them: {worst}",
         f"{counts[worst]:,} of {total:,} requests ended as {worst}.",
@@ -60,7 +60,7 @@ def trouble_chart(by_time: pl.DataFrame) -> alt.Chart:
         .encode(
             x=time_axis(by_time),
             y=alt.Y("share:Q", title=f"share of the {period_name(by_time)}'s requests", axis=alt.Axis(format=".1%")),
-            color=outcome_colour(shares["outcome"].unique()),
+            color=outcome_colour(seen),
         )
     )
 

@@ -46,7 +46,7 @@ def test_titles_say_how_much_was_asked_and_how_it_ended(weeks: Workbench) -> Non
     n, complete = traces.select(pl.len(), (pl.col("outcome") == "complete").sum()).collect().row(0)
     by_time = traffic.over_time(traces)
     requests = traffic_charts.requests_chart(traffic.over_time(traces, by=["template_id"]))
-    assert title_of(requests) == f"{n:,} requests, at most {by_time['requests'].max()} a day"
+    assert title_of(requests) == f"{n:,} requests, at most {by_time['requests'].max()} per day"
     assert title_of(traffic_charts.trouble_chart(by_time)).startswith(f"{1 - complete / n:.1%} of requests did not")
 
 
@@ -105,7 +105,7 @@ def test_a_quiet_minute_draws_charts_that_say_what_is_missing(one_quiet_minute: 
         title_of(routing_charts.bills_chart(routing.bills(routed))),
     ]
     assert titles == [
-        "1 requests, at most 1 a minute",
+        "1 requests, at most 1 per minute",
         "All 1 requests ended complete",
         "Half of small's requests took under 0.25 s, 95% under 0.25 s",
         "Nobody knows what these requests cost",
