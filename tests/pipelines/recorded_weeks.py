@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -57,6 +58,7 @@ GREETING_POOL = (
 )
 
 
+@cache
 def tickets() -> list[tuple[str, str]]:
     """(message, what it asks for)."""
     rows = [json.loads(line) for line in TICKETS.read_text(encoding="utf-8").splitlines()]
