@@ -55,7 +55,11 @@ def executed(weeks: Workbench, before: dict[Path, int], tmp_path_factory: pytest
     async def run(name: str) -> Any:
         notebook = read(name)
         client = NotebookClient(
-            notebook, timeout=100, kernel_name="python3", resources={"metadata": {"path": str(away)}}
+            notebook,
+            timeout=200,
+            startup_timeout=200,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(away)}},
         )
         await client.async_execute(env={**os.environ, **environment})
         return notebook
@@ -93,6 +97,7 @@ def test_a_notebook_asks_a_question_and_its_cells_are_thin(name: str) -> None:
         assert not any(line.startswith(("def ", "class ", "for ")) for line in lines), "logic belongs into a module"
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_clean_and_draws_charts(name: str, executed: dict[str, Any]) -> None:
     shown = list(outputs(executed[name]))

@@ -129,17 +129,28 @@ def chain(lineage: Lineage) -> pl.DataFrame:
 
 
 def examples_behind(lineage: Lineage) -> pl.DataFrame:
-    """The rows that the version was searched on and proved on, demos first; empty where there was no study.
+    """The rows that the version was searched on and proved on, and the demos in its prompt, which come first.
 
-    Columns: `example_id`, `use` (demo, train, val or test), `provenance`, `expected`, `outcome` (of a test row),
-    `trace_id`.
+    Columns: `example_id`, `use` (demo, train, val or test), `provenance` (of a demo that is not in the sample:
+    `earlier sample`, or `by hand` where no example was its source), `expected`, `outcome` (of a test row), `trace_id`.
     """
-    schema = {name: pl.String() for name in ("example_id", "use", "provenance", "expected", "outcome", "trace_id")}
-    if lineage.sample is None:
-        return pl.DataFrame(schema=schema)
     demos = {demo.example_id for demo in lineage.version.text.demos}
+    examples = () if lineage.sample is None else lineage.sample.examples
     outcomes = {row.example_id: row.outcome for row in lineage.comparison.rows} if lineage.comparison else {}
-    rows = [
+    sampled = {example.example_id for example in examples}
+    rows: list[tuple[str | None, ...]] = [
+        (
+            demo.example_id,
+            "demo",
+            "by hand" if demo.example_id is None else "earlier sample",
+            demo.assistant,
+            None,
+            None,
+        )
+        for demo in lineage.version.text.demos
+        if demo.example_id not in sampled
+    ]
+    rows += [
         (
             example.example_id,
             "demo" if example.example_id in demos else example.split.value,
@@ -148,10 +159,11 @@ def examples_behind(lineage: Lineage) -> pl.DataFrame:
             outcomes.get(example.example_id),
             example.trace_id,
         )
-        for example in lineage.sample.examples
+        for example in examples
     ]
+    names = ("example_id", "use", "provenance", "expected", "outcome", "trace_id")
     order = ["demo", *(split.value for split in Split)]
-    return pl.DataFrame(rows, schema=schema, orient="row").sort(
+    return pl.DataFrame(rows, schema={name: pl.String() for name in names}, orient="row").sort(
         pl.col("use").replace_strict(order, range(len(order)), return_dtype=pl.Int64()), "example_id"
     )
 

@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from rs_gateway.domain.errors import TemplateNotFoundError
+from rs_gateway.domain.prompts import Demo
 from rs_pipelines.analysis import lineage
 from rs_pipelines.analysis.data_directory import open_data
 from rs_pipelines.workbench import Workbench
@@ -43,6 +44,16 @@ def test_the_demos_of_the_prompt_are_told_from_other_train_rows(behind: lineage.
     demos = uses.filter(pl.col("use") == "demo")["example_id"].to_list()
     assert sorted(demos) == sorted(str(demo.example_id) for demo in behind.version.text.demos)
     assert uses.filter(pl.col("outcome").is_not_null())["use"].unique().to_list() == ["test"]
+
+
+def test_demos_that_this_sample_does_not_hold_are_rows_all_the_same(behind: lineage.Lineage) -> None:
+    older, written = Demo("a message", "repair", "e-of-another-sample"), Demo("another", "refund")
+    text = replace(behind.version.text, demos=(*behind.version.text.demos, older, written))
+    found = lineage.examples_behind(replace(behind, version=replace(behind.version, text=text)))
+    assert found.height == N_LABELS + 2
+    demos = found.filter(pl.col("use") == "demo").select("provenance", "expected").rows()
+    assert ("earlier sample", "repair") in demos
+    assert ("by hand", "refund") in demos
 
 
 def test_a_version_that_a_person_wrote_ends_there(weeks: Workbench) -> None:
