@@ -9,7 +9,7 @@ from rich.text import Text
 
 from rs_pipelines.comparison import Comparison
 from rs_pipelines.gate import ComparedRow
-from rs_pipelines.lake import IngestReport
+from rs_pipelines.ingest import IngestReport
 from rs_pipelines.mipro.events import (
     FullEvaluation,
     InstructionsReady,

@@ -14,8 +14,8 @@ from rs_pipelines.answers import AnswerCache, CallBudget, Spending
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.comparison import Comparison, run_comparison
 from rs_pipelines.examples import Gathered, draw_sample, gather
+from rs_pipelines.ingest import IngestReport
 from rs_pipelines.interrupts import run_interruptible
-from rs_pipelines.lake import IngestReport
 from rs_pipelines.mipro.budget import PlanNumbers, StudyPlan, estimate_calls, plan_for, study_allowance
 from rs_pipelines.mipro.earlier import earlier_winners
 from rs_pipelines.mipro.events import StudyEvent

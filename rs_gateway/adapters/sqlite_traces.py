@@ -17,7 +17,7 @@ from rs_gateway.adapters.trace_rows import FEEDBACK_COLUMNS, TRACE_COLUMNS, Row
 from rs_gateway.adapters.trace_writer import Prepare, TraceWriter, WriterLimits
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.domain.feedback import Feedback
-from rs_gateway.domain.ports import StoredRows, StoreHealth
+from rs_gateway.domain.ports import NewestPositions, StoredRows, StoreHealth
 from rs_gateway.domain.traces import Trace
 
 _JOINED = f"SELECT {', '.join(TRACE_COLUMNS)} FROM traces LEFT JOIN trace_payloads USING (trace_id)"  # noqa: S608 ours
@@ -30,6 +30,7 @@ _SELECT_SCORES = (
     "WHERE kind = 'score' AND combination_id IS NOT NULL AND feedback.seq > ? ORDER BY feedback.seq LIMIT ?"
 )
 _SELECT_NEWEST_SCORE = "SELECT seq FROM feedback WHERE kind = 'score' ORDER BY seq DESC LIMIT 1 OFFSET ?"
+_SELECT_NEWEST = "SELECT name, seq FROM sqlite_sequence WHERE name IN ('traces', 'feedback')"
 SCORE_COLUMNS = ("seq", "template_id", "combination_id", "value")
 
 
@@ -141,6 +142,11 @@ class SqliteTraceReader:
         """See TraceReader. Raises SchemaTooNewError, StoreError."""
         return self._page(_SELECT_FEEDBACK, FEEDBACK_COLUMNS, after=after, limit=limit)
 
+    def newest_positions(self) -> NewestPositions:
+        """See TraceReader. Raises SchemaTooNewError, StoreError."""
+        found = {str(name): _integer(seq) for name, seq in self._store.rows(_SELECT_NEWEST, ())}
+        return NewestPositions(found.get("traces", 0), found.get("feedback", 0))
+
     def trace(self, trace_id: str) -> Mapping[str, object] | None:
         """One trace by column name, as `traces` has it (decision and attempts are JSON text); None when unknown.
 
@@ -175,5 +181,9 @@ class SqliteTraceReader:
 
 
 def _sequence(row: Row) -> int:
-    assert isinstance(row[0], int)
-    return row[0]
+    return _integer(row[0])
+
+
+def _integer(cell: object) -> int:
+    assert isinstance(cell, int)
+    return cell

@@ -95,7 +95,9 @@ class StoredRows:
 
     Attributes:
         columns: column names; rows: tuples in that order.
-        last_sequence: pass it as `after` to get the next page; unchanged when `rows` is empty.
+        last_sequence: position of the last row: pass it as `after` to get the next page; unchanged when `rows` is
+            empty. It is the store's own: where numbers are drawn in the order of commits it is the last row's `seq`,
+            where they are not it is something else that follows that order, and a later page may hold smaller `seq`.
     """
 
     columns: tuple[str, ...]
@@ -103,15 +105,30 @@ class StoredRows:
     last_sequence: int
 
 
+@dataclass(frozen=True, slots=True)
+class NewestPositions:
+    """The highest positions that a store has given to a trace and to feedback, to rows deleted since too; or 0."""
+
+    traces: int = 0
+    feedback: int = 0
+
+
 class TraceReader(Protocol):
     """Where the pipelines read. Never blocks the writer and never sees a row twice or not at all."""
 
     def traces(self, *, after: int, limit: int) -> StoredRows:
-        """Traces joined with their payloads, whose commit sequence is above `after`."""
+        """Traces joined with their payloads, whose position is above `after`.
+
+        No row that commits later ever gets a position at or below one that was given here.
+        """
         ...
 
     def feedback(self, *, after: int, limit: int) -> StoredRows:
-        """Feedback whose commit sequence is above `after`."""
+        """Feedback, in the same way."""
+        ...
+
+    def newest_positions(self) -> NewestPositions:
+        """How far the store has come. It never falls, so that a store restored from a backup can be told."""
         ...
 
     def trace(self, trace_id: str) -> Mapping[str, object] | None:
