@@ -1,13 +1,15 @@
 """Ingest: what is new in the trace store becomes parts of the lake, each row exactly once, a page at a time."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import polars as pl
 
-from rs_gateway.domain.ports import StoredRows, TraceReader
+from rs_gateway.domain.ports import ArrowStream, ColumnReader, StoredRows, TraceReader
 from rs_pipelines.lake_edit import LakeEdit
 from rs_pipelines.lake_manifest import Anchor, LakeCorruptError
 from rs_pipelines.lake_schema import FEEDBACK, INSTANT, TRACES, Table, TableName
@@ -58,19 +60,17 @@ def ingest(lake: LakeEdit, reader: TraceReader, *, page_rows: int, on_page: OnPa
     expected = sum(position - lake.manifest.table(name).cursor for name, position in ahead.items())
     report = IngestReport(0, 0, 0, lake.manifest.traces.cursor, 0.0, expected)
     # Feedback first: a trace is committed before its feedback, so that at the end none stands without its trace.
-    for table, read in ((FEEDBACK, reader.feedback), (TRACES, reader.traces)):
-        full = True
-        while full:
-            page = read(after=lake.manifest.table(table.name).cursor, limit=page_rows)
-            # A short page is the end: chasing a busy writer would only make many small files.
-            full = len(page.rows) >= page_rows
-            if not page.rows:
-                break
-            n_files = _add_page(lake, table, page)
+    for table in (FEEDBACK, TRACES):
+        for page in _pages(
+            reader, table, after=lake.manifest.table(table.name).cursor, upto=ahead[table.name], limit=page_rows
+        ):
+            parts = lake.write(table, page.rows)
+            lake.append(table, parts, cursor=page.last_sequence, anchor=_anchor(table, page.rows))
+            n = page.rows.height
             report = IngestReport(
-                rows=report.rows + (len(page.rows) if table is TRACES else 0),
-                feedback_rows=report.feedback_rows + (len(page.rows) if table is FEEDBACK else 0),
-                files=report.files + n_files,
+                rows=report.rows + (n if table is TRACES else 0),
+                feedback_rows=report.feedback_rows + (n if table is FEEDBACK else 0),
+                files=report.files + len(parts),
                 last_sequence=lake.manifest.traces.cursor,
                 seconds=time.monotonic() - started,
                 expected=expected,
@@ -79,17 +79,48 @@ def ingest(lake: LakeEdit, reader: TraceReader, *, page_rows: int, on_page: OnPa
     return report
 
 
-def _add_page(lake: LakeEdit, table: Table, page: StoredRows) -> int:
-    cursor = lake.manifest.table(table.name).cursor
-    rows = _frame(table, page)
-    if page.last_sequence <= cursor or rows["seq"].is_duplicated().any():
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """Rows in commit order with the columns of their table, and the position behind them."""
+
+    rows: pl.DataFrame
+    last_sequence: int
+
+
+def _pages(reader: TraceReader, table: Table, *, after: int, upto: int, limit: int) -> Generator[_Page]:
+    """The pages up to a position, each read while the one before it is in use.
+
+    It ends there although a busy gateway writes on: chasing it would only make many small files.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="ingest") as beside:
+        coming = beside.submit(_read, reader, table, after=after, limit=limit)
+        while after < upto:
+            page = coming.result()
+            if page.last_sequence <= after:
+                return
+            after = page.last_sequence
+            if after < upto:
+                coming = beside.submit(_read, reader, table, after=after, limit=limit)
+            if page.rows.height:
+                yield page
+
+
+def _read(reader: TraceReader, table: Table, *, after: int, limit: int) -> _Page:
+    found = None
+    if isinstance(reader, ColumnReader):
+        found = reader.columns(table.name, after=after, limit=limit, load=partial(_of_columns, table))
+    if found is not None:
+        rows = pl.concat([pl.DataFrame(schema=table.schema), *found.chunks])
+        page = _Page(rows, found.last_sequence)
+    else:
+        stored = (reader.traces if table is TRACES else reader.feedback)(after=after, limit=limit)
+        page = _Page(_of_rows(table, stored), stored.last_sequence)
+    if (page.rows.height and page.last_sequence <= after) or page.rows["seq"].is_duplicated().any():
         raise LakeCorruptError(
-            f"The reader gave {table.name} up to position {page.last_sequence} after {cursor}, some of them twice or "
+            f"The reader gave {table.name} up to position {page.last_sequence} after {after}, some of them twice or "
             "none of them new: rows would be lost or doubled, so nothing was taken."
         )
-    parts = lake.write(table, rows)
-    lake.append(table, parts, cursor=page.last_sequence, anchor=_anchor(table, rows))
-    return len(parts)
+    return page
 
 
 def _anchor(table: Table, rows: pl.DataFrame) -> Anchor:
@@ -100,29 +131,54 @@ def _id_column(table: Table) -> str:
     return "trace_id" if table is TRACES else "feedback_id"
 
 
-def _frame(table: Table, page: StoredRows) -> pl.DataFrame:
-    """The page as typed columns; nothing is guessed, and a value of another type raises LakeCorruptError."""
-    wanted = [name for name in table.schema if name != "dt"]
-    missing = [name for name in wanted if name not in page.columns]
+def _of_columns(table: Table, stream: ArrowStream) -> pl.DataFrame:
+    found = pl.DataFrame(stream)
+    _need_columns(table, found.columns)
+    return _with_day(table, [_typed(found[name], dtype) for name, dtype in _stored(table).items()])
+
+
+def _of_rows(table: Table, page: StoredRows) -> pl.DataFrame:
+    _need_columns(table, page.columns)
+    if not page.rows:
+        return pl.DataFrame(schema=table.schema)
+    values = dict(zip(page.columns, zip(*page.rows, strict=True), strict=True))
+    return _with_day(table, [_series(name, values[name], dtype) for name, dtype in _stored(table).items()])
+
+
+def _stored(table: Table) -> Mapping[str, pl.DataType]:
+    return {name: dtype for name, dtype in table.schema.items() if name != "dt"}
+
+
+def _need_columns(table: Table, given: Collection[str]) -> None:
+    missing = [name for name in _stored(table) if name not in given]
     if missing:
         raise LakeCorruptError(f"The trace store gives no column {', '.join(missing)} for {table.name}.")
-    values = dict(zip(page.columns, zip(*page.rows, strict=True), strict=True))
-    frame = pl.DataFrame([_series(name, values[name], table.schema[name]) for name in wanted])
-    return frame.with_columns(pl.col(table.instant).dt.date().alias("dt"))
+
+
+def _with_day(table: Table, columns: list[pl.Series]) -> pl.DataFrame:
+    return pl.DataFrame(columns).with_columns(pl.col(table.instant).dt.date().alias("dt"))
 
 
 def _series(name: str, values: Sequence[object], dtype: pl.DataType) -> pl.Series:
+    raw = pl.Float64() if dtype == INSTANT else dtype
+    if dtype == pl.Boolean():  # SQLite has no booleans
+        values = [None if value is None else bool(value) for value in values]
     try:
-        if dtype == pl.Boolean():  # SQLite has no booleans
-            return pl.Series(name, [None if v is None else bool(v) for v in values], dtype=dtype, strict=True)
-        if dtype == INSTANT:
-            seconds = pl.Series(name, values, dtype=pl.Float64(), strict=True)
-            if seconds.null_count():
-                raise TypeError("a row without its time")
-            return (seconds * 1e6).round().cast(pl.Int64()).cast(INSTANT)
-        return pl.Series(name, values, dtype=dtype, strict=True)
+        return _typed(pl.Series(name, values, dtype=raw, strict=True), dtype)
     except (TypeError, pl.exceptions.PolarsError) as error:
         raise LakeCorruptError(f"Column {name!r} of the trace store holds what is no {dtype}: {error}") from error
+
+
+def _typed(column: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """The column in the lake's type. Nothing is guessed: a value of another type raises LakeCorruptError."""
+    if column.dtype == dtype:
+        return column
+    if dtype == INSTANT and column.dtype.is_numeric() and not column.null_count():
+        return (column.cast(pl.Float64()) * 1e6).round().cast(pl.Int64()).cast(INSTANT)
+    numbers = column.dtype == pl.Int64() and dtype in (pl.Float64(), pl.Boolean())  # SQLite has no booleans
+    if numbers or column.null_count() == column.len():
+        return column.cast(dtype)
+    raise LakeCorruptError(f"Column {column.name!r} of the trace store holds {column.dtype} where {dtype} belongs.")
 
 
 def _refuse_other_store(lake: LakeEdit, reader: TraceReader, newest: Mapping[TableName, int]) -> None:
