@@ -6,20 +6,45 @@ killed ingest. Never read the folder by a pattern: ask `Lake`, which reads what 
 """
 
 import time
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import duckdb
 import polars as pl
 
+from rs_gateway.domain.feedback import FeedbackKind
 from rs_gateway.domain.ports import TraceReader
+from rs_pipelines.compaction import CompactionReport, OnMerge, crowded_parts, ignore_merge, merge, small_parts
 from rs_pipelines.ingest import IngestReport, OnPage, ignore_page, ingest
 from rs_pipelines.lake_edit import KEPT_FOR_READERS, Clock, LakeEdit, edit, read_manifest, scan_parts, utc_now
 from rs_pipelines.lake_files import LakeFiles
 from rs_pipelines.lake_manifest import Manifest, Part
-from rs_pipelines.lake_schema import FEEDBACK, SQL_TYPES, TABLES, TRACES, Table
+from rs_pipelines.lake_schema import FEEDBACK, INSTANT, SQL_TYPES, TABLES, TRACES, Table
+
+_SAID: Mapping[str, pl.DataType] = {
+    FeedbackKind.LABEL.value: pl.String(),
+    FeedbackKind.SCORE.value: pl.Float64(),
+    FeedbackKind.OUTCOME.value: pl.Boolean(),
+    FeedbackKind.COMMENT.value: pl.String(),
+}
+NEWEST_FEEDBACK_SCHEMA = pl.Schema({"trace_id": pl.String(), **_SAID, "said_at": INSTANT})
+"""What is said about a trace now; null where nothing of that kind was said. `said_at` is when the last of it was."""
+
+_NEWEST_FEEDBACK = """
+SELECT
+    trace_id,
+    arg_max(json_extract_string(value, '$'), (created_at, seq)) FILTER (kind = 'label') AS label,
+    arg_max(value, (created_at, seq)) FILTER (kind = 'score')::DOUBLE AS score,
+    arg_max(value, (created_at, seq)) FILTER (kind = 'outcome')::BOOLEAN AS outcome,
+    arg_max(json_extract_string(value, '$'), (created_at, seq)) FILTER (kind = 'comment') AS comment,
+    max(created_at) AS said_at
+FROM feedback GROUP BY trace_id
+"""
+_FAN_IN = 8
+"""So many small parts of about one size, of one day, are merged by the ingest that made the last of them."""
 
 
 class Lake:
@@ -41,6 +66,8 @@ class Lake:
     def ingest(self, reader: TraceReader, *, page_rows: int = 50_000, on_page: OnPage = ignore_page) -> IngestReport:
         """Bring what is new in the trace store. Killed anywhere, the next call goes on; no row is lost or doubled.
 
+        Where many small parts have come together, they are merged.
+
         Args:
             page_rows: rows read, written and made visible at a time; memory grows with it.
             on_page: told after each page what has come so far.
@@ -54,7 +81,17 @@ class Lake:
         with self.edit() as lake:
             lake.purge(older_than=KEPT_FOR_READERS)
             report = ingest(lake, reader, page_rows=page_rows, on_page=on_page)
+            merge(lake, partial(crowded_parts, fan_in=_FAN_IN))
         return replace(report, seconds=time.monotonic() - started)
+
+    def compact(self, *, on_merge: OnMerge = ignore_merge) -> CompactionReport:
+        """Merge all small parts of each day. Readers are not disturbed; killed anywhere, nothing is lost or doubled.
+
+        Raises as `ingest`.
+        """
+        with self.edit() as lake:
+            lake.purge(older_than=KEPT_FOR_READERS)
+            return merge(lake, small_parts, on_merge=on_merge)
 
     @contextmanager
     def edit(self) -> Generator[LakeEdit]:
@@ -74,13 +111,31 @@ class Lake:
         """All feedback, with the columns of FEEDBACK_SCHEMA or those asked for."""
         return self._scan(FEEDBACK, columns)
 
+    def newest_feedback(self) -> pl.LazyFrame:
+        """What is said about each trace now: NEWEST_FEEDBACK_SCHEMA, one row for each trace that something is said of.
+
+        Of several labels (scores, outcomes, comments) of a trace the one said last counts.
+        """
+        said_last = self.feedback().sort("created_at", "seq").unique(("trace_id", "kind"), keep="last")
+        return said_last.group_by("trace_id").agg(
+            *(
+                pl.col("value").filter(pl.col("kind") == kind).first().str.json_decode(dtype).alias(kind)
+                for kind, dtype in _SAID.items()
+            ),
+            pl.col("created_at").max().alias("said_at"),
+        )
+
     def duckdb_connection(self) -> duckdb.DuckDBPyConnection:
-        """An in-memory DuckDB with the views `traces` and `feedback` over what counts now. Times are UTC."""
+        """An in-memory DuckDB with the views `traces`, `feedback` and `newest_feedback` over what counts now.
+
+        Times are UTC.
+        """
         connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false"})
         connection.execute("SET TimeZone = 'UTC'")
         manifest = self.manifest()
         for table in TABLES:
             connection.execute(f"CREATE VIEW {table.name} AS {self._view(table, manifest.table(table.name).parts)}")
+        connection.execute(f"CREATE VIEW newest_feedback AS {_NEWEST_FEEDBACK}")
         return connection
 
     def _scan(self, table: Table, columns: Sequence[str] | None) -> pl.LazyFrame:
@@ -89,12 +144,12 @@ class Lake:
 
     def _view(self, table: Table, parts: Collection[Part]) -> str:
         columns = ", ".join(f"NULL::{SQL_TYPES[dtype]} AS {name}" for name, dtype in table.schema.items())
-        empty = f"SELECT {columns} LIMIT 0"
-        if not parts:
-            return empty
-        paths = ", ".join(_sql_path(self._files.path(part.path)) for part in parts)
-        # The empty row set gives columns that no part has, and the order.
-        return f"({empty}) UNION ALL BY NAME SELECT * FROM read_parquet([{paths}], hive_partitioning = false)"  # noqa: S608  (names from our schema, paths escaped)
+        # The empty row set gives types and order, and the columns that the parts of an older schema lack.
+        rows = [f"(SELECT {columns} LIMIT 0)"]
+        for schema in sorted({part.schema for part in parts}):
+            paths = ", ".join(_sql_path(self._files.path(part.path)) for part in parts if part.schema == schema)
+            rows.append(f"SELECT * FROM read_parquet([{paths}], hive_partitioning = false)")  # noqa: S608 paths escaped
+        return " UNION ALL BY NAME ".join(rows)
 
 
 def _ignore_step(step: str) -> None:

@@ -31,6 +31,7 @@ class Part:
         first_sequence, last_sequence: smallest and largest `seq` in it. Ranges of parts may overlap.
         bytes: size of the file.
         memory_bytes: what its rows take when they are read, roughly.
+        schema: schema of the lake when it was written. It decides which columns the file has.
     """
 
     path: str
@@ -40,6 +41,7 @@ class Part:
     last_sequence: int
     bytes: int
     memory_bytes: int
+    schema: int = SCHEMA_VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,4 +196,4 @@ def _part_1(file: _File1) -> Part:
     folder = file.path.split("/")[1]
     day = datetime.strptime(folder, "dt=%Y-%m-%d").replace(tzinfo=UTC).date()
     size = file.rows * _MEMORY_BYTES_1
-    return Part(file.path, day, file.rows, file.first_sequence, file.last_sequence, size, size)
+    return Part(file.path, day, file.rows, file.first_sequence, file.last_sequence, size, size, 1)
