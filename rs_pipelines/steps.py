@@ -56,6 +56,14 @@ class RowsCompared:
 
 
 @dataclass(frozen=True, slots=True)
+class Ingesting:
+    """How far an ingest is: `done` rows of about `total`."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class Probing:
     """The live prompt is asked before the search; of `calls` answers those in the cache cost nothing."""
 
@@ -69,7 +77,9 @@ class Paused:
     why: str | None
 
 
-Event: TypeAlias = StudyEvent | Paused | RowsCompared | IngestReport | CalibrationSample | Probing | Preflight
+Event: TypeAlias = (
+    StudyEvent | Paused | RowsCompared | Ingesting | IngestReport | CalibrationSample | Probing | Preflight
+)
 Watcher: TypeAlias = Callable[[Event], None]
 
 
@@ -89,9 +99,14 @@ def ignore(_: Event) -> None:
 
 def ingest(bench: Workbench, *, watch: Watcher = ignore) -> IngestReport:
     """Bring new traces and feedback into the lake."""
+
+    def show(page: IngestReport) -> None:
+        done = page.rows + page.feedback_rows
+        watch(Ingesting(done, max(done, page.expected)))
+
     reader = open_trace_reader(bench.settings)
     try:
-        report = bench.lake.ingest(reader)
+        report = bench.lake.ingest(reader, on_page=show)
     finally:
         reader.close()
     watch(report)
