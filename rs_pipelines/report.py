@@ -7,6 +7,7 @@ from rs_pipelines.comparison import Comparison, LabelChange
 from rs_pipelines.gate import ComparedRow
 from rs_pipelines.mipro.records import Candidate, StudyRecord, TrialRecord
 from rs_pipelines.preflight import CostEstimate, EvaluatorSanity, LiveProbe, Preflight, Provable
+from rs_pipelines.sample import VOUCHED_FOR
 
 _WIDTH, _HEIGHT, _MARGIN = 640, 240, 40
 _SHOWN_CHARACTERS = 160
@@ -199,7 +200,7 @@ def verdict_line(comparison: Comparison) -> str:
 def provenance_line(comparison: Comparison) -> str | None:
     """Who vouches for the held-out rows' right answers; None where nobody but people does, or it was not recorded."""
     found = comparison.by_provenance
-    if not found or set(found) <= {"human", "imported"}:
+    if not found or found.keys() <= VOUCHED_FOR:
         return None
     return "right answers by: " + ", ".join(f"{n} {provenance}" for provenance, n in found.items())
 

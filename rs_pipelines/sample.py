@@ -8,6 +8,9 @@ from enum import StrEnum
 
 from rs_gateway.domain.chat import Message
 
+VOUCHED_FOR = frozenset({"human", "imported"})
+"""Provenances of labels that people gave."""
+
 
 class Split(StrEnum):
     """Which side a row is on. A fixed hash of the normalised input decides, or the imported file does."""
@@ -35,6 +38,11 @@ class Example:
     provenance: str
     split: Split
     trace_id: str | None = None
+
+    @property
+    def is_vouched_for(self) -> bool:
+        """Whether a person says that the expected output is right, and not a model or an outcome."""
+        return self.provenance in VOUCHED_FOR
 
 
 @dataclass(frozen=True, slots=True)
