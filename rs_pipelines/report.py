@@ -1,7 +1,7 @@
 """What a run looks like to a person: the same pictures and tables for the terminal, Dagster and the notebooks."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rs_pipelines.comparison import Comparison, LabelChange
 from rs_pipelines.gate import ComparedRow
@@ -123,12 +123,14 @@ def call_changes(comparison: Comparison) -> list[tuple[str, str, str]]:
 
 def preflight_lines(preflight: Preflight) -> list[tuple[str, str]]:
     """(what, how it is) for a table of two columns."""
-    by = ", ".join(f"{n} {provenance}" for provenance, n in preflight.by_provenance.items())
+    by = _counted(preflight.by_provenance)
     drawn = f", {preflight.drawn} drawn" if preflight.drawn < preflight.usable else ""
     lines = [
         ("usable rows", f"{preflight.usable} ({by}){drawn}; {preflight.duplicates} duplicate labels left out"),
         ("split", ", ".join(f"{n} {split}" for split, n in preflight.by_split.items())),
     ]
+    if not preflight.test_by_provenance.keys() <= VOUCHED_FOR:
+        lines.append(("test rows by", _counted(preflight.test_by_provenance)))
     if preflight.labels:
         lines.append(("labels", ", ".join(f"{label} {n}" for label, n in preflight.labels.items())))
     lines.append(_provable_line(preflight.provable))
@@ -169,7 +171,14 @@ def _live_words(live: LiveProbe) -> str:
     if not live.values:
         return f"no answer to {live.asked} rows"
     mean = sum(live.values) / len(live.values)
-    return f"scores {mean:.3f} on {len(live.values)} rows; differs from itself by {live.noise:.3f}"
+    return f"scores {mean:.3f} on {len(live.values)} rows; {_noise_words(live)}"
+
+
+def _noise_words(live: LiveProbe) -> str:
+    if live.noise is not None:
+        return f"differs from itself by {live.noise:.3f} ({live.asked_twice} rows asked twice)"
+    why = "no row was answered twice" if live.asked_twice else "temperature 0, so each row was asked once"
+    return f"not measured how much it differs from itself ({why})"
 
 
 def _cost_words(cost: CostEstimate) -> str:
@@ -202,7 +211,11 @@ def provenance_line(comparison: Comparison) -> str | None:
     found = comparison.by_provenance
     if not found or found.keys() <= VOUCHED_FOR:
         return None
-    return "right answers by: " + ", ".join(f"{n} {provenance}" for provenance, n in found.items())
+    return f"right answers by: {_counted(found)}"
+
+
+def _counted(by_provenance: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {provenance}" for provenance, n in by_provenance.items())
 
 
 def _cell(text: str | None) -> str:
