@@ -25,11 +25,12 @@ from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.preflight import Preflight
 from rs_pipelines.report import (
     call_changes,
-    candidate_name,
+    leader_columns,
     leaders,
     look_words,
     preflight_lines,
     provenance_line,
+    study_notes,
     verdict_line,
 )
 from rs_pipelines.sample import CalibrationSample, Split
@@ -135,12 +136,13 @@ def print_preflight(console: Console, preflight: Preflight) -> None:
 
 
 def print_study(console: Console, study: StudyRecord) -> None:
-    """The leading candidates and the study's course."""
-    table = Table("candidate", "mean score", "rows", title="Study: leading candidates (* chosen)", title_justify="left")
-    for candidate, mean, n in leaders(study, limit=6):
-        mark = " *" if candidate == study.best else ""
-        table.add_row(candidate_name(study, candidate) + mark, f"{mean:.3f}", str(n))
+    """The leading candidates, how the choice among them was made, and the study's course."""
+    table = Table(*leader_columns(study), title="Study: leading candidates (* chosen)", title_justify="left")
+    for leader in leaders(study, limit=6):
+        table.add_row(*leader.cells(study))
     console.print(table)
+    for note in study_notes(study):
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     width = 40
     valid = [trial for trial in study.trials if trial.value is not None]
     every = -(-len(valid) // _SHOWN_TRIALS)
