@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +17,8 @@ from rs_gateway.logs import configure_logs
 from rs_pipelines.cli_best_model import find_best_model
 
 if TYPE_CHECKING:
-    from rs_pipelines.sample import Target
+    from rs_pipelines.gate import ComparedRow
+    from rs_pipelines.sample import Example, Target
     from rs_pipelines.steps import Effort
     from rs_pipelines.workbench import Workbench
 
@@ -158,7 +160,7 @@ def optimize(
     mode: Annotated[str | None, typer.Option(help="light, medium or heavy.")] = None,
     max_calls: Annotated[int | None, typer.Option(min=1, help="Hard limit on model calls.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides every random choice of the search.")] = None,
-    show_rows: Annotated[int, typer.Option(min=0, help="Rows won, and lost, to show with both outputs.")] = 0,
+    show_rows: Annotated[int, typer.Option(min=0, help="Rows won, and lost, to show with input and both outputs.")] = 0,
     preflight: Annotated[
         bool, typer.Option("--preflight", help="Only say what can be proven and what it would cost.")
     ] = False,
@@ -198,6 +200,7 @@ def optimize(
     study, comparison = study_of(bench, target, run.study_id), comparison_of(bench, target, run.study_id)
     published, why = published_version(bench, comparison), reasons(bench, comparison)
     paid = spending(bench, study.study_id)
+    examples = {e.example_id: e for e in bench.samples.load(target, comparison.sample_id).examples}
     if as_json:
         verdict = comparison.verdict
         _print_json(
@@ -218,8 +221,8 @@ def optimize(
                 "usd_per_1000_calls": [
                     None if usd is None else 1_000 * usd for usd in (verdict.cost_usd_live, verdict.cost_usd_candidate)
                 ],
-                "rows_won": [asdict(row) for row in comparison.rows_with("won")[:show_rows]],
-                "rows_lost": [asdict(row) for row in comparison.rows_with("lost")[:show_rows]],
+                "rows_won": [_with_input(row, examples) for row in comparison.rows_with("won")[:show_rows]],
+                "rows_lost": [_with_input(row, examples) for row in comparison.rows_with("lost")[:show_rows]],
                 "published": published is not None,
                 "published_version": published,
                 "reasons": list(why),
@@ -236,12 +239,17 @@ def optimize(
     else:
         console = Console(highlight=False, markup=False)
         print_study(console, study)
-        print_comparison(console, comparison, published=published, reasons=why, show_rows=show_rows)
+        print_comparison(console, comparison, published=published, reasons=why, show_rows=show_rows, examples=examples)
         usd = f", {paid.usd:.4g} USD" if bench.cost_of_call(target)(1, 1) is not None else ""
         console.print(
             f"{paid.calls} model calls, {paid.input_tokens:,} input and {paid.output_tokens:,} output tokens{usd} for "
             f"this study in all, interrupted runs included; {time.monotonic() - began:.0f} s now"
         )
+
+
+def _with_input(row: "ComparedRow", examples: Mapping[str, "Example"]) -> dict[str, Any]:
+    example = examples[row.example_id]
+    return {"variables": dict(example.variables), "messages": list(example.messages), **asdict(row)}
 
 
 def _preflight_only(bench: "Workbench", target: "Target", effort: "Effort", *, as_json: bool) -> None:

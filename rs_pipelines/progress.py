@@ -1,6 +1,6 @@
 """What a person at a terminal sees of a run; silent where nobody looks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -30,13 +30,15 @@ from rs_pipelines.report import (
     look_words,
     preflight_lines,
     provenance_line,
+    shortened,
     study_notes,
     verdict_line,
 )
-from rs_pipelines.sample import CalibrationSample, Split
+from rs_pipelines.sample import CalibrationSample, Example, Split
 from rs_pipelines.steps import Event, Paused, Probing, RowsCompared
 
 _SHOWN_TRIALS = 20
+_UNKNOWN: Mapping[str, Example] = {}
 
 
 class RunProgress:
@@ -166,12 +168,14 @@ def print_comparison(
     published: int | None,
     reasons: Sequence[str] | None = None,
     show_rows: int = 0,
+    examples: Mapping[str, Example] = _UNKNOWN,
 ) -> None:
     """Before and after on the held-out rows, and the verdict.
 
     Args:
         reasons: why nothing was published; None stands for the verdict's own.
-        show_rows: rows won, and as many lost, that are shown with both outputs.
+        show_rows: rows won, and as many lost, that are shown with input and both outputs.
+        examples: example id -> the test row; without it the input stays empty.
     """
     verdict = comparison.verdict
     table = Table("", "live version", "candidate", title="Comparison on held-out rows", title_justify="left")
@@ -186,8 +190,8 @@ def print_comparison(
             labels.add_row(Text(change.label), str(change.n), f"{change.mean_live:.3f}", f"{change.mean_candidate:.3f}")
         console.print(labels)
     if show_rows:
-        _print_rows(console, "Rows won", comparison.rows_with("won"), limit=show_rows)
-        _print_rows(console, "Rows lost", comparison.rows_with("lost"), limit=show_rows)
+        _print_rows(console, "Rows won", comparison.rows_with("won"), examples, limit=show_rows)
+        _print_rows(console, "Rows lost", comparison.rows_with("lost"), examples, limit=show_rows)
     console.print(verdict_line(comparison), highlight=False, soft_wrap=True)
     vouched = provenance_line(comparison)
     if vouched is not None:
@@ -200,11 +204,15 @@ def print_comparison(
             console.print(f"  - {reason}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _print_rows(console: Console, title: str, rows: Sequence[ComparedRow], *, limit: int) -> None:
+def _print_rows(
+    console: Console, title: str, rows: Sequence[ComparedRow], examples: Mapping[str, Example], *, limit: int
+) -> None:
     if not rows:
         return
     shown = f"{title} ({min(limit, len(rows))} of {len(rows)})"
-    table = Table("expected", "live version", "candidate", title=shown, title_justify="left", show_lines=True)
+    columns = ("input", "expected", "live version", "candidate")
+    table = Table(*columns, title=shown, title_justify="left", show_lines=True)
     for row in rows[:limit]:
-        table.add_row(Text(row.expected), Text(row.live_output or ""), Text(row.candidate_output or ""))
+        asked = shortened(examples[row.example_id].input_text) if row.example_id in examples else ""
+        table.add_row(*map(Text, (asked, row.expected, row.live_output or "", row.candidate_output or "")))
     console.print(table)

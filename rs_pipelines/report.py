@@ -295,11 +295,15 @@ def _counted(by_provenance: Mapping[str, int]) -> str:
     return ", ".join(f"{n} {provenance}" for provenance, n in by_provenance.items())
 
 
+def shortened(text: str) -> str:
+    """The beginning of a long text."""
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + " ..."
+
+
 def _cell(text: str | None) -> str:
     if text is None:
         return "(no answer)"
-    shown = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + " ..."
-    return _escaped(shown)
+    return _escaped(shortened(text))
 
 
 def _escaped(text: str) -> str:

@@ -44,6 +44,14 @@ class Example:
         """Whether a person says that the expected output is right, and not a model or an outcome."""
         return self.provenance in VOUCHED_FOR
 
+    @property
+    def input_text(self) -> str:
+        """The input for a person to read: a lone variable's value as it is, others and messages by their names."""
+        if len(self.variables) == 1 and not self.messages:
+            return next(iter(self.variables.values()))
+        variables = [f"{name}: {value}" for name, value in self.variables.items()]
+        return "\n".join([*variables, *(f"{message.get('role')}: {_content(message)}" for message in self.messages)])
+
 
 @dataclass(frozen=True, slots=True)
 class CalibrationSample:
@@ -61,6 +69,12 @@ class CalibrationSample:
     def rows(self, split: Split) -> tuple[Example, ...]:
         """The rows of one side, in their fixed order."""
         return tuple(e for e in self.examples if e.split is split)
+
+
+def _content(message: Message) -> str:
+    """A message's text; other contents as JSON."""
+    content = message.get("content")
+    return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
 
 
 def sample_of(template_id: str, model: str, examples: tuple[Example, ...]) -> CalibrationSample:
