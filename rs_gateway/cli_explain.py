@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from rs_gateway.data_console import DataConsole
+from rs_gateway.data_console import DataConsole, printable
 
 if TYPE_CHECKING:
     from rs_gateway.settings import Settings
@@ -67,7 +67,7 @@ def _read(row: Mapping[str, object]) -> Facts:
 
 
 def _not_found(trace_id: str, settings: "Settings") -> str:
-    shown = _safe(trace_id[:100])
+    shown = printable(trace_id[:100])
     began_at = _began_at(trace_id)
     if began_at is None:
         return f"{shown!r} is no trace id: take the `x-route-switch-trace-id` header of the answer that you mean."
@@ -92,9 +92,9 @@ def _began_at(trace_id: str) -> float | None:
 
 
 def _summary(facts: Facts) -> Iterator[str]:
-    yield f"Trace {_safe(facts['trace_id'])}"
+    yield f"Trace {printable(facts['trace_id'])}"
     yield from (
-        f"  {name:<12} {_safe(text)}"
+        f"  {name:<12} {printable(text)}"
         for name, text in (
             ("when", _time(facts["started_at"])),
             ("asked for", _asked(facts)),
@@ -183,16 +183,17 @@ def _print_decision(facts: Facts) -> None:
     if decision is None:
         data.print("No decision: the request was refused before a pool was found for it.")
         return
-    data.print(f"Decision by {_safe(decision['strategy'])}: {_safe(decision['chosen'])}, {_safe(decision['reason'])}")
+    chosen, reason = printable(decision["chosen"]), printable(decision["reason"])
+    data.print(f"Decision by {printable(decision['strategy'])}: {chosen}, {reason}")
     table = Table("combination", "probability", "standing")
     likeliest = sorted(decision["probabilities"].items(), key=lambda item: -item[1])
     for combination_id, probability in likeliest:
         verdict = "chosen" if combination_id == decision["chosen"] else "eligible"
-        table.add_row(_safe(combination_id), f"{probability:.1%}", verdict)
+        table.add_row(printable(combination_id), f"{probability:.1%}", verdict)
     for combination_id, why in decision["excluded"].items():
-        table.add_row(_safe(combination_id), "", f"excluded: {_safe(why)}")
+        table.add_row(printable(combination_id), "", f"excluded: {printable(why)}")
     data.print(table)
-    data.print(f"Fallbacks, in order: {_safe(', '.join(decision['fallbacks'])) or 'none'}")
+    data.print(f"Fallbacks, in order: {printable(', '.join(decision['fallbacks'])) or 'none'}")
 
 
 def _print_attempts(facts: Facts) -> None:
@@ -205,9 +206,9 @@ def _print_attempts(facts: Facts) -> None:
         names = (attempt["combination_id"], attempt["provider"], attempt["model"])
         table.add_row(
             str(number),
-            *map(_safe, names),
+            *map(printable, names),
             "-" if attempt["version"] is None else str(attempt["version"]),
-            _safe(attempt["error_code"] or "answered"),
+            printable(attempt["error_code"] or "answered"),
             "-" if attempt["status"] is None else str(attempt["status"]),
             f"{attempt['latency_s']:.3f} s",
         )
@@ -227,15 +228,8 @@ def _print_payload(facts: Facts, *, shown: bool) -> None:
     for name in _PAYLOAD:
         data.print(f"{name}:")
         for line in json.dumps(facts[name], indent=2, ensure_ascii=False).splitlines():
-            data.print(f"  {_safe(line)}")
+            data.print(f"  {printable(line)}")
 
 
 def _time(at_s: float) -> str:
     return datetime.fromtimestamp(at_s, UTC).isoformat(sep=" ", timespec="milliseconds").replace("+00:00", " UTC")
-
-
-def _safe(text: str) -> str:
-    """Without what a terminal would obey: control characters are spelt out."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
