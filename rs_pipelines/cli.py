@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rs_pipelines.gate import ComparedRow
     from rs_pipelines.sample import Example, Target
     from rs_pipelines.steps import Effort
+    from rs_pipelines.teaching import Taught
     from rs_pipelines.workbench import Workbench
 
 dataset_app = typer.Typer(no_args_is_help=True, help="Labelled examples from files.")
@@ -132,8 +133,21 @@ def teach_dataset(
     spent = f"; stopped, all {max_calls} calls are spent" if taught.budget_spent else ""
     words.print(
         f"{taught.labelled} of {taught.inputs} unlabelled inputs labelled as {taught.source}, {taught.unanswered} not "
-        f"answered, {taught.calls} calls{spent}."
+        f"answered, {taught.calls} calls{spent}.\n{_left_to_teach(taught)}"
     )
+
+
+def _left_to_teach(taught: "Taught") -> str:
+    """What has no label yet, and how to go on."""
+    left = "1 input has" if taught.remaining == 1 else f"{taught.remaining} inputs have"
+    if taught.remaining > taught.unanswered:
+        # Those that were not answered are the newest: they come first again.
+        limit = "" if taught.unanswered < taught.inputs else ", with a larger --limit"
+        return f"{left} no label yet: the same command goes on with what is left{limit}."
+    if taught.remaining:
+        why = "the teacher did not answer to the end: look at its `max_tokens` and output format, or label by hand"
+        return f"{left} no label yet, because {why}."
+    return "Nothing that was asked is without a label."
 
 
 def ingest(config: ConfigOption = None, as_json: JsonOption = False) -> None:

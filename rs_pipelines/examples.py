@@ -162,21 +162,31 @@ class Unlabelled:
     messages: tuple[Message, ...]
 
 
-def unlabelled_inputs(
-    template: PromptTemplate, *, lake: Lake, datasets: DatasetStore, limit: int
-) -> tuple[Unlabelled, ...]:
+@dataclass(frozen=True, slots=True)
+class UnlabelledInputs:
+    """The newest of them, and how many there are in all."""
+
+    newest: tuple[Unlabelled, ...]
+    total: int
+
+
+def unlabelled_inputs(template: PromptTemplate, *, lake: Lake, datasets: DatasetStore, limit: int) -> UnlabelledInputs:
     """What production asked of a template, each input once, the newest first, without those that have a label.
 
     Labels are those of people, files and teachers; a served answer, known to have worked out or not, is none.
     """
     known = {label.key for label in _imported(datasets, template, {})}
     known |= {label.key for label in _said_about_traces(lake, template, _ALL_BARE) if label.trust is not Trust.OUTCOME}
-    found: dict[str, Unlabelled] = {}
+    found: list[Unlabelled] = []
+    counted: set[str] = set()
     for row in _traces(lake, template).sort("seq", descending=True).collect().iter_rows(named=True):
         asked = _input(row, template)
-        if asked is not None and asked[0] not in known and len(found) < limit:
-            found.setdefault(asked[0], Unlabelled(row["trace_id"], asked[1], asked[2]))
-    return tuple(found.values())
+        if asked is None or asked[0] in known or asked[0] in counted:
+            continue
+        counted.add(asked[0])
+        if len(found) < limit:
+            found.append(Unlabelled(row["trace_id"], asked[1], asked[2]))
+    return UnlabelledInputs(tuple(found), len(counted))
 
 
 def draw_sample(
