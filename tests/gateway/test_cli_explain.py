@@ -200,7 +200,7 @@ REFUSED: dict[str, Any] = {
         ),
         (
             {**REFUSED, "request_model": "support", "error_code": "template_unavailable"},
-            "'support' is the name of a template, and of a model that openai lists: for chat the template goes first, so",
+            "'support' is the name of a template, and of a model that openai lists: for chat the template goes",
         ),
     ],
 )
