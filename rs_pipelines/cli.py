@@ -30,10 +30,6 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="The configuration file.  [default: $RS_CONFIG, else route-switch.yaml]"),
 ]
-TRIALS_HELP = (
-    "Size of the search: a race (`mipro_v2.search: racing`) evaluates at most as many rows as so many minibatches with "
-    "their full evaluations have; under `tpe` it is the candidates tried on a minibatch."
-)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
 
 
@@ -174,7 +170,14 @@ def optimize(
     template_id: str,
     config: ConfigOption = None,
     model: Annotated[str | None, typer.Option(help="The model, where the template runs on several.")] = None,
-    trials: Annotated[int | None, typer.Option(min=1, help=TRIALS_HELP)] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Size of the search: a race looks at no more rows than this many minibatches and their full evaluations "
+            "have; under `mipro_v2.search: tpe`, candidates tried on a minibatch.",
+        ),
+    ] = None,
     mode: Annotated[str | None, typer.Option(help="light, medium or heavy.")] = None,
     max_calls: Annotated[int | None, typer.Option(min=1, help="Hard limit on model calls.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides every random choice of the search.")] = None,
