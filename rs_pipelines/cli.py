@@ -174,7 +174,7 @@ def optimize(
         int | None,
         typer.Option(
             min=1,
-            help="Size of the search: a race looks at no more rows than this many minibatches and their full evaluations "
+            help="Size of the search: a race looks at no more rows than so many minibatches and their full evaluations "
             "have; under `mipro_v2.search: tpe`, candidates tried on a minibatch.",
         ),
     ] = None,
