@@ -8,9 +8,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rs_gateway.domain.errors import RouteSwitchError, SchemaTooNewError, StoreError
+from rs_gateway.adapters.sqlite_schema import Schema
+from rs_gateway.domain.errors import RouteSwitchError, StoreError
 
-_SCHEMA = 2
+ANSWER_SCHEMA = Schema(
+    "answer cache",
+    None,
+    (
+        (
+            # Files of the first days were made without a number.
+            "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, text TEXT NOT NULL, finish_reason TEXT,"
+            " input_tokens INTEGER, output_tokens INTEGER) WITHOUT ROWID",
+            "CREATE TABLE IF NOT EXISTS spending (account TEXT PRIMARY KEY, calls INTEGER NOT NULL,"
+            " input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL)",
+        ),
+        (
+            # Money and tokens are budgets since then.
+            "ALTER TABLE spending ADD COLUMN booked_tokens INTEGER NOT NULL DEFAULT 0",
+            "ALTER TABLE spending ADD COLUMN usd REAL NOT NULL DEFAULT 0",
+            "UPDATE spending SET booked_tokens = input_tokens + output_tokens",
+        ),
+    ),
+)
+"""The tables of an answer cache, and how an older file gets them. Forward only: append, never edit."""
 _UNLIMITED = 2**62
 
 
@@ -94,6 +114,7 @@ class AnswerCache:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
@@ -186,27 +207,7 @@ class AnswerCache:
             except sqlite3.OperationalError:
                 time.sleep(0.05)
         self._connection.execute("PRAGMA synchronous = NORMAL")
-        with self._transaction():
-            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > _SCHEMA:
-                raise SchemaTooNewError(
-                    f"The answer cache has schema {version}; this program knows {_SCHEMA}: update it."
-                )
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, text TEXT NOT NULL, finish_reason TEXT,"
-                " input_tokens INTEGER, output_tokens INTEGER) WITHOUT ROWID"
-            )
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS spending (account TEXT PRIMARY KEY, calls INTEGER NOT NULL,"
-                " input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL)"
-            )
-            if version < 2:  # money and tokens are budgets since then
-                columns = {row[1] for row in self._connection.execute("PRAGMA table_info(spending)")}
-                if "usd" not in columns:
-                    self._connection.execute("ALTER TABLE spending ADD COLUMN booked_tokens INTEGER NOT NULL DEFAULT 0")
-                    self._connection.execute("ALTER TABLE spending ADD COLUMN usd REAL NOT NULL DEFAULT 0")
-                    self._connection.execute("UPDATE spending SET booked_tokens = input_tokens + output_tokens")
-            self._connection.execute(f"PRAGMA user_version = {_SCHEMA}")
+        ANSWER_SCHEMA.migrate(self._connection, self._path)
 
     @contextmanager
     def _statements(self) -> Generator[sqlite3.Connection]:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.logs import configure_logs
+from rs_pipelines.cli_backup import backup, restore
 from rs_pipelines.cli_best_model import find_best_model
 from rs_pipelines.cli_ingest import ingest
 
@@ -37,6 +38,8 @@ def register(app: typer.Typer) -> None:
     app.command("ingest")(ingest)
     app.command("optimize")(optimize)
     app.command("find-best-model")(find_best_model)
+    app.command("backup")(backup)
+    app.command("restore")(restore)
     app.command("up")(up)
     app.command("demo")(demo)
 
