@@ -12,6 +12,7 @@ from typing import BinaryIO
 import msgspec
 from filelock import FileLock, Timeout
 
+from rs_gateway.adapters.file_schema import FileSchema
 from rs_gateway.domain.chat import JsonValue, Message
 from rs_gateway.domain.errors import RouteSwitchError, StoreError
 from rs_gateway.domain.prompts import PromptTemplate, check_template_id
@@ -21,6 +22,8 @@ from rs_pipelines.sample import Split
 
 MAX_LINE_BYTES = 1 << 20
 """A longer line is refused: it is a file without line ends far more often than one huge example."""
+DATASET_SCHEMA = FileSchema("folder of datasets", "dataset.base_path")
+"""What the files look like as a whole, and how older ones get there. Forward only: append, never edit."""
 _KEYS = ("variables", "expected", "split", "id", "messages")
 _SHOWN_PROBLEMS = 20
 _LOCK_TIMEOUT_S = 30.0
@@ -185,8 +188,9 @@ class DatasetStore:
         """One row for each normalised input, with its latest label and the split that a file gave it, if any did.
 
         Raises:
-            StoreError: a file was changed after its import.
+            StoreError: a file was changed after its import. SchemaTooNewError: a newer program wrote them.
         """
+        DATASET_SCHEMA.migrate(self.root)
         merged: dict[str, LabelledRow] = {}
         for path in self._files(check_template_id(template_id)):
             for row in _load(path):

@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 import polars as pl
 
+from rs_gateway.adapters.file_schema import FileSchema
 from rs_gateway.domain.chat import JsonObject, Message
 from rs_gateway.domain.errors import ConfigurationError, RouteSwitchError, StoreError
 from rs_gateway.domain.feedback import FeedbackKind
@@ -185,6 +186,10 @@ def draw_sample(
     return sample_of(target.template_id, target.model, tuple(chosen))
 
 
+SAMPLE_SCHEMA = FileSchema("folder of samples", "data_dir")
+"""What the files look like as a whole, and how older ones get there. Forward only: append, never edit."""
+
+
 class SampleStore:
     """Calibration samples as Parquet: `<target key>/<sample_id>.parquet`; `latest` names the last one saved."""
 
@@ -193,6 +198,7 @@ class SampleStore:
 
     def save(self, sample: CalibrationSample) -> Path:
         """Keep the sample and make it its target's latest; returns its file."""
+        SAMPLE_SCHEMA.migrate(self.root)
         folder = self.root / Target(sample.template_id, sample.model).key
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{sample.sample_id}.parquet"
@@ -216,6 +222,7 @@ class SampleStore:
 
     def load(self, target: Target, sample_id: str) -> CalibrationSample:
         """A saved sample. Raises StoreError when there is none, or its content is no longer what its id says."""
+        SAMPLE_SCHEMA.migrate(self.root)
         path = self.root / target.key / f"{sample_id}.parquet"
         if not path.exists():
             raise StoreError(f"There is no sample {sample_id} of {target.key} in {self.root}.")

@@ -17,6 +17,7 @@ from rs_pipelines.comparison import Comparison
 from rs_pipelines.durable_files import write_durably
 from rs_pipelines.mipro.records import StudyRecord, decode_study, encode_study
 from rs_pipelines.sample import Target
+from rs_pipelines.study_schema import STUDY_SCHEMA
 
 _held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
 """Folders of the targets that the running code holds."""
@@ -61,11 +62,11 @@ class StudyFiles:
 
     def save_study(self, record: StudyRecord) -> None:
         """Write study.json."""
-        write_durably(self.directory(record.target, record.study_id) / "study.json", encode_study(record))
+        write_durably(self._folder(record.target, record.study_id) / "study.json", encode_study(record))
 
     def load_study(self, target: Target, study_id: str) -> StudyRecord | None:
         """Read study.json; None when there is none. Raises StoreError when it cannot be understood."""
-        content = _read(self.directory(target, study_id) / "study.json")
+        content = _read(self._folder(target, study_id) / "study.json")
         if content is None:
             return None
         try:
@@ -77,12 +78,12 @@ class StudyFiles:
 
     def save_comparison(self, comparison: Comparison) -> None:
         """Write comparison.json beside its study."""
-        path = self.directory(comparison.target, comparison.study_id) / "comparison.json"
+        path = self._folder(comparison.target, comparison.study_id) / "comparison.json"
         write_durably(path, msgspec.json.format(msgspec.json.encode(comparison), indent=1))
 
     def load_comparison(self, target: Target, study_id: str) -> Comparison | None:
         """Read comparison.json; None when there is none. Raises StoreError when it cannot be understood."""
-        content = _read(self.directory(target, study_id) / "comparison.json")
+        content = _read(self._folder(target, study_id) / "comparison.json")
         if content is None:
             return None
         try:
@@ -103,6 +104,11 @@ class StudyFiles:
         """All studies of a target, unfinished ones too, in the order of their start."""
         found = [self.load_study(target, path.parent.name) for path in (self._root / target.key).glob("*/study.json")]
         return sorted((record for record in found if record is not None), key=lambda record: record.started_at)
+
+    def _folder(self, target: Target, study_id: str) -> Path:
+        """The same, whose files have the newest schema. Raises SchemaTooNewError."""
+        STUDY_SCHEMA.migrate(self._root)
+        return self.directory(target, study_id)
 
     @contextmanager
     def lock(self, target: Target) -> Generator[None]:

@@ -10,10 +10,23 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from rs_gateway.adapters.sqlite_schema import Schema
 from rs_gateway.domain.errors import StoreError
 
 Vector = npt.NDArray[np.float32]
 """A unit vector, shape (n_dimensions,)."""
+EMBEDDING_SCHEMA = Schema(
+    "embedding cache",
+    None,
+    (
+        (
+            # Files of the first days were made without a number.
+            "CREATE TABLE IF NOT EXISTS embeddings (model TEXT NOT NULL, text_hash BLOB NOT NULL,"
+            " vector BLOB NOT NULL, PRIMARY KEY (model, text_hash)) WITHOUT ROWID",
+        ),
+    ),
+)
+"""Its table, and how an older file gets it. Forward only: append, never edit."""
 _AT_ONCE = 500
 """Values in one statement; SQLite allows no more than 999 everywhere."""
 
@@ -55,11 +68,8 @@ class EmbeddingCache:
         try:
             connection = sqlite3.connect(self.path, timeout=30)
             try:
+                EMBEDDING_SCHEMA.migrate(connection, self.path)
                 with connection:
-                    connection.execute(
-                        "CREATE TABLE IF NOT EXISTS embeddings (model TEXT NOT NULL, text_hash BLOB NOT NULL,"
-                        " vector BLOB NOT NULL, PRIMARY KEY (model, text_hash)) WITHOUT ROWID"
-                    )
                     yield connection
             finally:
                 connection.close()
