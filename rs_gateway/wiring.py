@@ -9,7 +9,7 @@ from rs_gateway.adapters.litellm_chat import LiteLLMChat
 from rs_gateway.adapters.openai_http import OpenAIHttp
 from rs_gateway.adapters.price_table import load_prices
 from rs_gateway.adapters.prompt_files import PromptFiles
-from rs_gateway.adapters.request_log import RequestLog, write_to_stderr
+from rs_gateway.adapters.request_log import RequestLog
 from rs_gateway.adapters.sqlite_access import SqliteAccessStore
 from rs_gateway.adapters.sqlite_stats import SqliteStatsReader
 from rs_gateway.adapters.sqlite_traces import SqliteTraceReader, SqliteTraceStore, sqlite_path
@@ -26,6 +26,7 @@ from rs_gateway.domain.routing import RouterRules
 from rs_gateway.domain.traces import Trace
 from rs_gateway.setting_sections import ProviderSettings
 from rs_gateway.settings import COUNTS_UNASKED, DIRECT_BASE_URLS, OWN_PROTOCOL, Settings, provider_key
+from rs_gateway.stderr_lines import write_lines
 
 
 def build_provider(name: str, provider: ProviderSettings, settings: Settings) -> ChatProvider:
@@ -192,7 +193,7 @@ def open_observers(settings: Settings) -> tuple[TraceObserver, ...]:
     """Request log and telemetry, as far as they are configured. Raises ConfigurationError."""
     section, observers = settings.telemetry, list[TraceObserver]()
     if section.request_log:
-        observers.append(RequestLog(write_to_stderr))
+        observers.append(RequestLog(write_lines))
     if section.otlp_endpoint is not None:
         from rs_gateway.adapters.telemetry import Telemetry
 
