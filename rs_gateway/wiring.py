@@ -11,6 +11,7 @@ from rs_gateway.adapters.price_table import load_prices
 from rs_gateway.adapters.prompt_files import PromptFiles
 from rs_gateway.adapters.request_log import RequestLog
 from rs_gateway.adapters.sqlite_access import SqliteAccessStore
+from rs_gateway.adapters.sqlite_erasure import SqliteEraser
 from rs_gateway.adapters.sqlite_stats import SqliteStatsReader
 from rs_gateway.adapters.sqlite_traces import SqliteTraceReader, SqliteTraceStore, sqlite_path
 from rs_gateway.adapters.trace_retention import Retention
@@ -18,7 +19,7 @@ from rs_gateway.adapters.trace_writer import Prepare
 from rs_gateway.domain.access_store import AccessStore
 from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.errors import ConfigurationError
-from rs_gateway.domain.ports import ChatProvider, PromptRegistry, ScoreReader, TraceReader, TraceStore
+from rs_gateway.domain.ports import ChatProvider, PromptRegistry, ScoreReader, TraceEraser, TraceReader, TraceStore
 from rs_gateway.domain.pricing import PriceBook
 from rs_gateway.domain.rates import TokenBucket
 from rs_gateway.domain.redaction import Redactor
@@ -156,6 +157,11 @@ def open_prices(settings: Settings) -> PriceBook:
 def open_trace_reader(settings: Settings) -> TraceReader:
     """The same store, read-only."""
     return SqliteTraceReader(settings.path(sqlite_path(settings.traces_url)))
+
+
+def open_trace_eraser(settings: Settings) -> TraceEraser:
+    """The same store, to take traces out of it."""
+    return SqliteEraser(settings.path(sqlite_path(settings.traces_url)))
 
 
 def redaction_of(settings: Settings) -> Prepare | None:

@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,12 @@ ANSWER_SCHEMA = Schema(
             "ALTER TABLE spending ADD COLUMN booked_tokens INTEGER NOT NULL DEFAULT 0",
             "ALTER TABLE spending ADD COLUMN usd REAL NOT NULL DEFAULT 0",
             "UPDATE spending SET booked_tokens = input_tokens + output_tokens",
+        ),
+        # Who paid for an answer tells whose rows it is about; and answers may expire.
+        (
+            "ALTER TABLE answers ADD COLUMN account TEXT",
+            "ALTER TABLE answers ADD COLUMN stored_at REAL NOT NULL DEFAULT 0",
+            "UPDATE answers SET stored_at = strftime('%s', 'now')",
         ),
     ),
 )
@@ -142,8 +148,11 @@ class AnswerCache:
         counted = answer.input_tokens is not None and answer.output_tokens is not None
         with self._statements() as connection, self._transaction():
             connection.execute(
-                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?)",
-                (key, answer.text, answer.finish_reason, answer.input_tokens, answer.output_tokens),
+                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(key, answer.text, answer.finish_reason, answer.input_tokens, answer.output_tokens),
+                    *(account, time.time()),
+                ),
             )
             connection.execute(
                 "UPDATE spending SET input_tokens = input_tokens + ?, output_tokens = output_tokens + ?,"
@@ -192,6 +201,28 @@ class AnswerCache:
                 (account,),
             ).fetchone()
         return Spending() if row is None else Spending(*row)
+
+    def texts_but_of(self, accounts: Collection[str]) -> list[str]:
+        """Answers that nobody of these paid for, those of unknown payers included."""
+        with self._statements() as connection:
+            rows = connection.execute("SELECT account, text FROM answers").fetchall()
+        return [text for account, text in rows if account is None or account not in accounts]
+
+    def keep_only_of(self, accounts: Collection[str]) -> int:
+        """Remove for good every answer that nobody of these paid for; how many. What was spent stays counted."""
+        with self._statements() as connection:
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.execute("CREATE TEMP TABLE kept (account TEXT PRIMARY KEY)")
+            with self._transaction():
+                connection.executemany("INSERT INTO temp.kept VALUES (?)", [(account,) for account in accounts])
+                removed = connection.execute(
+                    "DELETE FROM answers WHERE account IS NULL OR account NOT IN (SELECT account FROM temp.kept)"
+                ).rowcount
+            connection.execute("DROP TABLE temp.kept")
+            # Pages that grew into two still have copies of the rows that moved.
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return removed
 
     def close(self) -> None:
         """Close the file."""

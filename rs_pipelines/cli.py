@@ -15,6 +15,7 @@ from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.logs import configure_logs
 from rs_pipelines.cli_backup import backup, restore
 from rs_pipelines.cli_best_model import find_best_model
+from rs_pipelines.cli_forget import forget
 from rs_pipelines.cli_ingest import ingest
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def register(app: typer.Typer) -> None:
     app.command("find-best-model")(find_best_model)
     app.command("backup")(backup)
     app.command("restore")(restore)
+    app.command("forget")(forget)
     app.command("up")(up)
     app.command("demo")(demo)
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -197,6 +197,27 @@ class DatasetStore:
                 before = merged.get(row.key)
                 merged[row.key] = row if before is None else replace(row, split=before.split or row.split)
         return tuple(merged.values())
+
+    def count(self, template_id: str, keys: Collection[str]) -> int:
+        """Imported rows of these normalised inputs. Raises StoreError."""
+        return sum(row.key in keys for path in self._files(template_id) for row in _load(path))
+
+    def forget(self, template_id: str, keys: Collection[str]) -> int:
+        """Remove every row of these normalised inputs from the imported files; how many. Raises StoreError."""
+        removed = 0
+        with self._alone(template_id):
+            for path in self._files(template_id):
+                rows = list(_load(path))
+                kept = [row for row in rows if row.key not in keys]
+                if len(kept) == len(rows):
+                    continue
+                if kept:
+                    content = b"".join(_encode(row) + b"\n" for row in kept)
+                    digest = hashlib.sha256(content).hexdigest()[:32]
+                    write_durably(path.with_name(f"{path.stem.split('-')[0]}-{digest}.jsonl"), content)
+                path.unlink()
+                removed += len(rows) - len(kept)
+        return removed
 
     def _files(self, template_id: str) -> list[Path]:
         return sorted(p for p in (self.root / template_id).glob("*.jsonl") if re.match(r"\d{6}-[0-9a-f]{32}\Z", p.stem))

@@ -3,7 +3,7 @@
 import hashlib
 import sqlite3
 from collections.abc import Collection, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +60,18 @@ class EmbeddingCache:
                 "INSERT OR IGNORE INTO embeddings VALUES (?, ?, ?)",
                 [(model, _hash(text), vector.astype(np.float32).tobytes()) for text, vector in vectors.items()],
             )
+
+    def forget(self, texts: Collection[str]) -> int:
+        """Remove the vectors of these texts for good, of all models; how many."""
+        if not self.path.exists():
+            return 0
+        with self._connected() as connection:
+            connection.execute("PRAGMA secure_delete = ON")
+            hashes = [(_hash(text),) for text in texts]
+            removed = connection.executemany("DELETE FROM embeddings WHERE text_hash = ?", hashes).rowcount
+        with closing(sqlite3.connect(self.path, timeout=30)) as connection:
+            connection.execute("VACUUM")
+        return removed
 
     @contextmanager
     def _connected(self) -> Generator[sqlite3.Connection]:
