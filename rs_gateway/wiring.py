@@ -128,7 +128,10 @@ def open_trace_store(settings: Settings) -> TraceStore:
         settings.path(sqlite_path(settings.traces_url)),
         flush_interval_s=settings.stores.flush_interval_seconds,
         retention=Retention(
-            payload_days=kept.payload_days, trace_days=kept.trace_days, feedback_days=kept.feedback_days
+            payload_days=kept.payload_days,
+            trace_days=kept.trace_days,
+            feedback_days=kept.feedback_days,
+            store_bytes=None if kept.store_gb is None else kept.store_gb * 1e9,
         ),
         prepare=redaction_of(settings),
     )

@@ -1,5 +1,6 @@
 """Model answers, paid for once: a content-addressed cache on disk, and budgets that are counted in the same file."""
 
+import math
 import sqlite3
 import threading
 import time
@@ -41,6 +42,7 @@ ANSWER_SCHEMA = Schema(
 )
 """The tables of an answer cache, and how an older file gets them. Forward only: append, never edit."""
 _UNLIMITED = 2**62
+_DELETE_OLDEST = "DELETE FROM answers WHERE key IN (SELECT key FROM answers ORDER BY stored_at LIMIT ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +224,36 @@ class AnswerCache:
                 (account,),
             ).fetchone()
         return Spending() if row is None else Spending(*row)
+
+    def expire(self, *, before_s: float | None = None, max_bytes: float | None = None) -> int:
+        """Remove answers that were paid for before an instant, and the oldest ones of what is too large; how many.
+
+        Args:
+            before_s: seconds since the epoch; None: none is too old.
+            max_bytes: of the file, without what is free in it; None: it is never too large.
+        """
+        removed = 0
+        with self._statements() as connection:
+            if before_s is not None:
+                with self._transaction():
+                    removed += connection.execute("DELETE FROM answers WHERE stored_at < ?", (before_s,)).rowcount
+            while max_bytes is not None and (used := self._used_bytes(connection)) > max_bytes:
+                with self._transaction():
+                    (n,) = connection.execute("SELECT count(*) FROM answers").fetchone()
+                    due = math.ceil(n * (1 - max_bytes / used))
+                    connection.execute(_DELETE_OLDEST, (due,))
+                removed += due
+                if n == due:
+                    break
+            if removed:
+                connection.execute("VACUUM")
+        return removed
+
+    def _used_bytes(self, connection: sqlite3.Connection) -> int:
+        pages, free, page_bytes = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+        )
+        return (pages - free) * page_bytes
 
     def texts_but_of(self, accounts: Collection[str]) -> list[str]:
         """Answers that nobody of these paid for, those of unknown payers included."""
