@@ -24,9 +24,11 @@ from benchmarks.processes import BenchmarkError
 ROOT = Path(__file__).parents[1]
 GOAL_ROWS_PER_S, GOAL_PEAK_MB = 80_000, 700
 _POLARS_ROWS, _EXECUTEMANY_ROWS = 200_000, 2_000
-_SMALL_LAKE_ROWS, _NEW_ROWS, _ROUNDS = 10_000, 1_000, 5
+_SMALL_LAKE_ROWS, _NEW_ROWS = 10_000, 1_000
+_MANY_ROWS = 100_000
+"""A run on fewer is a trial of the benchmark itself, with a single round of everything."""
 _SAMPLE_S = 0.02
-_WRITER_ALONE_S = 3.0
+_WRITER_ALONE_S, _ROUNDS = 3.0, 5
 _WORDS = """\
 A trace store is filled with traces of about 2 KB, then `route-switch ingest` brings them into a new lake: once alone,
 and once while another process appends traces as fast as the store takes them, with a text of their own each. Rates are
@@ -102,6 +104,7 @@ class Measured:
 def measure(rows: int, folder: Path) -> Measured:
     """Fill a store in `folder` and measure everything. Raises BenchmarkError."""
     small, large = _Place(folder / "small"), _Place(folder / "large")
+    rounds = _ROUNDS if rows >= _MANY_ROWS else 1
     say(f"making {rows:,} traces")
     large.fill(rows)
     store_bytes = large.store.stat().st_size / rows
@@ -116,7 +119,7 @@ def measure(rows: int, folder: Path) -> Measured:
     shutil.rmtree(large.lake)
     with _writer(large) as writer:
         with _wal_watch(large) as alone_wal:
-            time.sleep(_WRITER_ALONE_S)
+            time.sleep(_WRITER_ALONE_S * rounds / _ROUNDS)
         with _wal_watch(large) as wal:
             beside = large.ingest()
         live = writer.told(wal_mb=max(wal) / 1e6, wal_alone_mb=max(alone_wal) / 1e6)
@@ -124,7 +127,7 @@ def measure(rows: int, folder: Path) -> Measured:
     small.fill(min(rows, _SMALL_LAKE_ROWS))
     small.ingest()
     large.ingest()
-    more_small, more_large = _cost_of_more(small), _cost_of_more(large)
+    more_small, more_large = _cost_of_more(small, rounds), _cost_of_more(large, rounds)
     began = time.monotonic()
     large.run("--compact")
     merged = time.monotonic() - began
@@ -211,9 +214,9 @@ def _newest(store: Path) -> int:
     return newest or 0
 
 
-def _cost_of_more(place: _Place) -> float:
+def _cost_of_more(place: _Place, rounds: int) -> float:
     seconds: list[float] = []
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         place.fill(_NEW_ROWS)
         found = place.ingest()
         if found.rows != _NEW_ROWS:

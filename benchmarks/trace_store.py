@@ -25,27 +25,31 @@ FIRST_DAY_S = 1_767_225_600.0
 """2026-01-01, UTC."""
 _SECONDS_A_TRACE = 0.6
 _N_TEMPLATES = 20
-_TEXT_CHARACTERS = 500
-_SOUP_CHARACTERS = 8_000_000
+_INSTRUCTION_CHARACTERS, _QUESTION_CHARACTERS, _ANSWER_CHARACTERS = 500, 300, 450
+_SOUP_CHARACTERS = 2_000_000
 _BATCH_ROWS = 10_000
 _QUEUE_ROWS = 10_000
 
 
 class TraceMaker:
-    """Makes traces that differ in their texts; the same seed makes the same texts."""
+    """Makes traces of 20 templates, each with its instruction; every question and answer is another one.
+
+    The same seed makes the same texts.
+    """
 
     def __init__(self, seed: int = 0) -> None:
         rng = random.Random(seed)
         words = ["".join(rng.choices(string.ascii_lowercase, k=rng.randint(2, 9))) for _ in range(20_000)]
         self._soup = " ".join(rng.choices(words, k=_SOUP_CHARACTERS // 6))[:_SOUP_CHARACTERS]
         self._rng = rng
+        self._instructions = [self._text(_INSTRUCTION_CHARACTERS) for _ in range(_N_TEMPLATES)]
 
     def trace(self, number: int, *, trace_id: str, started_at: float) -> Trace:
         """The trace with this number."""
-        question, answer = self._text(), self._text()
+        question, answer = self._text(_QUESTION_CHARACTERS), self._text(_ANSWER_CHARACTERS)
         template = f"template-{number % _N_TEMPLATES:02d}"
         user = {"role": "user", "content": question}
-        system = {"role": "system", "content": "Answer in one sentence, politely, and name the order."}
+        system = {"role": "system", "content": self._instructions[number % _N_TEMPLATES]}
         combination = f"{template}@small"
         return Trace(
             trace_id,
@@ -76,9 +80,9 @@ class TraceMaker:
             ),
         )
 
-    def _text(self) -> str:
-        begin = self._rng.randrange(_SOUP_CHARACTERS - _TEXT_CHARACTERS)
-        return self._soup[begin : begin + _TEXT_CHARACTERS]
+    def _text(self, length: int) -> str:
+        begin = self._rng.randrange(_SOUP_CHARACTERS - length)
+        return self._soup[begin : begin + length]
 
 
 def fill(path: Path, rows: int) -> None:

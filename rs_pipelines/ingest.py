@@ -1,18 +1,20 @@
 """Ingest: what is new in the trace store becomes parts of the lake, each row exactly once, a page at a time."""
 
 import time
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
 from rs_gateway.domain.ports import ArrowStream, ColumnReader, StoredRows, TraceReader
 from rs_pipelines.lake_edit import LakeEdit
-from rs_pipelines.lake_manifest import Anchor, LakeCorruptError
+from rs_pipelines.lake_manifest import Anchor, LakeCorruptError, Part
 from rs_pipelines.lake_schema import FEEDBACK, INSTANT, TRACES, Table, TableName
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +63,34 @@ def ingest(lake: LakeEdit, reader: TraceReader, *, page_rows: int, on_page: OnPa
     report = IngestReport(0, 0, 0, lake.manifest.traces.cursor, 0.0, expected)
     # Feedback first: a trace is committed before its feedback, so that at the end none stands without its trace.
     for table in (FEEDBACK, TRACES):
-        for page in _pages(
+        pages = _pages(
             reader, table, after=lake.manifest.table(table.name).cursor, upto=ahead[table.name], limit=page_rows
-        ):
-            parts = lake.write(table, page.rows)
-            lake.append(table, parts, cursor=page.last_sequence, anchor=_anchor(table, page.rows))
-            n = page.rows.height
+        )
+        # Three at a time: a page is read, the one before it is written, and the one before that reaches the disk.
+        for page in in_advance(_written(lake, table, in_advance(pages))):
+            lake.sync(page.parts)
+            lake.append(table, page.parts, cursor=page.last_sequence, anchor=page.anchor)
+            n_rows = sum(part.rows for part in page.parts)
             report = IngestReport(
-                rows=report.rows + (n if table is TRACES else 0),
-                feedback_rows=report.feedback_rows + (n if table is FEEDBACK else 0),
-                files=report.files + len(parts),
+                rows=report.rows + (n_rows if table is TRACES else 0),
+                feedback_rows=report.feedback_rows + (n_rows if table is FEEDBACK else 0),
+                files=report.files + len(page.parts),
                 last_sequence=lake.manifest.traces.cursor,
                 seconds=time.monotonic() - started,
                 expected=expected,
             )
             on_page(report)
     return report
+
+
+def in_advance(items: Iterable[T]) -> Generator[T]:
+    """The same items, each of them made by a thread while the one before it is in use."""
+    iterator = iter(items)
+    with ThreadPoolExecutor(1, thread_name_prefix="ingest") as beside:
+        coming = beside.submit(next, iterator, None)
+        while (item := coming.result()) is not None:
+            coming = beside.submit(next, iterator, None)
+            yield item
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,22 +101,33 @@ class _Page:
     last_sequence: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What has become of a page: parts that do not count yet."""
+
+    parts: tuple[Part, ...]
+    last_sequence: int
+    anchor: Anchor
+
+
 def _pages(reader: TraceReader, table: Table, *, after: int, upto: int, limit: int) -> Generator[_Page]:
-    """The pages up to a position, each read while the one before it is in use.
+    """The pages up to a position.
 
     It ends there although a busy gateway writes on: chasing it would only make many small files.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="ingest") as beside:
-        coming = beside.submit(_read, reader, table, after=after, limit=limit)
-        while after < upto:
-            page = coming.result()
-            if page.last_sequence <= after:
-                return
-            after = page.last_sequence
-            if after < upto:
-                coming = beside.submit(_read, reader, table, after=after, limit=limit)
-            if page.rows.height:
-                yield page
+    while after < upto:
+        page = _read(reader, table, after=after, limit=limit)
+        if page.last_sequence <= after:
+            return
+        after = page.last_sequence
+        if page.rows.height:
+            yield page
+
+
+def _written(lake: LakeEdit, table: Table, pages: Iterable[_Page]) -> Generator[_Written]:
+    for page in pages:
+        anchor = Anchor(page.rows["seq"][-1], page.rows[_id_column(table)][-1])
+        yield _Written(lake.stage(table, page.rows, packing="fast"), page.last_sequence, anchor)
 
 
 def _read(reader: TraceReader, table: Table, *, after: int, limit: int) -> _Page:
@@ -121,10 +146,6 @@ def _read(reader: TraceReader, table: Table, *, after: int, limit: int) -> _Page
             "none of them new: rows would be lost or doubled, so nothing was taken."
         )
     return page
-
-
-def _anchor(table: Table, rows: pl.DataFrame) -> Anchor:
-    return Anchor(rows["seq"][-1], rows[_id_column(table)][-1])
 
 
 def _id_column(table: Table) -> str:

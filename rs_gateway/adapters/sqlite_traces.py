@@ -36,7 +36,7 @@ _SELECT_PAGES: Mapping[str, str] = {
     "traces": f"{_JOINED} WHERE seq > {{after}} AND seq <= {{upto}} ORDER BY seq",
     "feedback": f"SELECT {', '.join(FEEDBACK_COLUMNS)} FROM feedback WHERE seq > {{after}} AND seq <= {{upto}} ORDER BY seq",  # noqa: S608, E501
 }
-_ROWS_A_TRANSACTION = 10_000
+_ROWS_A_TRANSACTION = 5_000
 _SELECT_NEWEST = "SELECT name, seq FROM sqlite_sequence WHERE name IN ('traces', 'feedback')"
 T = TypeVar("T")
 SCORE_COLUMNS = ("seq", "template_id", "combination_id", "value")
