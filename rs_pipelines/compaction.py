@@ -50,7 +50,7 @@ def small_parts(parts: Iterable[Part], *, part_bytes: int = PART_BYTES) -> list[
     groups = [group for chosen in _by_day(parts, part_bytes).values() for group in _filled(chosen, part_bytes)]
     taken = {part.path for group in groups for part in group}
     groups.extend((part,) for part in parts if part.path not in taken)
-    return [group for group in groups if len(group) > 1 or group[0].packing == "fast"]
+    return [group for group in groups if len(group) > 1 or any(part.packing == "fast" for part in group)]
 
 
 def crowded_parts(parts: Iterable[Part], *, fan_in: int, part_bytes: int = PART_BYTES) -> list[tuple[Part, ...]]:
