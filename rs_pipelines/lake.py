@@ -69,7 +69,7 @@ class Lake:
         Where many small parts have come together, they are merged.
 
         Args:
-            page_rows: rows read, written and made visible at a time; memory grows with it.
+            page_rows: rows read, written and made visible at a time, at most; fewer where they are large.
             on_page: told after each page what has come so far.
 
         Raises:
