@@ -259,6 +259,18 @@ def dump_version(version: PromptVersion) -> bytes:
     return _dump(_without_none(content))
 
 
+def dump_text(text: PromptText) -> bytes:
+    """What a version says and nothing else, as a person edits it: every key there is, the empty ones too."""
+    content: JsonObject = {
+        "instruction": text.instruction,
+        "user": text.user,
+        "output": text.output.value,
+        "nearest": text.nearest,
+        "demos": [{"user": d.user, "assistant": d.assistant} for d in text.demos],
+    }
+    return _dump(content)
+
+
 def dump_live(registered: RegisteredTemplate) -> bytes:
     """The content of live.yaml."""
     history = [_ChangeFile.model_validate(c, from_attributes=True).model_dump(mode="json") for c in registered.history]
