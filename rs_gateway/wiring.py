@@ -168,6 +168,16 @@ def open_access_store(settings: Settings) -> AccessStore:
     return SqliteAccessStore(settings.path(sqlite_path(settings.access_url)))
 
 
+def access_store_exists(settings: Settings) -> bool:
+    """Whether there is an access store; looks without making one. Raises as `open_access_store` does."""
+    if is_postgres(settings.access_url):
+        place = _postgres(settings, "access")
+        from rs_gateway.adapters.postgres_access import has_access_store
+
+        return has_access_store(place)
+    return settings.path(sqlite_path(settings.access_url)).exists()
+
+
 def open_prices(settings: Settings) -> PriceBook:
     """The shipped price table under the configuration's own prices."""
     return load_prices({name: provider.prices for name, provider in settings.model_providers.items()})
