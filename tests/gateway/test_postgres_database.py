@@ -144,9 +144,12 @@ def test_two_gateways_that_start_at_once_make_the_tables_once(database: str) -> 
     started = [
         subprocess.Popen([sys.executable, "-c", program, database], stdin=subprocess.PIPE, text=True) for _ in range(3)
     ]
+
+    def let_go(process: subprocess.Popen[str]) -> None:
+        process.communicate("now\n", timeout=60)
+
     with ThreadPoolExecutor(3) as together:
-        for _ in together.map(lambda process: process.communicate("now\n", timeout=60), started):
-            pass
+        list(together.map(let_go, started))
     assert [process.returncode for process in started] == [0, 0, 0]
     with psycopg.connect(database) as connection:
         found = connection.execute("SELECT store, version FROM route_switch.schema_versions ORDER BY store").fetchall()
