@@ -13,6 +13,7 @@ from rs_gateway.store_urls import escaped, is_postgres, password_in, without_pas
         ("postgresql://rs:secret@db/route_switch", "postgresql://rs@db/route_switch", "secret"),
         ("postgres://rs:secret@db:5433/d?sslmode=require", "postgres://rs@db:5433/d?sslmode=require", "secret"),
         ("postgresql://rs@db/d", "postgresql://rs@db/d", None),
+        ("postgresql+psycopg2://rs:secret@db/d", "postgresql+psycopg2://rs@db/d", "secret"),
         ("postgresql:///d?host=/run/postgresql", "postgresql:///d?host=/run/postgresql", None),
         ("postgresql://db/d?user=rs&password=sec%2Fret&connect_timeout=3", None, "sec/ret"),
         ("postgresql://rs:p%40ss@a,b/d", "postgresql://rs@a,b/d", "p@ss"),
@@ -35,6 +36,6 @@ def test_an_escaped_password_reads_back_and_leaves_nothing_behind(password: str)
 
 
 def test_postgres_is_told_by_the_scheme() -> None:
-    assert [is_postgres(f"{scheme}://h/d") for scheme in ("postgresql", "postgres", "sqlite", "file")] == [
+    assert [is_postgres(f"{scheme}://h/d") for scheme in ("postgresql", "postgres", "postgresql+psycopg2", "file")] == [
         *(True, True, False, False)
     ]
