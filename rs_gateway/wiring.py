@@ -9,8 +9,9 @@ from rs_gateway.adapters.litellm_chat import LiteLLMChat
 from rs_gateway.adapters.openai_http import OpenAIHttp
 from rs_gateway.adapters.price_table import load_prices
 from rs_gateway.adapters.prompt_files import PromptFiles
-from rs_gateway.adapters.request_log import RequestLog, write_to_stderr
+from rs_gateway.adapters.request_log import RequestLog
 from rs_gateway.adapters.sqlite_access import SqliteAccessStore
+from rs_gateway.adapters.sqlite_erasure import SqliteEraser
 from rs_gateway.adapters.sqlite_stats import SqliteStatsReader
 from rs_gateway.adapters.sqlite_traces import SqliteTraceReader, SqliteTraceStore, sqlite_path
 from rs_gateway.adapters.trace_retention import Retention
@@ -18,7 +19,7 @@ from rs_gateway.adapters.trace_writer import Prepare
 from rs_gateway.domain.access_store import AccessStore
 from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.errors import ConfigurationError
-from rs_gateway.domain.ports import ChatProvider, PromptRegistry, ScoreReader, TraceReader, TraceStore
+from rs_gateway.domain.ports import ChatProvider, PromptRegistry, ScoreReader, TraceEraser, TraceReader, TraceStore
 from rs_gateway.domain.pricing import PriceBook
 from rs_gateway.domain.rates import TokenBucket
 from rs_gateway.domain.redaction import Redactor
@@ -27,6 +28,7 @@ from rs_gateway.domain.stats import StatsReader
 from rs_gateway.domain.traces import Trace
 from rs_gateway.setting_sections import ProviderSettings
 from rs_gateway.settings import COUNTS_UNASKED, DIRECT_BASE_URLS, OWN_PROTOCOL, Settings, StoreName, provider_key
+from rs_gateway.stderr_lines import write_lines
 from rs_gateway.store_urls import is_postgres
 
 if TYPE_CHECKING:
@@ -197,6 +199,16 @@ def _trace_reader(settings: Settings) -> "SqliteTraceReader | PostgresTraceReade
     return SqliteTraceReader(settings.path(sqlite_path(settings.traces_url)))
 
 
+def open_trace_eraser(settings: Settings) -> TraceEraser:
+    """The same store, to take traces out of it."""
+    if is_postgres(settings.traces_url):
+        place = _postgres(settings, "traces")
+        from rs_gateway.adapters.postgres_erasure import PostgresEraser
+
+        return PostgresEraser(place)
+    return SqliteEraser(settings.path(sqlite_path(settings.traces_url)))
+
+
 def _postgres(settings: Settings, store: StoreName) -> "PostgresPlace":
     """Where a store's database is. Raises ConfigurationError: its driver is not installed."""
     try:
@@ -244,7 +256,7 @@ def open_observers(settings: Settings) -> tuple[TraceObserver, ...]:
     """Request log and telemetry, as far as they are configured. Raises ConfigurationError."""
     section, observers = settings.telemetry, list[TraceObserver]()
     if section.request_log:
-        observers.append(RequestLog(write_to_stderr))
+        observers.append(RequestLog(write_lines))
     if section.otlp_endpoint is not None:
         from rs_gateway.adapters.telemetry import Telemetry
 

@@ -16,12 +16,14 @@ import pytest
 from ulid import ULID
 
 from rs_gateway.adapters.postgres_database import PostgresPlace
+from rs_gateway.adapters.postgres_erasure import PostgresEraser
 from rs_gateway.adapters.postgres_stats import PostgresStatsReader
 from rs_gateway.adapters.postgres_trace_schema import OWN_NUMBER
 from rs_gateway.adapters.postgres_traces import PostgresTraceReader, PostgresTraceStore
 from rs_gateway.adapters.trace_retention import Retention
 from rs_gateway.domain.errors import StoreError, TraceNotFoundError
 from rs_gateway.domain.feedback import Feedback, FeedbackKind
+from rs_gateway.domain.ports import Erased
 from rs_pipelines.lake import Lake
 from tests.fakes import eventually
 from tests.postgres import Cluster
@@ -351,6 +353,36 @@ def test_a_batch_that_is_larger_than_one_statement_is_still_one_commit(database:
     with reading(database) as reader:
         numbers = [int(str(row[0])) for row in reader.traces(after=0, limit=100).rows]
     assert numbers == list(range(numbers[0], numbers[0] + 20))
+
+
+# Forgetting
+
+
+def test_a_user_is_erased_while_gateways_write(database: str) -> None:
+    eraser = PostgresEraser(PostgresPlace(database))
+    assert (eraser.of_user("ann"), eraser.erase(["t1"])) == ([], Erased(0, 0)), "there is no store yet"
+    with opened(database) as store:
+        for number in range(450):
+            user = "ann" if number % 2 else "bob"
+            store.append(replace(a_trace(f"t{number:03}", content=f"by {user}"), end_user=user))
+        for number in (1, 2, 3):
+            asyncio.run(store.add_feedback(some_feedback(f"t{number:03}")))
+        found = eraser.of_user("ann")
+        assert [known.trace_id for known in found][:2] == ["t001", "t003"]
+        assert found[0].request_messages == '[{"role":"user","content":"by ann"}]'
+        trace_ids = [known.trace_id for known in found]
+        assert (len(trace_ids), eraser.n_feedback(trace_ids)) == (225, 2)
+        assert eraser.of_ids(["t002", "t999", "t\0"])[0].trace_id == "t002"
+        assert eraser.erase(trace_ids) == Erased(225, 2)
+        assert eraser.erase(trace_ids) == Erased(0, 0)
+        assert asyncio.run(store.committed(a_trace("u")))
+    assert ids(database) == [*(f"t{number:03}" for number in range(0, 450, 2)), "u"]
+    with psycopg.connect(database) as connection:
+        for table in ("traces", "trace_payloads", "feedback"):
+            said = connection.execute(
+                f"SELECT count(*) FROM route_switch.{table} t WHERE t::text LIKE '%ann%'".encode()
+            )
+            assert said.fetchone() == (0,)
 
 
 # Retention
