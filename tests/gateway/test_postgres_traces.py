@@ -19,7 +19,7 @@ from rs_gateway.adapters.postgres_database import PostgresPlace
 from rs_gateway.adapters.postgres_erasure import PostgresEraser
 from rs_gateway.adapters.postgres_stats import PostgresStatsReader
 from rs_gateway.adapters.postgres_trace_schema import OWN_NUMBER
-from rs_gateway.adapters.postgres_traces import PostgresTraceReader, PostgresTraceStore
+from rs_gateway.adapters.postgres_traces import SELECT_SCORES, SELECT_TRACES, PostgresTraceReader, PostgresTraceStore
 from rs_gateway.adapters.trace_retention import Retention
 from rs_gateway.domain.errors import StoreError, TraceNotFoundError
 from rs_gateway.domain.feedback import Feedback, FeedbackKind
@@ -179,6 +179,27 @@ def test_a_database_that_was_copied_into_a_younger_cluster_goes_on_numbering_abo
             assert [row[1] for row in (*first.rows, *second.rows)] == ["01A", "01B"]
             assert asyncio.run(store.committed(a_trace("01C")))
     assert ids(database) == ["01A", "01B", "01C"]
+
+
+@pytest.mark.parametrize("query", [SELECT_TRACES, SELECT_SCORES])
+def test_a_page_costs_what_its_rows_cost_however_many_there_are(database: str, query: bytes) -> None:
+    async def scores(store: PostgresTraceStore) -> None:
+        for number in range(0, 3_000, 30):
+            await store.add_feedback(Feedback(f"s{number}", f"t{number}", FeedbackKind.SCORE, 0.5, "human", 2.0))
+
+    with opened(database) as store:
+        for number in range(3_000):
+            store.append(replace(a_trace(f"t{number}"), combination_id="c"))
+        asyncio.run(scores(store))
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("ANALYZE")
+        for mode in (b"force_custom_plan", b"force_generic_plan"):
+            connection.execute(b"SET plan_cache_mode = " + mode)
+            plan = connection.execute(b"EXPLAIN " + query, (0, 50_000), prepare=True).fetchall()
+            scanned = [line for (line,) in plan if "Scan" in line]
+            assert any("Index" in line for line in scanned)
+            assert not any("Seq Scan on trace_payloads" in line for line in scanned)
+            assert not any(" on traces" in line and "Index" not in line for line in scanned if query == SELECT_SCORES)
 
 
 # Several processes
