@@ -158,11 +158,21 @@ class AccessSettings(Section):
 
 
 class RetentionSettings(Section):
-    """How many days the parts of the trace store are kept; None is for ever."""
+    """How long each part is kept, and how large it may get, in days and in GB of 10^9 bytes; None is for ever."""
 
     trace_days: PositiveFloat | None = None
     payload_days: PositiveFloat | None = None
     feedback_days: PositiveFloat | None = None
+    store_gb: PositiveFloat | None = None
+    """Of the trace store: over it, the oldest payloads go, and traces once no payload is left."""
+    lake_days: PositiveFloat | None = None
+    """Of the lake: whole UTC days go, feedback by the day on which it was given."""
+    lake_gb: PositiveFloat | None = None
+    """Of the lake: over it, the oldest days go; today's stays."""
+    cache_days: PositiveFloat | None = None
+    """Of cached model answers, from when they were paid for."""
+    cache_gb: PositiveFloat | None = None
+    """Of cached model answers: over it, the oldest go."""
 
 
 class PrivacySettings(Section):
@@ -214,9 +224,9 @@ class MiproSettings(Section):
     max_calls: PositiveInt | None = None
     """Hard limit on model calls of one optimisation, the comparison included; None is no limit."""
     max_tokens: PositiveInt | None = None
-    """A limit on tokens, of requests and answers together, kept as far as a call's use can be told before it."""
+    """The same in tokens of requests and answers together; needs a `max_tokens` wherever a model is asked."""
     max_cost_usd: PositiveFloat | None = None
-    """The same in US dollars; needs the prices of all models that are asked."""
+    """The same in US dollars; needs that too, and the prices of all models that are asked."""
     concurrency: PositiveInt = 8
     """Calls in flight at once."""
     rate_share: float = Field(default=0.5, gt=0, le=1)

@@ -130,9 +130,19 @@ def passthrough_of(settings: Settings) -> Mapping[str, Combination]:
 def open_trace_store(settings: Settings) -> TraceStore:
     """The store that the gateway writes to. Raises StoreError, SchemaTooNewError, ConfigurationError."""
     kept = settings.privacy.retention
-    retention = Retention(payload_days=kept.payload_days, trace_days=kept.trace_days, feedback_days=kept.feedback_days)
+    retention = Retention(
+        payload_days=kept.payload_days,
+        trace_days=kept.trace_days,
+        feedback_days=kept.feedback_days,
+        store_bytes=None if kept.store_gb is None else kept.store_gb * 1e9,
+    )
     flush_interval_s, prepare = settings.stores.flush_interval_seconds, redaction_of(settings)
     if is_postgres(settings.traces_url):
+        if retention.store_bytes is not None:
+            raise ConfigurationError(
+                "privacy.retention.store_gb is the size of a SQLite file, and a table in Postgres does not shrink when "
+                "rows are deleted: keep stores.traces small there by payload_days and trace_days."
+            )
         place = _postgres(settings, "traces")
         from rs_gateway.adapters.postgres_traces import PostgresTraceStore
 

@@ -70,14 +70,7 @@ class StudyFiles:
     def load_study(self, target: Target, study_id: str) -> StudyRecord | None:
         """Read study.json; None when there is none. Raises StoreError when it cannot be understood."""
         content = _read(self._folder(target, study_id) / "study.json")
-        if content is None:
-            return None
-        try:
-            return decode_study(content)
-        except msgspec.DecodeError as error:
-            raise StoreError(
-                f"Study {study_id} of {target.key} cannot be read ({error}): delete its folder."
-            ) from error
+        return None if content is None else _decoded(f"{study_id} of {target.key}", content)
 
     def save_comparison(self, comparison: Comparison) -> None:
         """Write comparison.json beside its study."""
@@ -108,6 +101,11 @@ class StudyFiles:
         found = [self.load_study(target, path.parent.name) for path in (self._root / target.key).glob("*/study.json")]
         return sorted((record for record in found if record is not None), key=lambda record: record.started_at)
 
+    def targets(self) -> list[Target]:
+        """Every target that has a study, in the order of their keys. Raises StoreError: one cannot be understood."""
+        studies = {path.parent.parent.name: path for _, path in self._all("study.json")}
+        return [_decoded(f"{path.parent.name} of {key}", path.read_bytes()).target for key, path in studies.items()]
+
     def _folder(self, target: Target, study_id: str) -> Path:
         """The same, whose files have the newest schema. Raises SchemaTooNewError."""
         STUDY_SCHEMA.migrate(self._root)
@@ -115,16 +113,16 @@ class StudyFiles:
 
     def ids(self) -> Mapping[str, str]:
         """Of all studies: study id -> sample id. Raises StoreError: one cannot be read."""
-        return {name: _decoded(path)["sample_id"] for name, path in self._all("study.json")}
+        return {name: _plain(path)["sample_id"] for name, path in self._all("study.json")}
 
     def quoting(self, example_ids: Collection[str]) -> list[Path]:
         """Studies and comparisons that show any of these examples, as a demo or as a row."""
         found = [*self._all("study.json"), *self._all("comparison.json")]
-        return [path for _, path in found if _quotes(_decoded(path), example_ids)]
+        return [path for _, path in found if _quotes(_plain(path), example_ids)]
 
     def forget(self, path: Path, example_ids: Collection[str]) -> None:
         """Take these examples' words out of a study or comparison. A comparison proves nothing any more after that."""
-        content = _without_words(_decoded(path), example_ids)
+        content = _without_words(_plain(path), example_ids)
         write_durably(path, msgspec.json.format(msgspec.json.encode(content), indent=1))
 
     def _all(self, name: str) -> list[tuple[str, Path]]:
@@ -162,7 +160,14 @@ class StudyFiles:
             lock.release()
 
 
-def _decoded(path: Path) -> Any:
+def _decoded(name: str, content: bytes) -> StudyRecord:
+    try:
+        return decode_study(content)
+    except msgspec.DecodeError as error:
+        raise StoreError(f"Study {name} cannot be read ({error}): delete its folder.") from error
+
+
+def _plain(path: Path) -> Any:
     try:
         return msgspec.json.decode(path.read_bytes())
     except msgspec.DecodeError as error:

@@ -13,8 +13,9 @@ from rs_gateway.domain.evaluation import Evaluator
 from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.prompts import PromptText, PromptVersion
 from rs_gateway.domain.redaction import Redactor
+from rs_pipelines.answers import Allowance
 from rs_pipelines.cached_model import CachedModel
-from rs_pipelines.mipro.budget import StudyPlan
+from rs_pipelines.mipro.budget import LIVE_AND_WINNER, ComparisonSize, StudyPlan
 from rs_pipelines.sample import CalibrationSample, Example, Target
 
 
@@ -34,6 +35,7 @@ class StudyRequest:
         objective: `quality` chooses what is believed to be best; `cost` the shortest prompt that is believed to lose no
             more than `max_loss`.
         earlier: winners of searches before this one, the newest first; their instructions and demos are tried again.
+        comparison: what of the budget is kept back for after the search.
         redactor: what demos and the prompt model may not see of a train row; None takes nothing out.
     """
 
@@ -47,6 +49,7 @@ class StudyRequest:
     max_loss: float = 0.02
     earlier: tuple[PromptText, ...] = ()
     redactor: Redactor | None = None
+    comparison: ComparisonSize = LIVE_AND_WINNER
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,14 @@ def study_id_of(request: StudyRequest, models: StudyModels, evaluator: Evaluator
         content.append([text.content_hash for text in request.earlier])
     if request.redactor is not None:
         content.append(["redacted", *request.redactor.names])
+    if request.plan.allowance != Allowance() and request.comparison != LIVE_AND_WINNER:
+        content.append(["compared", request.comparison])
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]
+
+
+def title_of(target: Target, study_id: str) -> str:
+    """A study's name for people."""
+    return f"Study {study_id} of {target.template_id!r} on {target.model}"
 
 
 def row_order(examples: Sequence[Example], plan: StudyPlan) -> tuple[Example, ...]:

@@ -20,7 +20,7 @@ from rs_gateway.adapters.postgres_trace_schema import MIGRATIONS, TRACE_SCHEMA
 from rs_gateway.adapters.postgres_traces import PostgresTraceReader, PostgresTraceStore
 from rs_gateway.domain.errors import ConfigurationError, RegistryError, SchemaTooNewError, StoreError
 from rs_gateway.settings import load_settings
-from rs_gateway.wiring import open_access_store, open_registry, open_trace_reader
+from rs_gateway.wiring import open_access_store, open_registry, open_trace_reader, open_trace_store
 from tests.e2e.processes import free_address
 from tests.gateway.test_settings import MINIMAL
 from tests.postgres import PASSWORD, Cluster
@@ -102,6 +102,13 @@ def test_a_missing_driver_is_named_with_the_command_that_installs_it(tmp_path: P
     assert "stores.traces is on Postgres" in said
     assert "pip install 'route-switch[postgres]'" in said
     assert "Traceback" not in said
+
+
+def test_a_size_for_the_store_is_refused_where_deleting_frees_no_disk(tmp_path: Path) -> None:
+    sections = {"stores": {"traces": "postgresql://db/d"}, "privacy": {"retention": {"store_gb": 5}}}
+    settings = load_settings(write_configuration(tmp_path, {**MINIMAL, **sections}))
+    with pytest.raises(ConfigurationError, match="payload_days and trace_days"):
+        open_trace_store(settings)
 
 
 def test_a_user_without_rights_is_told_which_one_is_missing(postgres: Cluster, database: str) -> None:
