@@ -131,7 +131,13 @@ def draw(bench: Workbench, target: Target, *, watch: Watcher = ignore) -> Calibr
     """Draw and keep the target's calibration sample. Raises LabelShortageError with the remedy."""
     examples = _gathered(bench, target).examples
     settings = bench.settings
-    sample = draw_sample(target, examples, max_records=settings.dataset.max_records, seed=settings.mipro_v2.seed)
+    sample = draw_sample(
+        target,
+        examples,
+        max_records=settings.dataset.max_records,
+        seed=settings.mipro_v2.seed,
+        door=bench.feedback_door,
+    )
     bench.samples.save(sample)
     watch(sample)
     return sample
