@@ -12,9 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from rs_gateway.adapters.file_schema import FileSchema
+from rs_gateway.adapters.postgres_access import ACCESS_SCHEMA as POSTGRES_ACCESS_SCHEMA
+from rs_gateway.adapters.postgres_access import PostgresAccessStore
+from rs_gateway.adapters.postgres_database import PostgresPlace
+from rs_gateway.adapters.postgres_prompts import PROMPT_SCHEMA, PostgresPrompts
+from rs_gateway.adapters.postgres_stats import PostgresStatsReader
+from rs_gateway.adapters.postgres_trace_schema import TRACE_SCHEMA as POSTGRES_TRACE_SCHEMA
+from rs_gateway.adapters.postgres_traces import PostgresTraceReader, PostgresTraceStore
 from rs_gateway.adapters.prompt_files import REGISTRY_SCHEMA, PromptFiles
 from rs_gateway.adapters.sqlite_access import SqliteAccessStore
 from rs_gateway.adapters.sqlite_access_schema import ACCESS_SCHEMA
@@ -23,7 +31,7 @@ from rs_gateway.adapters.sqlite_trace_schema import TRACE_SCHEMA
 from rs_gateway.adapters.sqlite_traces import SqliteTraceReader, SqliteTraceStore
 from rs_gateway.domain.access import KeyLimits
 from rs_gateway.domain.errors import SchemaTooNewError
-from rs_gateway.domain.prompts import ANY_MODEL
+from rs_gateway.domain.prompts import ANY_MODEL, Demo
 from rs_pipelines.answers import ANSWER_SCHEMA, Allowance, AnswerCache, Booking, ModelAnswer
 from rs_pipelines.datasets import DATASET_SCHEMA, DatasetStore
 from rs_pipelines.evaluators.embedding_cache import EMBEDDING_SCHEMA, EmbeddingCache
@@ -36,6 +44,7 @@ from rs_pipelines.study_schema import STUDY_SCHEMA
 from tests.trace_files import a_trace, ids, opened
 
 RELEASED = Path(__file__).parent / "released_stores"
+POSTGRES_SCHEMAS = (POSTGRES_TRACE_SCHEMA, POSTGRES_ACCESS_SCHEMA, PROMPT_SCHEMA)
 TARGET = Target("parcels", "tiny")
 FIRST, SECOND = "01JN8XXXXXXXXXXXXXXXXXXXX1", "01JN8XXXXXXXXXXXXXXXXXXXX2"
 
@@ -82,6 +91,7 @@ def shape(path: Path) -> dict[str, list[Any]]:
         ("samples", SAMPLE_SCHEMA.newest),
         ("datasets", DATASET_SCHEMA.newest),
         ("lake", SCHEMA_VERSION),
+        ("postgres", max(len(schema.migrations) for schema in POSTGRES_SCHEMAS)),
     ],
 )
 def test_a_store_of_every_schema_is_kept(store: str, newest: int) -> None:
@@ -276,3 +286,31 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(n_done: int, tmp_p
             broken.migrate(connection, path)
         assert connection.execute("PRAGMA user_version").fetchone() == (1,)
     assert shape(path) == before
+
+
+@pytest.mark.parametrize("name", of("postgres"))
+def test_stores_that_an_earlier_program_kept_in_postgres_are_read_and_written_on(name: str, database: str) -> None:
+    with psycopg.connect(database) as connection:
+        connection.execute((RELEASED / name).read_bytes())
+    place = PostgresPlace(database)
+    with closing(PostgresTraceStore(place)) as store:
+        store.append(a_trace("01NEW"))
+    with closing(PostgresTraceReader(place)) as reader:
+        page = reader.traces(after=0, limit=10)
+        assert [row[page.columns.index("trace_id")] for row in page.rows] == [FIRST, SECOND, "01NEW"]
+        assert len(reader.feedback(after=0, limit=10).rows) == 1
+        row = reader.trace(FIRST)
+    assert row is not None
+    assert (row["end_user"], row["response"]) == ("ann", '{"role":"assistant","content":"hello"}')
+    with closing(PostgresStatsReader(place)) as stats:
+        assert sum(found.figures.requests for found in stats.stats(since_s=None)) == 3
+    with closing(PostgresAccessStore(place)) as keys:
+        (record,) = keys.records(now_s=1_772_366_401.0)
+        assert record.key.limits == KeyLimits(requests_per_minute=60, budget_usd=5.0)
+        assert (record.secret_hash, record.usage["total"].tokens) == (b"1" * 32, 30)
+        keys.update("k1", lambda key: replace(key, name="new"))
+    registry = PostgresPrompts(place)
+    live = registry.load().templates["parcels"].live("tiny")
+    assert live is not None
+    assert (live.number, live.text.user, live.text.demos) == (2, "{text}", (Demo("a", "b"),))
+    assert registry.add_version("parcels", live.text, model=None, origin=live.origin).number == 3
