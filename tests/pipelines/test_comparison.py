@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console
 
 from rs_gateway.adapters.scripted_chat import ScriptedChat
+from rs_gateway.domain.errors import ProviderError, ProviderOverloadedError
 from rs_gateway.domain.prompts import PromptText
-from rs_pipelines.answers import Allowance, BudgetExhaustedError, CallBudget
+from rs_pipelines.answers import Allowance, CallBudget
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.comparison import Comparison, NotComparableError, run_comparison
 from rs_pipelines.gate import GatePolicy
@@ -96,11 +97,14 @@ def test_tokens_and_cost_of_both_prompts_are_compared_and_the_objective_decides(
     assert "Not proven cheaper" in verdict.reasons[0]
     assert all(row.candidate_cost_usd is not None for row in found.rows)
     shown = Console(record=True, width=200)
-    print_comparison(shown, found, published=None, show_rows=2)
+    rows = {example.example_id: example for example in parcels().examples}
+    print_comparison(shown, found, published=None, show_rows=2, examples=rows)
     text = shown.export_text()
     assert "USD per 1,000 calls" in text
     assert "Rows won (2 of" in text
-    assert (found.rows_with("won")[0].candidate_output or "?") in text
+    won = found.rows_with("won")[0]
+    assert (won.candidate_output or "?") in text
+    assert rows[won.example_id].variables["message"] in " ".join(text.split())
 
 
 def test_comparing_again_costs_nothing_and_says_the_same(study: StudyRecord, tmp_path: Path) -> None:
@@ -128,12 +132,35 @@ def test_study_and_comparison_together_stay_within_the_budget(tmp_path: Path) ->
     assert record.calls + len(chat.calls) <= 400
 
 
-def test_a_budget_that_others_have_spent_stops_the_comparison(tmp_path: Path) -> None:
+def test_rows_that_the_budget_does_not_cover_are_missing_and_publish_nothing(tmp_path: Path) -> None:
     record = anyio.run(studied, tmp_path, 400)
     for _ in range(170):
         cache_at(tmp_path).charge(record.study_id, Allowance())
-    with pytest.raises(BudgetExhaustedError):
-        anyio.run(compared, record, model(ScriptedChat(tiny_model), cache_at(tmp_path)))
+    chat = ScriptedChat(tiny_model)
+    found = anyio.run(compared, record, model(chat, cache_at(tmp_path)))
+    assert len(chat.calls) == max(0, 400 - record.calls - 170)
+    assert not found.verdict.publish
+    assert found.verdict.missing > 8
+    reasons = " ".join(found.verdict.reasons)
+    assert f"{found.verdict.missing} of 80 test rows are missing" in reasons
+    assert "or the budget was spent" in reasons
+
+
+@pytest.mark.parametrize("max_calls", [237, 300, 380, 450])
+def test_where_calls_fail_more_is_kept_back_for_the_comparison(tmp_path: Path, max_calls: int) -> None:
+    def busy(number: int) -> ProviderError | None:
+        return ProviderOverloadedError("busy", provider="scripted", status=500) if number % 4 == 3 else None
+
+    async def all_in_one() -> Comparison:
+        wanted = request(small_plan(max_calls=max_calls))
+        study = await run_study(wanted, asked, evaluator=EVALUATOR, files=StudyFiles(tmp_path / "studies"))
+        return await compared(study, asked.task)
+
+    chat = ScriptedChat(tiny_model, fault=busy)
+    asked = models(chat, cache_at(tmp_path))
+    found = anyio.run(all_in_one)
+    assert len(chat.calls) <= max_calls
+    assert found.verdict.missing <= 4, "only rows that failed four times on end"
 
 
 def test_a_study_of_other_inputs_is_not_compared(study: StudyRecord, tmp_path: Path) -> None:
@@ -179,3 +206,17 @@ def test_whatever_covers_the_least_ends_in_a_verdict_and_is_not_exceeded(
     assert spent.usd <= limit * PRICE_USD * (1 + 1e-9)
     assert study.ending == ("budget" if more < 100_000 else "trials")
     assert found.verdict.publish or more < 100_000
+
+
+def test_an_input_is_shown_by_its_names_where_it_has_several_parts() -> None:
+    row = parcels().examples[0]
+    message = {"role": "user", "content": "Hello"}
+    parts = {"role": "user", "content": [{"type": "text", "text": "é"}]}
+    assert row.input_text == row.variables["message"]
+    several = replace(row, variables={"shop": "A", "town": "B"}, messages=(message, parts))
+    assert several.input_text.splitlines() == [
+        "shop: A",
+        "town: B",
+        "user: Hello",
+        'user: [{"type": "text", "text": "é"}]',
+    ]
