@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -156,8 +156,7 @@ def _copy_part(part: Part, folder: Path, on_copied: OnCopied) -> list[StoredFile
     if part.kind == "database":
         copy_database(part.path, target, on_bytes=lambda done, total: on_copied(part.name, done, total))
         return [_stored(target, folder)]
-    total = sum(path.stat().st_size for path in part.path.rglob("*") if path.is_file())
-    done = 0
+    done, total = 0, _size_bytes(part.path)
 
     def on_file(_path: Path, size_bytes: int) -> None:
         nonlocal done
@@ -166,6 +165,16 @@ def _copy_part(part: Part, folder: Path, on_copied: OnCopied) -> list[StoredFile
 
     target.mkdir()
     return [_stored(copy, folder) for copy in copy_folder(part.path, target, on_file=on_file)]
+
+
+def _size_bytes(folder: Path) -> int:
+    """About how much there is to copy; what disappears meanwhile does not count."""
+    size_bytes = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                size_bytes += Path(parent, name).stat().st_size
+    return size_bytes
 
 
 def _copied(source: Path, target: Path, on_file: Callable[[Path, int], None]) -> Generator[Path]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rs_gateway.adapters.access_rows import KEY_COLUMNS, key_of, record_of, row_of
 from rs_gateway.adapters.sqlite_access_schema import ACCESS_SCHEMA, SELECT_KEY, SELECT_RECORDS
+from rs_gateway.adapters.sqlite_read_only import has_no_room
 from rs_gateway.domain.access import BUDGET_PERIODS, ClientKey, KeyNotFoundError, period_name
 from rs_gateway.domain.access_store import IN_FLIGHT_LEASE_S, AccessPicture, KeyRecord, UsageBatch
 from rs_gateway.domain.errors import InvalidRequestError, StoreError
@@ -55,8 +56,9 @@ class SqliteAccessStore:
         self._generation = 0
         self._inode = 0
         self._connection: sqlite3.Connection | None = None
+        self._makeshift = False
         with self._lock, self._translated():
-            self._connection = self._open()
+            self._connection = self._open_somehow()
 
     def create(self, key: ClientKey, *, secret_hash: bytes) -> None:
         """See AccessStore."""
@@ -138,11 +140,11 @@ class SqliteAccessStore:
     def _connected(self) -> Generator[sqlite3.Connection]:
         with self._lock, self._translated():
             connection = self._connection
-            if connection is not None and self._current_inode() != self._inode:
+            if connection is not None and (self._makeshift or self._current_inode() != self._inode):
                 self._drop()
                 connection = None
             if connection is None:
-                connection = self._connection = self._open()
+                connection = self._connection = self._open_somehow()
             yield connection
 
     @contextmanager
@@ -162,6 +164,26 @@ class SqliteAccessStore:
             raise StoreError(
                 f"The access store {self._path} is gone: restore a backup, or restart the gateway to start a new one."
             ) from None
+
+    def _open_somehow(self) -> sqlite3.Connection:
+        """A connection; on a full disk one that only reads, until there is room: known keys stay in force."""
+        self._makeshift = False
+        try:
+            return self._open()
+        except (sqlite3.Error, OSError):
+            log_file = self._path.with_name(self._path.name + "-wal")
+            pending = log_file.exists() and log_file.stat().st_size > 0  # what stands there would not be seen
+            if not has_no_room(self._path) or pending or not self._path.exists() or not self._path.stat().st_size:
+                raise
+        # Without its log and its index, for which there is no room.
+        uri = f"{self._path.absolute().as_uri()}?immutable=1"
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        if ACCESS_SCHEMA.version(connection, self._path) < len(ACCESS_SCHEMA.migrations):
+            connection.close()
+            raise StoreError(f"The access store {self._path} is of an older program, and the disk is full: make room.")
+        self._makeshift = True
+        self._generation += 1
+        return connection
 
     def _open(self) -> sqlite3.Connection:
         if self._generation:

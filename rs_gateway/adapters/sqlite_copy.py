@@ -8,11 +8,10 @@ from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from rs_gateway.adapters.sqlite_read_only import primary_code
+from rs_gateway.adapters.sqlite_read_only import has_no_room, primary_code
 from rs_gateway.domain.errors import StoreError
 
 _PAGES_A_STEP = 4_000
-_LITTLE_ROOM_BYTES = 1 << 20
 _DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 
 
@@ -57,7 +56,7 @@ def copy_database(
             raise StoreError(f"{source} is damaged ({verdict}): restore an earlier backup of it.")
         _sync(target)
     except sqlite3.Error as error:
-        if shutil.disk_usage(target.parent).free < _LITTLE_ROOM_BYTES:  # SQLite often calls it an I/O error
+        if has_no_room(target):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
         raise StoreError(f"{source} cannot be copied to {target}: {error}.") from error
 

@@ -1,5 +1,6 @@
 """A trace store's file, opened for reading only: what every reader of it shares."""
 
+import shutil
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -7,7 +8,9 @@ from pathlib import Path
 
 from rs_gateway.adapters.sqlite_trace_schema import MIGRATIONS, TRACE_SCHEMA
 from rs_gateway.adapters.trace_rows import Row
-from rs_gateway.domain.errors import StoreError
+from rs_gateway.domain.errors import NoRoomError, StoreError
+
+_LITTLE_ROOM_BYTES = 1 << 20
 
 
 class ReadOnlyStore:
@@ -79,8 +82,18 @@ def primary_code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
+def has_no_room(path: Path) -> bool:
+    """Whether the disk of a file is full, or as good as full. SQLite itself often calls that an I/O error."""
+    try:
+        return shutil.disk_usage(path.parent).free < _LITTLE_ROOM_BYTES
+    except OSError:
+        return False
+
+
 def unreadable(path: Path, error: Exception) -> StoreError:
-    """Why the file cannot be used, and what to do."""
+    """Why the file cannot be used, and what to do; a NoRoomError when there is no room."""
+    if has_no_room(path):
+        return NoRoomError(f"The trace store {path} cannot be opened: the disk is full ({error}). Make room.")
     if isinstance(error, sqlite3.Error) and primary_code(error) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
         return StoreError(
             f"The trace store {path} is damaged or no SQLite database ({error}): restore a backup, or move it and its "

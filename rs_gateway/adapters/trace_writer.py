@@ -16,7 +16,7 @@ import structlog
 
 from rs_gateway.adapters.trace_rows import ENCODING_ERRORS, Record, Rows, not_storable, rows_of
 from rs_gateway.domain.chat import JsonValue
-from rs_gateway.domain.errors import RouteSwitchError, StoreError, TraceNotFoundError
+from rs_gateway.domain.errors import NoRoomError, RouteSwitchError, StoreError, TraceNotFoundError
 from rs_gateway.domain.feedback import Feedback
 from rs_gateway.domain.ports import StoreHealth
 from rs_gateway.domain.traces import StoreMode, Trace
@@ -26,6 +26,7 @@ log = structlog.get_logger()
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.05, 2.0
 _IDLE_CHECK_S = 1.0
 _UPKEEP_RETRY_S = 60.0
+_REOPEN_PAUSE_S = 1.0
 _FOREIGN_FLUSH_S = 0.25
 """How long feedback may wait, at least, for its trace to come out of another process's queue."""
 
@@ -122,6 +123,8 @@ class TraceWriter:
     ) -> None:
         """Open the database and start the thread, called `name`. Raises StoreError: it cannot be opened.
 
+        A full disk is no reason not to start: what is put waits until there is room, and `health` says so.
+
         Args:
             prepare: called in the thread, once a record. A trace for which it fails is stored without its payload and
                 its end user, and such feedback is refused: what it should have taken out never reaches the disk.
@@ -140,7 +143,12 @@ class TraceWriter:
         self._upkeep_failing = False
         self._parked: list[QueuedRecord] = []  # feedback whose trace may come yet; the writer's own
 
-        self._database.open()
+        self._opened = True
+        try:
+            self._database.open()
+        except NoRoomError as error:
+            self._opened, self._error = False, str(error)
+            log.error("trace_store_failing", error=str(error), queued=0)
         self._thread = threading.Thread(target=self._run, name=name, daemon=False)
         self._thread.start()
 
@@ -245,6 +253,9 @@ class TraceWriter:
 
     def _maintain(self) -> None:
         """One step of upkeep; what goes wrong with it is logged once and hinders nobody."""
+        if not self._opened and not self._open():
+            self._upkeep_at = time.monotonic() + _REOPEN_PAUSE_S
+            return
         try:
             pause_s = self._database.maintain()
         except StoreError as error:
@@ -254,6 +265,19 @@ class TraceWriter:
         else:
             self._upkeep_failing = False
         self._upkeep_at = time.monotonic() + pause_s
+
+    def _open(self) -> bool:
+        """Whether there is room by now."""
+        try:
+            self._database.open()
+        except StoreError as error:
+            with self._condition:
+                self._error = str(error)
+            return False
+        with self._condition:
+            log.info("trace_store_recovered", queued=self._n_rows)
+            self._opened, self._error = True, None
+        return True
 
     def _stopping(self) -> bool:
         return self._closed or not threading.main_thread().is_alive()
@@ -318,7 +342,7 @@ class TraceWriter:
         with self._condition:
             if self._error is not None:
                 log.info("trace_store_recovered", queued=self._n_rows)
-            self._error = None
+            self._opened, self._error = True, None
             self._dropped += len(unstorable)
             self._release(settled)
         _answer(settled)

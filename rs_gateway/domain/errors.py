@@ -193,6 +193,12 @@ class StoreError(RouteSwitchError):
     code = "store_error"
 
 
+class NoRoomError(StoreError):
+    """The disk of a store is full: it stores again when there is room."""
+
+    code = "no_room"
+
+
 class SchemaTooNewError(StoreError):
     """The store was written by a newer program than this one."""
 

@@ -1,6 +1,7 @@
 """A real file system without a free byte under a real gateway: it stops storing, not serving, and says so."""
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -85,15 +86,26 @@ def test_a_full_disk_costs_no_answer_is_said_once_and_is_made_good_when_there_is
     assert events.count("trace_store_recovered") == 1
 
 
-def test_a_gateway_that_is_started_on_a_full_disk_says_what_is_in_the_way(disk: Path) -> None:
+def test_a_gateway_that_is_started_on_a_full_disk_serves_and_stores_once_there_is_room(disk: Path) -> None:
     with Upstream([wire.answers(TEXT)]).running() as up:
-        configured(disk, up, free_address())
-        fill(disk)
-        refused = route_switch("serve", cwd=disk)
-    assert refused.returncode == 1
-    assert "check that" in refused.stderr
-    assert "that the disk is not full" in refused.stderr
-    assert "Traceback" not in refused.stderr
+        url = configured(disk, up, free_address())
+        key = json.loads(route_switch("keys", "create", "shop", "--json", cwd=disk).stdout)["key"]
+        with serving(disk, url) as process:
+            process.send_signal(signal.SIGTERM)  # which leaves no log and no index beside the databases
+            process.wait(20)
+        ballast = fill(disk)
+        with serving(disk, url):
+            assert not storage(url)["ok"]
+            assert "the disk is full" in storage(url)["error"]
+            assert httpx.post(f"{url}/v1/chat/completions", json=HELP).status_code == 401
+            asked_with = {"authorization": f"Bearer {key}"}
+            answers = [httpx.post(f"{url}/v1/chat/completions", json=HELP, headers=asked_with) for _ in range(5)]
+            assert [answer.status_code for answer in answers] == [200] * 5
+            ballast.unlink()
+            eventually(lambda: storage(url)["ok"], timeout_s=20)
+            trace_ids = {answer.headers["x-route-switch-trace-id"] for answer in answers}
+            eventually(lambda: trace_ids <= stored(disk), timeout_s=20)
+    assert log_events(disk).count("trace_store_recovered") == 1
 
 
 def test_client_keys_stay_in_force_on_a_full_disk(disk: Path) -> None:

@@ -26,7 +26,9 @@ from rs_pipelines.backup import back_up
 from rs_pipelines.backup_catalog import BackupError, Catalog
 from rs_pipelines.durable_files import write_durably
 from rs_pipelines.lake import Lake
+from rs_pipelines.lake_schema import TRACES
 from rs_pipelines.restore import check_backup, restore
+from rs_pipelines.sample import Target
 from rs_pipelines.store_parts import parts_of
 from rs_pipelines.workbench import Workbench
 from tests.pipelines.parcels import LIVE, ORIGIN
@@ -349,6 +351,40 @@ def test_a_restore_is_refused_while_somebody_has_a_store_open(tmp_path: Path) ->
         brought_back(tmp_path / "b", bench, overwrite=True)
     assert ((bench.data / "traces.db").stat().st_ino, (bench.data / "prompts").stat().st_ino) == before
     brought_back(tmp_path / "b", bench, overwrite=True)
+
+
+def test_a_restore_is_refused_while_a_target_is_being_optimised(tmp_path: Path) -> None:
+    bench = filled(tmp_path / "bench")
+    backed_up(bench, tmp_path / "b")
+    before = contents(bench.data)
+    with (
+        bench.studies.lock(Target("parcels", "tiny")),
+        pytest.raises(StoreInUseError, match=r"studies/parcels@tiny is in use: wait for the run"),
+    ):
+        brought_back(tmp_path / "b", bench, overwrite=True)
+    assert contents(bench.data) == before
+
+
+def test_a_backup_is_whole_while_parts_of_the_lake_are_rewritten_and_removed(tmp_path: Path) -> None:
+    bench = bench_at(tmp_path / "bench")
+    with opened(bench.data / "traces.db") as store:
+        for number in range(200):
+            store.append(a_trace(f"{number:026d}"))
+    with closing(SqliteTraceReader(bench.data / "traces.db")) as reader:
+        bench.lake.ingest(reader, page_rows=20)
+
+    def rewrite(number: int) -> None:
+        with Lake(bench.data / "lake").edit() as lake:
+            part = lake.manifest.traces.parts[number % len(lake.manifest.traces.parts)]
+            lake.replace(TRACES, remove=[part], add=lake.write(TRACES, lake.read(TRACES, part)))
+            lake.purge()
+
+    with going_on(rewrite) as rewritten:
+        for number in range(6):
+            backup = tmp_path / f"backup-{number}"
+            backed_up(bench, backup)
+            assert Lake(backup / "lake").traces(["seq"]).collect()["seq"].n_unique() == 200
+    assert rewritten[0] > 6
 
 
 def test_a_restore_that_is_killed_keeps_the_gateway_from_serving_until_it_was_run_to_its_end(
