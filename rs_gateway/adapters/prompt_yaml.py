@@ -16,8 +16,9 @@ from rs_gateway.adapters.prompt_records import (
     template_fields,
     version_fields,
 )
+from rs_gateway.domain.chat import JsonObject
 from rs_gateway.domain.errors import RegistryError
-from rs_gateway.domain.prompts import PromptTemplate, PromptVersion, RegisteredTemplate
+from rs_gateway.domain.prompts import PromptTemplate, PromptText, PromptVersion, RegisteredTemplate
 from rs_gateway.yaml_text import YamlTextError, parse_yaml
 
 _Model = TypeVar("_Model", bound=Record)
@@ -122,6 +123,18 @@ def dump_template(template: PromptTemplate) -> bytes:
 def dump_version(version: PromptVersion) -> bytes:
     """The content of a version's file, with the hash of its text."""
     return _dump(version_fields(version))
+
+
+def dump_text(text: PromptText) -> bytes:
+    """What a version says and nothing else, as a person edits it: every key there is, the empty ones too."""
+    content: JsonObject = {
+        "instruction": text.instruction,
+        "user": text.user,
+        "output": text.output.value,
+        "nearest": text.nearest,
+        "demos": [{"user": d.user, "assistant": d.assistant} for d in text.demos],
+    }
+    return _dump(content)
 
 
 def dump_live(registered: RegisteredTemplate) -> bytes:
