@@ -62,8 +62,8 @@ _SELECT_KNOWN = b"SELECT trace_id FROM route_switch.traces WHERE trace_id = ANY(
 # Only in a database that was copied into a younger cluster is there anything to do. The transaction's number is drawn
 # after the statement has seen what is there, so it is above those of all rows that it sees.
 _COME_AFTER_ALL_ROWS = f"""UPDATE route_switch.trace_sequence SET base = newest.seq + 1 - own.number FROM
-    (SELECT greatest((SELECT max(seq) FROM route_switch.traces), (SELECT max(seq) FROM route_switch.feedback)) AS seq)
-    AS newest,
+    (SELECT greatest((SELECT max(seq) FROM route_switch.traces), (SELECT max(seq) FROM route_switch.feedback),
+        deleted_traces, deleted_feedback) AS seq FROM route_switch.trace_sequence) AS newest,
     (SELECT pg_current_xact_id()::text::bigint * {ROWS_A_TRANSACTION} AS number) AS own
     WHERE newest.seq >= base + own.number""".encode()  # noqa: S608 our names
 

@@ -20,6 +20,22 @@ SETTLED_BEFORE = (
 )
 """SQL for the number that no row which is yet to appear is below."""
 
+NEWEST_POSITIONS = " ".join(
+    f"greatest((SELECT max(seq) FROM route_switch.{table} WHERE seq < {SETTLED_BEFORE}), "  # noqa: S608 our names
+    f"(SELECT deleted_{table} FROM route_switch.trace_sequence))" + comma
+    for table, comma in (("traces", ","), ("feedback", ""))
+)
+"""SQL for the highest positions of traces and of feedback, those of deleted rows included."""
+
+_REMEMBER_DELETED = """CREATE FUNCTION route_switch.remember_deleted_{table}() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN
+        UPDATE route_switch.trace_sequence SET deleted_{table} = newest.seq
+        FROM (SELECT max(seq) AS seq FROM gone) AS newest WHERE deleted_{table} < newest.seq;
+        RETURN NULL;
+    END'"""
+_CALL_REMEMBER_DELETED = """CREATE TRIGGER remembered AFTER DELETE ON route_switch.{table}
+    REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION route_switch.remember_deleted_{table}()"""
+
 MIGRATIONS = (
     (
         # Retention compares ids as bytes, whatever the database's own order of texts is.
@@ -87,8 +103,15 @@ MIGRATIONS = (
             figures BYTEA NOT NULL,
             PRIMARY KEY (period_s, start_s, template_id, version, combination_id, provider, model, endpoint)
         ) WITH (fillfactor = 50)""",
-        "CREATE TABLE route_switch.trace_sequence (base BIGINT NOT NULL)",
-        "INSERT INTO route_switch.trace_sequence VALUES (0)",
+        # One row: what is added to transactions' numbers, and the highest numbers of rows that were deleted.
+        """CREATE TABLE route_switch.trace_sequence (
+            base BIGINT NOT NULL,
+            deleted_traces BIGINT NOT NULL,
+            deleted_feedback BIGINT NOT NULL
+        )""",
+        "INSERT INTO route_switch.trace_sequence VALUES (0, 0, 0)",
+        *(_REMEMBER_DELETED.format(table=table) for table in ("traces", "feedback")),
+        *(_CALL_REMEMBER_DELETED.format(table=table) for table in ("traces", "feedback")),
     ),
 )
 """Forward only: entry n takes a store from schema n to n + 1. Never edit one that was released; append."""

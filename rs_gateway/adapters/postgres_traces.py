@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from rs_gateway.adapters.postgres_database import PostgresDatabase, PostgresPlace
 from rs_gateway.adapters.postgres_trace_database import PostgresTraceDatabase
-from rs_gateway.adapters.postgres_trace_schema import SETTLED_BEFORE, TRACE_SCHEMA
+from rs_gateway.adapters.postgres_trace_schema import NEWEST_POSITIONS, SETTLED_BEFORE, TRACE_SCHEMA
 from rs_gateway.adapters.postgres_upkeep import PostgresUpkeep
 from rs_gateway.adapters.trace_retention import Retention
 from rs_gateway.adapters.trace_rows import FEEDBACK_COLUMNS, PAYLOAD_COLUMNS, SCORE_COLUMNS, TRACE_COLUMNS
@@ -42,7 +42,7 @@ _SELECT_NEWEST_SCORE = (
     "SELECT seq FROM route_switch.feedback "  # noqa: S608 our names
     f"WHERE kind = 'score' AND seq < {SETTLED_BEFORE} ORDER BY seq DESC LIMIT 1 OFFSET %s"
 ).encode()
-_SELECT_NEWEST = f"SELECT {SETTLED_BEFORE} - 1".encode()
+_SELECT_NEWEST = f"SELECT {NEWEST_POSITIONS}".encode()
 
 
 class PostgresTraceStore:
@@ -143,13 +143,12 @@ class PostgresTraceReader:
         return self._page(_SELECT_FEEDBACK, FEEDBACK_COLUMNS, after=after, limit=limit)
 
     def newest_positions(self) -> NewestPositions:
-        """See TraceReader: where new rows begin, and so far above the newest row. Raises SchemaTooNewError, StoreError.
+        """See TraceReader. Raises SchemaTooNewError, StoreError.
 
         Positions are counted by the transaction, so there are many more of them than rows.
         """
         rows = self._database.rows(_SELECT_NEWEST, ())
-        newest = rows[0][0] if rows else 0
-        return NewestPositions(newest, newest)
+        return NewestPositions(*rows[0]) if rows else NewestPositions()
 
     def trace(self, trace_id: str) -> Mapping[str, object] | None:
         """One trace by column name, as `traces` has it (decision and attempts are JSON text); None when unknown.

@@ -2,6 +2,18 @@ CREATE SCHEMA route_switch;
 CREATE FUNCTION route_switch.count_registry_change() RETURNS trigger
     LANGUAGE plpgsql
     AS $$BEGIN UPDATE route_switch.registry SET revision = revision + 1; RETURN NULL; END$$;
+CREATE FUNCTION route_switch.remember_deleted_traces() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN
+        UPDATE route_switch.trace_sequence SET deleted_traces = newest.seq
+        FROM (SELECT max(seq) AS seq FROM gone) AS newest WHERE deleted_traces < newest.seq;
+        RETURN NULL;
+    END';
+CREATE FUNCTION route_switch.remember_deleted_feedback() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN
+        UPDATE route_switch.trace_sequence SET deleted_feedback = newest.seq
+        FROM (SELECT max(seq) AS seq FROM gone) AS newest WHERE deleted_feedback < newest.seq;
+        RETURN NULL;
+    END';
 CREATE TABLE route_switch.access_changes (
     revision bigint NOT NULL
 );
@@ -91,8 +103,10 @@ CREATE TABLE route_switch.trace_payloads (
     response text
 );
 CREATE TABLE route_switch.trace_sequence (
-    base bigint NOT NULL
-);
+            base BIGINT NOT NULL,
+            deleted_traces BIGINT NOT NULL,
+            deleted_feedback BIGINT NOT NULL
+        );
 CREATE TABLE route_switch.traces (
     seq bigint NOT NULL,
     trace_id text NOT NULL COLLATE pg_catalog."C",
@@ -153,7 +167,7 @@ INSERT INTO route_switch.template_versions VALUES ('parcels', 2, '{"content_hash
 INSERT INTO route_switch.templates VALUES ('parcels', '{"name": "Parcels", "variables": ["text"], "evaluator": {"name": "ExactMatch"}, "default": false}', '{"serving": {"*": 1, "tiny": 2}, "weights": {}, "history": [{"action": "register", "version": 1, "by": "ann", "at": "2026-03-01T12:00:00+00:00", "reason": "registered"}, {"action": "publish", "version": 2, "model": "tiny", "by": "ann", "at": "2026-03-02T12:00:00+00:00", "reason": "better", "previous": 1}]}');
 INSERT INTO route_switch.trace_payloads VALUES ('01JN8XXXXXXXXXXXXXXXXXXXX1', '[{"role":"user","content":"hello"}]', '{}', '{}', '[{"role":"user","content":"hello"}]', '{"role":"assistant","content":"hello"}');
 INSERT INTO route_switch.trace_payloads VALUES ('01JN8XXXXXXXXXXXXXXXXXXXX2', '[{"role":"user","content":"hello"}]', '{}', '{}', '[{"role":"user","content":"hello"}]', '{"role":"assistant","content":"hello"}');
-INSERT INTO route_switch.trace_sequence VALUES (0);
+INSERT INTO route_switch.trace_sequence VALUES (0, 0, 0);
 INSERT INTO route_switch.traces VALUES (73859072, '01JN8XXXXXXXXXXXXXXXXXXXX1', 1772366400, 'parcels', 1, 'parcels@tiny', 'local', 'tiny', 'm', NULL, 'complete', NULL, NULL, 0, 0.1, NULL, NULL, NULL, 'unknown', NULL, 'ann', NULL, 'chat.completions', NULL, NULL, NULL, NULL, NULL, '[]');
 INSERT INTO route_switch.traces VALUES (73990144, '01JN8XXXXXXXXXXXXXXXXXXXX2', 1772366400, 'parcels', 1, 'parcels@tiny', 'local', 'tiny', 'm', NULL, 'complete', NULL, NULL, 0, 0.1, NULL, NULL, NULL, 'unknown', NULL, 'ann', NULL, 'chat.completions', NULL, NULL, NULL, NULL, NULL, '[]');
 INSERT INTO route_switch.usage VALUES ('k1', 'total', 2, 30, 0.5, 0);
@@ -198,3 +212,7 @@ CREATE TRIGGER counted AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON route_swi
 CREATE TRIGGER counted AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON route_switch.templates FOR EACH STATEMENT EXECUTE FUNCTION route_switch.count_registry_change();
 ALTER TABLE ONLY route_switch.template_versions
     ADD CONSTRAINT template_versions_template_id_fkey FOREIGN KEY (template_id) REFERENCES route_switch.templates(template_id) ON DELETE CASCADE;
+CREATE TRIGGER remembered AFTER DELETE ON route_switch.traces
+    REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION route_switch.remember_deleted_traces();
+CREATE TRIGGER remembered AFTER DELETE ON route_switch.feedback
+    REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION route_switch.remember_deleted_feedback();
