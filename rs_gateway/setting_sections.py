@@ -147,6 +147,23 @@ class StoreSettings(Section):
     flush_interval_seconds: PositiveFloat = 0.05
 
 
+class PipelineSettings(Section):
+    """Section `pipelines`: where the steps of a run are carried out."""
+
+    executor: Literal["in_process", "multiprocess", "celery"] = "in_process"
+    """In the run's own process, in a process for each step, or by Celery's workers on any machine."""
+    broker: SecretStr | None = None
+    """Where Celery's workers are handed steps, and hand back results, such as redis://127.0.0.1:6379/0."""
+    lost_after_seconds: PositiveFloat = 30.0
+    """How long a worker may not know of a step that it began before another one is given it."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "PipelineSettings":
+        if self.executor == "celery" and self.broker is None:
+            raise ValueError("executor celery needs a broker, such as redis://127.0.0.1:6379/0")
+        return self
+
+
 class AccessSettings(Section):
     """Section `access`: client keys. Made with `route-switch keys create`; the first one switches them on."""
 
