@@ -143,6 +143,9 @@ class StoreSettings(Section):
     """By default `file:DATA_DIR/prompts`."""
     access: str | None = None
     """Client keys and their accounts; by default `sqlite:///DATA_DIR/access.db`."""
+    trials: SecretStr | None = None
+    """Optuna's trials, in a database of their own, such as `postgresql+psycopg2://USER:PASSWORD@HOST/optuna`, for
+    several processes on one study; by default a journal file beside each study."""
     durability: Literal["batched", "sync"] = "batched"
     flush_interval_seconds: PositiveFloat = 0.05
 
@@ -211,6 +214,8 @@ class MiproSettings(Section):
     """`racing` looks at whoever may beat the leader, a few rows at a time; `tpe` is MIPROv2's own way."""
     look_rows: PositiveInt | None = None
     """Rows of one look of a race."""
+    looks_at_once: PositiveInt = 1
+    """Candidates that a race looks at at the same time; more than one for workers that join (`optimize --join`)."""
     num_candidates: PositiveInt | None = None
     num_instruction_candidates: PositiveInt | None = None
     num_revisions: int | None = Field(default=None, ge=0)
@@ -241,6 +246,12 @@ class MiproSettings(Section):
     """Ways to have the answer written that are tried; the live version's own is always among them."""
     prompt_model: str | None = None
     """`provider/model` that proposes instructions; None is the model that is being optimised for."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "MiproSettings":
+        if self.looks_at_once > 1 and self.search != "racing":
+            raise ValueError("looks_at_once over 1 needs `search: racing`")
+        return self
 
 
 class EvaluationSettings(Section):

@@ -18,10 +18,12 @@ from rs_pipelines.interrupts import run_interruptible
 from rs_pipelines.lake import IngestReport
 from rs_pipelines.mipro.budget import PlanNumbers, StudyPlan, estimate_calls, plan_for, study_allowance
 from rs_pipelines.mipro.earlier import earlier_winners
+from rs_pipelines.mipro.evaluations import Evaluations, Tools
 from rs_pipelines.mipro.events import StudyEvent
 from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.mipro.request import StudyModels, StudyRequest, row_order, study_id_of
-from rs_pipelines.mipro.search import run_study
+from rs_pipelines.mipro.search import run_study, utc_now
+from rs_pipelines.mipro.teamwork import join_study
 from rs_pipelines.preflight import (
     LiveProbe,
     Preflight,
@@ -211,7 +213,38 @@ def search(bench: Workbench, target: Target, effort: Effort | None = None, *, wa
     evaluator = bench.evaluator(bench.registry.get(target.template_id).template)
 
     async def run(models: StudyModels) -> StudyRecord:
-        return await run_study(request, models, evaluator=evaluator, files=bench.studies, on_event=watch)
+        return await run_study(
+            request, models, evaluator=evaluator, files=bench.studies, storage=bench.trials, on_event=watch
+        )
+
+    return with_models(bench, target, run, watch=watch)
+
+
+def join(bench: Workbench, target: Target, *, on_delivered: Callable[[int], None], watch: Watcher = ignore) -> int:
+    """Take looks of the search that another process leads for the target, until it has ended; how many were taken.
+
+    Raises:
+        ConfigurationError: no storage is configured that both reach.
+        StepMissingError: nobody searches for the target.
+    """
+    storage = bench.trials
+    if storage is None:
+        raise ConfigurationError(
+            "A search can be joined only where `stores.trials` names a database that both processes reach, and "
+            "`mipro_v2.looks_at_once` is over 1."
+        )
+    record = next((r for r in reversed(bench.studies.studies(target)) if not r.finished), None)
+    if record is None:
+        raise StepMissingError(f"No search for {target.key} is under way: start one with `route-switch optimize`.")
+    sample = bench.samples.load(target, record.sample_id)
+    evaluator = bench.evaluator(bench.registry.get(target.template_id).template)
+    by_id = {example.example_id: example for example in sample.rows(Split.VAL)}
+    rows = tuple(by_id[example_id] for example_id in record.row_order)
+
+    async def run(models: StudyModels) -> int:
+        budget = CallBudget(models.task.cache, record.study_id, study_allowance(record.plan, sample))
+        tools = Tools(models.task.on(budget), evaluator, budget, bench.studies, watch, utc_now)
+        return await join_study(Evaluations(record, rows, tools), storage, on_delivered=on_delivered)
 
     return with_models(bench, target, run, watch=watch)
 
@@ -244,6 +277,7 @@ def _request(bench: Workbench, target: Target, effort: Effort) -> StudyRequest:
         max_loss=policy.max_loss,
         earlier=winners,
         redactor=bench.redactor,
+        looks_at_once=bench.settings.mipro_v2.looks_at_once,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -39,6 +40,9 @@ from rs_pipelines.mipro.request import StudyModels
 from rs_pipelines.pacing import Pace
 from rs_pipelines.sample import Target
 from rs_pipelines.studies import StudyFiles
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,16 @@ class Workbench:
     def studies(self) -> StudyFiles:
         """Studies and comparisons."""
         return StudyFiles(self.data / "studies")
+
+    @cached_property
+    def trials(self) -> "BaseStorage | None":
+        """Where Optuna keeps trials that several processes reach; None: in a file beside each study."""
+        url = self.settings.stores.trials
+        if url is None:
+            return None
+        from rs_pipelines.mipro.shared_trials import open_storage
+
+        return open_storage(url.get_secret_value())
 
     @cached_property
     def redactor(self) -> Redactor | None:
