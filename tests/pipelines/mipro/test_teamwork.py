@@ -62,7 +62,9 @@ def test_a_study_with_help_is_the_study_without(tmp_path: Path) -> None:
     alone = anyio.run(led, tmp_path / "alone", None)
     taken: list[int] = []
 
-    async def together() -> StudyRecord:
+    records: list[StudyRecord] = []
+
+    async def together() -> None:
         storage = InMemoryStorage()
 
         async def helper() -> None:
@@ -70,10 +72,10 @@ def test_a_study_with_help_is_the_study_without(tmp_path: Path) -> None:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(helper)
-            record = await led(tmp_path / "together", storage)
-        return record
+            records.append(await led(tmp_path / "together", storage))
 
-    record = anyio.run(together)
+    anyio.run(together)
+    [record] = records
     assert course(record) == course(alone)
     assert record.best == alone.best
     assert taken[0] > 0
@@ -84,7 +86,9 @@ def test_what_a_dead_helper_had_claimed_is_taken_back(tmp_path: Path, monkeypatc
     monkeypatch.setattr(teamwork, "_SILENT_S", 0.3)
     claimed: list[int] = []
 
-    async def together() -> StudyRecord:
+    records: list[StudyRecord] = []
+
+    async def together() -> None:
         storage = InMemoryStorage()
 
         async def claims_and_dies() -> None:
@@ -98,10 +102,10 @@ def test_what_a_dead_helper_had_claimed_is_taken_back(tmp_path: Path, monkeypatc
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(claims_and_dies)
-            record = await led(tmp_path / "together", storage)
-        return record
+            records.append(await led(tmp_path / "together", storage))
 
-    record = anyio.run(together)
+    anyio.run(together)
+    [record] = records
     assert claimed
     assert course(record) == course(alone)
 
