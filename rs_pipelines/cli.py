@@ -14,6 +14,7 @@ from rich.console import Console
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.logs import configure_logs
 from rs_pipelines.cli_best_model import find_best_model
+from rs_pipelines.cli_ingest import ingest
 
 if TYPE_CHECKING:
     from rs_pipelines.sample import Target
@@ -132,22 +133,6 @@ def teach_dataset(
         f"{taught.labelled} of {taught.inputs} unlabelled inputs labelled as {taught.source}, {taught.unanswered} not "
         f"answered, {taught.calls} calls{spent}."
     )
-
-
-def ingest(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Bring new traces and feedback from the gateway's store into the lake.
-
-    Example: `route-switch ingest`
-    """
-    need_pipelines()
-    from rs_pipelines import steps
-    from rs_pipelines.workbench import Workbench
-
-    report = steps.ingest(Workbench.at(config))
-    if as_json:
-        _print_json({"rows": report.rows, "feedback_rows": report.feedback_rows, "seconds": round(report.seconds, 3)})
-    else:
-        words.print(f"{report.rows} new traces, {report.feedback_rows} new feedback rows, {report.seconds:.1f} s")
 
 
 def optimize(

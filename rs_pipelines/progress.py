@@ -7,9 +7,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from rs_pipelines.compaction import CompactionReport
 from rs_pipelines.comparison import Comparison
 from rs_pipelines.gate import ComparedRow
-from rs_pipelines.lake import IngestReport
+from rs_pipelines.ingest import IngestReport
 from rs_pipelines.mipro.events import (
     FullEvaluation,
     InstructionsReady,
@@ -33,9 +34,11 @@ from rs_pipelines.report import (
     verdict_line,
 )
 from rs_pipelines.sample import CalibrationSample, Split
-from rs_pipelines.steps import Event, Paused, Probing, RowsCompared
+from rs_pipelines.steps import Event, Ingesting, Paused, Probing, RowsCompared
 
 _SHOWN_TRIALS = 20
+_MANY_ROWS = 200_000
+"""An ingest of fewer is over before a line about it helps."""
 
 
 class RunProgress:
@@ -74,10 +77,20 @@ class RunProgress:
         """One line that stays."""
         self._console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
 
+    def merged(self, report: CompactionReport) -> None:
+        """Watch a compaction."""
+        self.say(f"merged {report.merged} small files into {report.into}")
+
     def __call__(self, event: Event) -> None:
         """Watch a run."""
         match event:
+            case Ingesting():
+                self.bar("rows", event.done, event.total)
+                if event.total >= _MANY_ROWS and 10 * event.done // event.total > self._tenths:
+                    self._tenths = 10 * event.done // event.total
+                    self.say(f"ingest: {event.done:,} of about {event.total:,} rows")
             case IngestReport():
+                self._tenths = 0
                 self.say(f"ingested {event.rows} traces and {event.feedback_rows} feedback rows")
             case CalibrationSample():
                 sides = ", ".join(f"{len(event.rows(split))} {split.value}" for split in Split)

@@ -14,8 +14,8 @@ from rs_pipelines.answers import AnswerCache, CallBudget, Spending
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.comparison import Comparison, run_comparison
 from rs_pipelines.examples import Gathered, draw_sample, gather
+from rs_pipelines.ingest import IngestReport
 from rs_pipelines.interrupts import run_interruptible
-from rs_pipelines.lake import IngestReport
 from rs_pipelines.mipro.budget import PlanNumbers, StudyPlan, estimate_calls, plan_for, study_allowance
 from rs_pipelines.mipro.earlier import earlier_winners
 from rs_pipelines.mipro.evaluations import Evaluations, Tools
@@ -58,6 +58,14 @@ class RowsCompared:
 
 
 @dataclass(frozen=True, slots=True)
+class Ingesting:
+    """How far an ingest is: `done` rows of about `total`."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class Probing:
     """The live prompt is asked before the search; of `calls` answers those in the cache cost nothing."""
 
@@ -71,7 +79,9 @@ class Paused:
     why: str | None
 
 
-Event: TypeAlias = StudyEvent | Paused | RowsCompared | IngestReport | CalibrationSample | Probing | Preflight
+Event: TypeAlias = (
+    StudyEvent | Paused | RowsCompared | Ingesting | IngestReport | CalibrationSample | Probing | Preflight
+)
 Watcher: TypeAlias = Callable[[Event], None]
 
 
@@ -91,9 +101,14 @@ def ignore(_: Event) -> None:
 
 def ingest(bench: Workbench, *, watch: Watcher = ignore) -> IngestReport:
     """Bring new traces and feedback into the lake."""
+
+    def show(page: IngestReport) -> None:
+        done = page.rows + page.feedback_rows
+        watch(Ingesting(done, max(done, page.expected)))
+
     reader = open_trace_reader(bench.settings)
     try:
-        report = bench.lake.ingest(reader)
+        report = bench.lake.ingest(reader, on_page=show)
     finally:
         reader.close()
     watch(report)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from rs_gateway.adapters.trace_rows import FEEDBACK_COLUMNS, TRACE_COLUMNS
 from rs_gateway.domain.errors import RegistryError, StoreError, TraceNotFoundError
 from rs_gateway.domain.feedback import Feedback
-from rs_gateway.domain.ports import RegistryState, StoredRows, StoreHealth
+from rs_gateway.domain.ports import NewestPositions, RegistryState, StoredRows, StoreHealth
 from rs_gateway.domain.prompts import (
     ANY_MODEL,
     Origin,
@@ -80,6 +80,9 @@ class MemoryTraceStore:
             {**asdict(remark), "kind": remark.kind.value, "value": json.dumps(remark.value)} for remark in self.remarks
         ]
         return _page(FEEDBACK_COLUMNS, fields, after, limit)
+
+    def newest_positions(self) -> NewestPositions:
+        return NewestPositions(len(self.stored), len(self.remarks))
 
     def trace(self, trace_id: str) -> Mapping[str, object] | None:
         page = self.traces(after=0, limit=len(self.stored))

@@ -8,7 +8,9 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal, TypeVar
 
+from rs_gateway.adapters.sqlite_columns import read_columns
 from rs_gateway.adapters.sqlite_read_only import ReadOnlyStore
 from rs_gateway.adapters.sqlite_trace_database import Connect, SqliteTraceDatabase
 from rs_gateway.adapters.sqlite_upkeep import SqliteUpkeep
@@ -17,7 +19,7 @@ from rs_gateway.adapters.trace_rows import FEEDBACK_COLUMNS, TRACE_COLUMNS, Row
 from rs_gateway.adapters.trace_writer import Prepare, TraceWriter, WriterLimits
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.domain.feedback import Feedback
-from rs_gateway.domain.ports import StoredRows, StoreHealth
+from rs_gateway.domain.ports import ArrowStream, NewestPositions, StoredColumns, StoredRows, StoreHealth
 from rs_gateway.domain.traces import Trace
 
 _JOINED = f"SELECT {', '.join(TRACE_COLUMNS)} FROM traces LEFT JOIN trace_payloads USING (trace_id)"  # noqa: S608 ours
@@ -30,6 +32,13 @@ _SELECT_SCORES = (
     "WHERE kind = 'score' AND combination_id IS NOT NULL AND feedback.seq > ? ORDER BY feedback.seq LIMIT ?"
 )
 _SELECT_NEWEST_SCORE = "SELECT seq FROM feedback WHERE kind = 'score' ORDER BY seq DESC LIMIT 1 OFFSET ?"
+_SELECT_PAGES: Mapping[str, str] = {
+    "traces": f"{_JOINED} WHERE seq > {{after}} AND seq <= {{upto}} ORDER BY seq",
+    "feedback": f"SELECT {', '.join(FEEDBACK_COLUMNS)} FROM feedback WHERE seq > {{after}} AND seq <= {{upto}} ORDER BY seq",  # noqa: S608, E501
+}
+_ROWS_A_TRANSACTION = 10_000
+_SELECT_NEWEST = "SELECT name, seq FROM sqlite_sequence WHERE name IN ('traces', 'feedback')"
+T = TypeVar("T")
 SCORE_COLUMNS = ("seq", "template_id", "combination_id", "value")
 
 
@@ -131,7 +140,7 @@ class SqliteTraceReader:
     """The pipelines' side of the store: read-only, one short transaction a page. A file that is not there is empty."""
 
     def __init__(self, path: Path) -> None:
-        self._store = ReadOnlyStore(path)
+        self._path, self._store = path, ReadOnlyStore(path)
 
     def traces(self, *, after: int, limit: int) -> StoredRows:
         """See TraceReader. Raises SchemaTooNewError, StoreError."""
@@ -140,6 +149,28 @@ class SqliteTraceReader:
     def feedback(self, *, after: int, limit: int) -> StoredRows:
         """See TraceReader. Raises SchemaTooNewError, StoreError."""
         return self._page(_SELECT_FEEDBACK, FEEDBACK_COLUMNS, after=after, limit=limit)
+
+    def newest_positions(self) -> NewestPositions:
+        """See TraceReader. Raises SchemaTooNewError, StoreError."""
+        found = {str(name): _integer(seq) for name, seq in self._store.rows(_SELECT_NEWEST, ())}
+        return NewestPositions(found.get("traces", 0), found.get("feedback", 0))
+
+    def columns(
+        self, table: Literal["traces", "feedback"], *, after: int, limit: int, load: Callable[[ArrowStream], T]
+    ) -> StoredColumns[T] | None:
+        """See ColumnReader. Raises SchemaTooNewError, StoreError."""
+        newest = self.newest_positions()
+        # Numbers are drawn in the order of commits: up to the newest one, all that will ever be there is there.
+        last = min(after + limit, newest.traces if table == "traces" else newest.feedback)
+        if last <= after:
+            return StoredColumns([], after)
+        self._store.close()  # see sqlite_columns.py
+        queries = [
+            _SELECT_PAGES[table].format(after=start, upto=min(start + _ROWS_A_TRANSACTION, last))
+            for start in range(after, last, _ROWS_A_TRANSACTION)
+        ]
+        chunks = read_columns(self._path, queries, batch_rows=_ROWS_A_TRANSACTION, load=load)
+        return None if chunks is None else StoredColumns(chunks, last)
 
     def trace(self, trace_id: str) -> Mapping[str, object] | None:
         """One trace by column name, as `traces` has it (decision and attempts are JSON text); None when unknown.
@@ -175,5 +206,9 @@ class SqliteTraceReader:
 
 
 def _sequence(row: Row) -> int:
-    assert isinstance(row[0], int)
-    return row[0]
+    return _integer(row[0])
+
+
+def _integer(cell: object) -> int:
+    assert isinstance(cell, int)
+    return cell

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from rs_gateway.domain.chat import ProviderCall
 from rs_gateway.domain.feedback import Feedback
@@ -12,6 +12,7 @@ from rs_gateway.domain.prompts import Origin, PromptTemplate, PromptText, Prompt
 from rs_gateway.domain.publication import Change
 from rs_gateway.domain.traces import Trace
 
+T = TypeVar("T")
 DONE = b"[DONE]"
 """In place of a chunk, at the end of a stream's last batch."""
 
@@ -95,7 +96,9 @@ class StoredRows:
 
     Attributes:
         columns: column names; rows: tuples in that order.
-        last_sequence: pass it as `after` to get the next page; unchanged when `rows` is empty.
+        last_sequence: position of the last row: pass it as `after` to get the next page; unchanged when `rows` is
+            empty. It is the store's own: where numbers are drawn in the order of commits it is the last row's `seq`,
+            where they are not it is something else that follows that order, and a later page may hold smaller `seq`.
     """
 
     columns: tuple[str, ...]
@@ -103,15 +106,30 @@ class StoredRows:
     last_sequence: int
 
 
+@dataclass(frozen=True, slots=True)
+class NewestPositions:
+    """The highest positions that a store has given to a trace and to feedback, to rows deleted since too; or 0."""
+
+    traces: int = 0
+    feedback: int = 0
+
+
 class TraceReader(Protocol):
     """Where the pipelines read. Never blocks the writer and never sees a row twice or not at all."""
 
     def traces(self, *, after: int, limit: int) -> StoredRows:
-        """Traces joined with their payloads, whose commit sequence is above `after`."""
+        """Traces joined with their payloads, whose position is above `after`.
+
+        No row that commits later ever gets a position at or below one that was given here.
+        """
         ...
 
     def feedback(self, *, after: int, limit: int) -> StoredRows:
-        """Feedback whose commit sequence is above `after`."""
+        """Feedback, in the same way."""
+        ...
+
+    def newest_positions(self) -> NewestPositions:
+        """How far the store has come. It never falls, so that a store restored from a backup can be told."""
         ...
 
     def trace(self, trace_id: str) -> Mapping[str, object] | None:
@@ -120,6 +138,44 @@ class TraceReader(Protocol):
 
     def close(self) -> None:
         """Release the connection."""
+        ...
+
+
+class ArrowStream(Protocol):
+    """A stream of record batches behind Arrow's PyCapsule interface; Polars and others read it without copying."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """See Arrow's PyCapsule interface."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredColumns(Generic[T]):
+    """A page of rows in commit order as columns: the columns of StoredRows, in chunks that follow each other.
+
+    Attributes:
+        last_sequence: as in StoredRows; a page may be empty and more follow it. No more follows where it stays.
+    """
+
+    chunks: list[T]
+    last_sequence: int
+
+
+@runtime_checkable
+class ColumnReader(Protocol):
+    """A TraceReader that can hand over columns too, where the machine has what it takes. For large pages, and fast."""
+
+    def columns(
+        self, table: Literal["traces", "feedback"], *, after: int, limit: int, load: Callable[[ArrowStream], T]
+    ) -> StoredColumns[T] | None:
+        """A page of what `traces` or `feedback` read. A column has the type of its cells, or any if all are null.
+
+        Args:
+            load: makes a chunk of a stream, which it has to read to its end.
+
+        Returns:
+            None where only rows can be read, now or ever.
+        """
         ...
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from rs_pipelines.comparison import Comparison
-from rs_pipelines.lake import IngestReport
+from rs_pipelines.ingest import IngestReport
 from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.preflight import Preflight
 from rs_pipelines.report import (

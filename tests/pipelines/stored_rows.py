@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from rs_gateway.domain.ports import StoredRows
-from rs_pipelines.lake import FEEDBACK_SCHEMA, TRACE_SCHEMA
+from rs_gateway.domain.ports import NewestPositions, StoredRows
+from rs_pipelines.lake_schema import FEEDBACK_SCHEMA, TRACE_SCHEMA
 
 TRACE_COLUMNS = tuple(name for name in TRACE_SCHEMA if name != "dt")
 FEEDBACK_COLUMNS = tuple(name for name in FEEDBACK_SCHEMA if name != "dt")
@@ -49,6 +49,11 @@ class FakeTraceReader:
             "cost_usd": None,
             "end_user": None,
             "key_id": None,
+            "endpoint": "chat.completions",
+            "cached_input_tokens": None,
+            "reasoning_tokens": None,
+            "cache_write_tokens": None,
+            "parsed": None,
             "decision": '{"combination":"orders-small"}',
             "attempts": "[]",
             "request_messages": "[]",
@@ -90,6 +95,10 @@ class FakeTraceReader:
         """See TraceReader."""
         return _page(self.feedback_rows, FEEDBACK_COLUMNS, after, limit)
 
+    def newest_positions(self) -> NewestPositions:
+        """See TraceReader."""
+        return NewestPositions(_newest(self.trace_rows), _newest(self.feedback_rows))
+
     def close(self) -> None:
         """See TraceReader."""
 
@@ -97,3 +106,7 @@ class FakeTraceReader:
 def _page(rows: Sequence[Mapping[str, Any]], columns: tuple[str, ...], after: int, limit: int) -> StoredRows:
     found = [row for row in rows if row["seq"] > after][:limit]
     return StoredRows(columns, [tuple(row[c] for c in columns) for row in found], found[-1]["seq"] if found else after)
+
+
+def _newest(rows: Sequence[Mapping[str, Any]]) -> int:
+    return max((row["seq"] for row in rows), default=0)

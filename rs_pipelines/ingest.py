@@ -1,0 +1,225 @@
+"""Ingest: what is new in the trace store becomes parts of the lake, each row exactly once, a page at a time."""
+
+import time
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import polars as pl
+
+from rs_gateway.domain.ports import ArrowStream, ColumnReader, StoredRows, TraceReader
+from rs_pipelines.lake_edit import LakeEdit
+from rs_pipelines.lake_manifest import Anchor, LakeCorruptError
+from rs_pipelines.lake_schema import FEEDBACK, INSTANT, TRACES, Table, TableName
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What one ingest brought.
+
+    Attributes:
+        rows, feedback_rows: new rows; files: new Parquet files.
+        last_sequence: position in the trace store up to which its traces are in the lake.
+        seconds: how long it took.
+        expected: how far the store was ahead when the ingest began, in positions: about as many as rows, traces and
+            feedback together.
+    """
+
+    rows: int
+    feedback_rows: int
+    files: int
+    last_sequence: int
+    seconds: float
+    expected: int = 0
+
+
+OnPage = Callable[[IngestReport], None]
+
+
+def ignore_page(report: IngestReport) -> None:
+    """Watch nothing."""
+    del report
+
+
+def ingest(lake: LakeEdit, reader: TraceReader, *, page_rows: int, on_page: OnPage = ignore_page) -> IngestReport:
+    """Bring what is new in the trace store. Killed anywhere, the next call goes on; no row is lost or doubled.
+
+    Args:
+        page_rows: rows read, written and made visible at a time; memory grows with it.
+        on_page: told after each page what has come so far.
+
+    Raises:
+        LakeCorruptError: the trace store is another one than before, or holds what no column can.
+    """
+    started = time.monotonic()
+    newest = reader.newest_positions()
+    ahead: dict[TableName, int] = {"traces": newest.traces, "feedback": newest.feedback}
+    _refuse_other_store(lake, reader, ahead)
+    expected = sum(position - lake.manifest.table(name).cursor for name, position in ahead.items())
+    report = IngestReport(0, 0, 0, lake.manifest.traces.cursor, 0.0, expected)
+    # Feedback first: a trace is committed before its feedback, so that at the end none stands without its trace.
+    for table in (FEEDBACK, TRACES):
+        for page in _pages(
+            reader, table, after=lake.manifest.table(table.name).cursor, upto=ahead[table.name], limit=page_rows
+        ):
+            parts = lake.write(table, page.rows)
+            lake.append(table, parts, cursor=page.last_sequence, anchor=_anchor(table, page.rows))
+            n = page.rows.height
+            report = IngestReport(
+                rows=report.rows + (n if table is TRACES else 0),
+                feedback_rows=report.feedback_rows + (n if table is FEEDBACK else 0),
+                files=report.files + len(parts),
+                last_sequence=lake.manifest.traces.cursor,
+                seconds=time.monotonic() - started,
+                expected=expected,
+            )
+            on_page(report)
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """Rows in commit order with the columns of their table, and the position behind them."""
+
+    rows: pl.DataFrame
+    last_sequence: int
+
+
+def _pages(reader: TraceReader, table: Table, *, after: int, upto: int, limit: int) -> Generator[_Page]:
+    """The pages up to a position, each read while the one before it is in use.
+
+    It ends there although a busy gateway writes on: chasing it would only make many small files.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="ingest") as beside:
+        coming = beside.submit(_read, reader, table, after=after, limit=limit)
+        while after < upto:
+            page = coming.result()
+            if page.last_sequence <= after:
+                return
+            after = page.last_sequence
+            if after < upto:
+                coming = beside.submit(_read, reader, table, after=after, limit=limit)
+            if page.rows.height:
+                yield page
+
+
+def _read(reader: TraceReader, table: Table, *, after: int, limit: int) -> _Page:
+    found = None
+    if isinstance(reader, ColumnReader):
+        found = reader.columns(table.name, after=after, limit=limit, load=partial(_of_columns, table))
+    if found is not None:
+        rows = pl.concat([pl.DataFrame(schema=table.schema), *found.chunks])
+        page = _Page(rows, found.last_sequence)
+    else:
+        stored = (reader.traces if table is TRACES else reader.feedback)(after=after, limit=limit)
+        page = _Page(_of_rows(table, stored), stored.last_sequence)
+    if (page.rows.height and page.last_sequence <= after) or page.rows["seq"].is_duplicated().any():
+        raise LakeCorruptError(
+            f"The reader gave {table.name} up to position {page.last_sequence} after {after}, some of them twice or "
+            "none of them new: rows would be lost or doubled, so nothing was taken."
+        )
+    return page
+
+
+def _anchor(table: Table, rows: pl.DataFrame) -> Anchor:
+    return Anchor(rows["seq"][-1], rows[_id_column(table)][-1])
+
+
+def _id_column(table: Table) -> str:
+    return "trace_id" if table is TRACES else "feedback_id"
+
+
+def _of_columns(table: Table, stream: ArrowStream) -> pl.DataFrame:
+    found = pl.DataFrame(stream)
+    _need_columns(table, found.columns)
+    return _with_day(table, [_typed(found[name], dtype) for name, dtype in _stored(table).items()])
+
+
+def _of_rows(table: Table, page: StoredRows) -> pl.DataFrame:
+    _need_columns(table, page.columns)
+    if not page.rows:
+        return pl.DataFrame(schema=table.schema)
+    values = dict(zip(page.columns, zip(*page.rows, strict=True), strict=True))
+    return _with_day(table, [_series(name, values[name], dtype) for name, dtype in _stored(table).items()])
+
+
+def _stored(table: Table) -> Mapping[str, pl.DataType]:
+    return {name: dtype for name, dtype in table.schema.items() if name != "dt"}
+
+
+def _need_columns(table: Table, given: Collection[str]) -> None:
+    missing = [name for name in _stored(table) if name not in given]
+    if missing:
+        raise LakeCorruptError(f"The trace store gives no column {', '.join(missing)} for {table.name}.")
+
+
+def _with_day(table: Table, columns: list[pl.Series]) -> pl.DataFrame:
+    return pl.DataFrame(columns).with_columns(pl.col(table.instant).dt.date().alias("dt"))
+
+
+def _series(name: str, values: Sequence[object], dtype: pl.DataType) -> pl.Series:
+    raw = pl.Float64() if dtype == INSTANT else dtype
+    if dtype == pl.Boolean():  # SQLite has no booleans
+        values = [None if value is None else bool(value) for value in values]
+    try:
+        return _typed(pl.Series(name, values, dtype=raw, strict=True), dtype)
+    except (TypeError, pl.exceptions.PolarsError) as error:
+        raise LakeCorruptError(f"Column {name!r} of the trace store holds what is no {dtype}: {error}") from error
+
+
+def _typed(column: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """The column in the lake's type. Nothing is guessed: a value of another type raises LakeCorruptError."""
+    if column.dtype == dtype:
+        return column
+    if dtype == INSTANT and column.dtype.is_numeric() and not column.null_count():
+        return (column.cast(pl.Float64()) * 1e6).round().cast(pl.Int64()).cast(INSTANT)
+    numbers = column.dtype == pl.Int64() and dtype in (pl.Float64(), pl.Boolean())  # SQLite has no booleans
+    if numbers or column.null_count() == column.len():
+        return column.cast(dtype)
+    raise LakeCorruptError(f"Column {column.name!r} of the trace store holds {column.dtype} where {dtype} belongs.")
+
+
+def _refuse_other_store(lake: LakeEdit, reader: TraceReader, newest: Mapping[TableName, int]) -> None:
+    """Refuse a store in which the cursor means something else: its rows would be taken for known ones.
+
+    That is another store in the old one's place, one restored from an older backup, or one that lost its last commits
+    in a power cut and numbers anew.
+    """
+    for table, read in ((TRACES, reader.traces), (FEEDBACK, reader.feedback)):
+        state = lake.manifest.table(table.name)
+        if newest[table.name] < state.cursor:
+            raise LakeCorruptError(
+                f"The trace store has come to row {newest[table.name]} of {table.name} and {lake.root} to row "
+                f"{state.cursor}: the store was replaced, or restored from an older backup, so new rows would be "
+                "missed. Bring the old trace store back, or move the lake folder away and ingest again."
+            )
+        if not state.cursor:
+            continue
+        row = _row(read(after=state.cursor - 1, limit=1))
+        anchor = state.anchor
+        if anchor is None or row is None or row["seq"] != anchor.sequence:
+            # The row may have been deleted since. Then the oldest one that the store has tells.
+            row = _row(read(after=0, limit=1))
+            anchor = None if row is None else _known(lake, table, int(row["seq"]))
+        if row is not None and anchor is not None and row[_id_column(table)] != anchor.row_id:
+            raise LakeCorruptError(
+                f"The lake in {lake.root} was not filled from this trace store: row {anchor.sequence} of {table.name} "
+                f"is {anchor.row_id} in the lake and {row[_id_column(table)]} in the store, so new rows would be "
+                "missed. Bring the old trace store back, or move the lake folder away and ingest again."
+            )
+
+
+def _row(page: StoredRows) -> Mapping[str, Any] | None:
+    return dict(zip(page.columns, page.rows[0], strict=True)) if page.rows else None
+
+
+def _known(lake: LakeEdit, table: Table, sequence: int) -> Anchor | None:
+    """The row with this `seq` in the lake, if it is there."""
+    for part in lake.manifest.table(table.name).parts:
+        if part.first_sequence <= sequence <= part.last_sequence:
+            found = lake.scan(table, part).filter(pl.col("seq") == sequence).select(_id_column(table)).collect()
+            if found.height:
+                return Anchor(sequence, found.item())
+    return None

@@ -1,0 +1,156 @@
+"""Changes to the lake, each visible as a whole or not at all: rows added, parts rewritten, parts dropped.
+
+with edit(files) as lake:
+    for part in lake.manifest.traces.parts:
+        rows = lake.read(TRACES, part)
+        kept = rows.filter(pl.col("end_user") != "user-7")
+        if kept.height < part.rows:
+            lake.replace(TRACES, remove=[part], add=lake.write(TRACES, kept))
+    lake.purge()
+"""
+
+from collections.abc import Callable, Collection, Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import polars as pl
+
+from rs_pipelines.lake_files import LakeFiles
+from rs_pipelines.lake_manifest import (
+    Anchor,
+    LakeCorruptError,
+    Manifest,
+    Part,
+    decode,
+    encode,
+    with_parts,
+)
+from rs_pipelines.lake_schema import Table
+
+KEPT_FOR_READERS = timedelta(days=1)
+"""How long the file of a part that counts no more stays, for a notebook that opened the lake before."""
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """The time, UTC."""
+    return datetime.now(UTC)
+
+
+class LakeEdit:
+    """The lake in the hands of its only writer; `manifest` is what counts now. Get one from `edit`."""
+
+    def __init__(self, files: LakeFiles, manifest: Manifest, clock: Clock) -> None:
+        self.manifest = manifest
+        self.root = files.root
+        self._files, self._clock = files, clock
+
+    def read(self, table: Table, part: Part) -> pl.DataFrame:
+        """The rows of a part, with all columns of the table."""
+        return self.scan(table, part).collect()
+
+    def scan(self, table: Table, part: Part) -> pl.LazyFrame:
+        """The same, not read yet."""
+        return scan_parts(self._files, table, (part,))
+
+    def write(self, table: Table, rows: pl.DataFrame) -> tuple[Part, ...]:
+        """Write rows, one part a day. They do not count yet.
+
+        Args:
+            rows: with all columns of the table, in any order; none gives no part.
+        """
+        parts: list[Part] = []
+        for (day,), chosen in rows.partition_by("dt", as_dict=True, maintain_order=True).items():
+            first, last = _as_int(chosen["seq"].min()), _as_int(chosen["seq"].max())
+            name = f"{table.name}/dt={day}/{first:012d}-{last:012d}.{self.manifest.revision + 1:06d}.parquet"
+            size = self._files.write_part(name, chosen.select(table.schema.names()).sort(table.order))
+            assert isinstance(day, date)
+            parts.append(Part(name, day, chosen.height, first, last, size, int(chosen.estimated_size())))
+        self._files.sync_parts(part.path for part in parts)
+        return tuple(parts)
+
+    def append(self, table: Table, parts: Collection[Part], *, cursor: int, anchor: Anchor) -> None:
+        """Let new parts count, and the trace store be read up to `cursor`, in one instant."""
+        state = self.manifest.table(table.name)
+        changed = replace(state, cursor=cursor, anchor=anchor, parts=(*state.parts, *parts))
+        self._commit(self.manifest.with_table(table.name, changed))
+
+    def replace(self, table: Table, *, remove: Collection[Part], add: Collection[Part]) -> None:
+        """Let `add` count in the place of `remove`, in one instant. Either may be empty."""
+        self._commit(with_parts(self.manifest, table.name, remove=remove, add=add, now=self._clock()))
+
+    def purge(self, *, older_than: timedelta = timedelta(0)) -> int:
+        """Remove the files of parts that have not counted for so long; how many.
+
+        Without `older_than` nothing stays of what was ever replaced or dropped. A reader that opened the lake before
+        is told that a file is missing and has to open it again.
+        """
+        before = self._clock() - older_than
+        due = [part for part in self.manifest.retired if part.retired_at <= before]
+        if due:
+            for part in due:
+                self._files.remove(part.path)
+            self._files.sync_parts(part.path for part in due)
+            self._commit(replace(self.manifest, retired=tuple(p for p in self.manifest.retired if p not in due)))
+        return len(due)
+
+    def _commit(self, manifest: Manifest) -> None:
+        manifest = manifest.next()
+        self._files.replace_manifest(encode(manifest))
+        self.manifest = manifest
+
+
+@contextmanager
+def edit(files: LakeFiles, *, clock: Clock = utc_now) -> Generator[LakeEdit]:
+    """Change the lake. What a killed writer left behind is removed first.
+
+    Raises:
+        LakeBusyError: another writer did not end in time.
+        LakeCorruptError: the manifest is damaged or lost, or files that it names are missing.
+        SchemaTooNewError: a newer program wrote this lake.
+    """
+    with files.alone():
+        yield LakeEdit(files, _begin(files), clock)
+
+
+def read_manifest(files: LakeFiles) -> Manifest:
+    """What counts at this moment; an empty one where nothing was ever ingested. Raises as `edit`, but LakeBusyError."""
+    content = files.manifest()
+    return Manifest() if content is None else decode(content, lake=str(files.root))
+
+
+def scan_parts(files: LakeFiles, table: Table, parts: Collection[Part]) -> pl.LazyFrame:
+    """The rows of these parts, with all columns of the table."""
+    if not parts:
+        return pl.LazyFrame(schema=table.schema)
+    paths = [files.path(part.path) for part in parts]
+    return pl.scan_parquet(paths, schema=table.schema, missing_columns="insert", glob=False, hive_partitioning=False)
+
+
+def _begin(files: LakeFiles) -> Manifest:
+    manifest, present = read_manifest(files), files.names()
+    if files.manifest() is None:
+        # The manifest is written before the first file, so files without one mean that it was lost.
+        if present:
+            raise LakeCorruptError(
+                f"{files.root} holds {len(present)} files but no manifest.json: restore it from a backup, "
+                "or move the whole folder away and ingest again."
+            )
+        files.replace_manifest(encode(manifest))
+    missing = sorted(manifest.counted() - present)
+    if missing:
+        raise LakeCorruptError(
+            f"{len(missing)} files that the manifest of {files.root} names are missing, {missing[0]} first: restore "
+            "them from a backup, or move the whole folder away and ingest again."
+        )
+    for name in sorted(present - manifest.known()):
+        files.remove(name)
+    return manifest
+
+
+def _as_int(value: Any) -> int:
+    assert isinstance(value, int)
+    return value
