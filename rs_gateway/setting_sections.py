@@ -233,9 +233,9 @@ class MiproSettings(Section):
     max_calls: PositiveInt | None = None
     """Hard limit on model calls of one optimisation, the comparison included; None is no limit."""
     max_tokens: PositiveInt | None = None
-    """A limit on tokens, of requests and answers together, kept as far as a call's use can be told before it."""
+    """The same in tokens of requests and answers together; needs a `max_tokens` wherever a model is asked."""
     max_cost_usd: PositiveFloat | None = None
-    """The same in US dollars; needs the prices of all models that are asked."""
+    """The same in US dollars; needs that too, and the prices of all models that are asked."""
     concurrency: PositiveInt = 8
     """Calls in flight at once."""
     rate_share: float = Field(default=0.5, gt=0, le=1)

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
+
 from rs_gateway.domain.errors import RouteSwitchError, SchemaTooNewError, StoreError
 
 _SCHEMA = 2
@@ -23,15 +26,19 @@ class Booking:
 
 
 class BudgetExhaustedError(RouteSwitchError):
-    """The next call would exceed what this piece of work may cost; it was not made."""
+    """The next call would exceed what this piece of work may cost; it was not made.
+
+    Attributes:
+        may_fit_later: the bookings of calls that are under way stand in its way; what these took in fact may not.
+    """
 
     code = "budget_exhausted"
 
-    def __init__(self, account: str, spent: str, setting: str) -> None:
-        self.account = account
+    def __init__(self, account: str, spent: str, setting: str, *, may_fit_later: bool = False) -> None:
+        self.account, self.may_fit_later = account, may_fit_later
         super().__init__(
-            f"{account}: {spent} of the budget are spent. Raise `mipro_v2.{setting}` to go on: answers that were paid "
-            "for are kept and cost nothing again."
+            f"{account}: {spent}. Raise `mipro_v2.{setting}` to go on: answers that were paid for are kept and cost "
+            "nothing again."
         )
 
 
@@ -74,6 +81,11 @@ class Allowance:
     tokens: int | None = None
     usd: float | None = None
 
+    @property
+    def only_calls(self) -> bool:
+        """Whether tokens and dollars are unlimited."""
+        return self.tokens is None and self.usd is None
+
     def calls_left(self, spent: Spending) -> int | None:
         """Calls that may still be made; None is no limit. Tokens and dollars are taken at what a call took so far."""
         left = [] if self.calls is None else [self.calls - spent.calls]
@@ -84,7 +96,7 @@ class Allowance:
         return max(0, min(left)) if left else None
 
 
-_NOTHING = Booking()
+NOTHING = Booking()
 
 
 class AnswerCache:
@@ -109,7 +121,7 @@ class AnswerCache:
         return None if row is None else ModelAnswer(*row, cached=True)
 
     def put(
-        self, key: str, answer: ModelAnswer, *, account: str | None = None, booked: Booking = _NOTHING, usd: float = 0.0
+        self, key: str, answer: ModelAnswer, *, account: str | None = None, booked: Booking = NOTHING, usd: float = 0.0
     ) -> None:
         """Store an answer and account for it. The first answer to a key stays.
 
@@ -136,7 +148,7 @@ class AnswerCache:
                 ),
             )
 
-    def charge(self, account: str, allowance: Allowance, booking: Booking = _NOTHING) -> bool:
+    def charge(self, account: str, allowance: Allowance, booking: Booking = NOTHING) -> bool:
         """Book one call, unless that would be too much. Committed before the call is made."""
         calls = _UNLIMITED if allowance.calls is None else allowance.calls
         tokens = _UNLIMITED if allowance.tokens is None else allowance.tokens
@@ -156,10 +168,19 @@ class AnswerCache:
         return row is not None
 
     def refund(self, account: str, booking: Booking) -> None:
-        """Take back what a call was booked with that got no answer; the call itself stays counted."""
+        """Take back what a call was booked with that nobody bills; the call itself stays counted."""
         with self._statements() as connection:
             connection.execute(
                 "UPDATE spending SET booked_tokens = booked_tokens - ?, usd = usd - ? WHERE account = ?",
+                (booking.tokens, booking.usd, account),
+            )
+
+    def cancel(self, account: str, booking: Booking) -> None:
+        """Take back a call that was booked and not made."""
+        with self._statements() as connection:
+            connection.execute(
+                "UPDATE spending SET calls = calls - 1, booked_tokens = booked_tokens - ?, usd = usd - ?"
+                " WHERE account = ?",
                 (booking.tokens, booking.usd, account),
             )
 
@@ -227,37 +248,83 @@ class AnswerCache:
         self._connection.execute("COMMIT")
 
 
-@dataclass(frozen=True, slots=True)
 class CallBudget:
     """What one piece of work may spend. Kept in the cache's file, so that a crash does not reset it.
 
-    Attributes:
-        account: names the piece of work, for example a study id.
-        allowance: spending is counted without limits too.
+    Calls of this process that share it wait for each other where only their bookings stand in the way, so that a budget
+    is used up to the last call that fits.
     """
 
-    cache: AnswerCache
-    account: str
-    allowance: Allowance = Allowance()
+    def __init__(
+        self, cache: AnswerCache, account: str, allowance: Allowance | None = None, *, title: str | None = None
+    ) -> None:
+        """
+        Args:
+            account: identifies the piece of work, for example a study id; title: names it for people.
+            allowance: may be replaced; None counts without limits.
+        """
+        self.cache, self.account = cache, account
+        self.allowance = allowance or Allowance()
+        self._title = title or account
+        self._under_way = 0
+        self._settled = anyio.Event()
 
-    def charge(self, booking: Booking = _NOTHING) -> None:
-        """Book the next call. Raises BudgetExhaustedError."""
+    async def book(self, booking: Booking = NOTHING) -> None:
+        """Book the next call; `settle` must follow. Raises BudgetExhaustedError."""
+        while True:
+            settled = self._settled
+            try:
+                await anyio.to_thread.run_sync(self.charge, booking)
+            except BudgetExhaustedError as error:
+                if not error.may_fit_later or not (self._under_way or settled.is_set()):
+                    raise
+                await settled.wait()
+            else:
+                self._under_way += 1
+                return
+
+    async def cancel(self, booking: Booking) -> None:
+        """Take back the booking of a call that was not made; `settle` must follow."""
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self.cache.cancel, self.account, booking)
+
+    async def refund(self, booking: Booking) -> None:
+        """Take back the tokens and dollars of a call that nobody bills; `settle` must follow."""
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self.cache.refund, self.account, booking)
+
+    def settle(self) -> None:
+        """A call that was booked has ended, or was not made, and its account is true."""
+        self._under_way -= 1
+        self._settled.set()
+        self._settled = anyio.Event()
+
+    def charge(self, booking: Booking = NOTHING) -> None:
+        """Book the next call, without waiting for others. Blocking. Raises BudgetExhaustedError."""
         if self.cache.charge(self.account, self.allowance, booking):
             return
         spent, limits = self.spent, self.allowance
         # (is it exceeded, what is spent, which setting it is)
         reached: list[tuple[bool, str, str]] = []
         if limits.calls is not None:
-            reached.append((spent.calls >= limits.calls, f"all {limits.calls} model calls", "max_calls"))
+            reached.append((spent.calls >= limits.calls, f"all {limits.calls} model calls are spent", "max_calls"))
         if limits.tokens is not None:
             exceeded = spent.booked_tokens + booking.tokens > limits.tokens
-            reached.append((exceeded, f"{spent.booked_tokens:,} of {limits.tokens:,} tokens", "max_tokens"))
+            words = (
+                f"{spent.booked_tokens:,} of {limits.tokens:,} tokens are spent or booked, and the next call may take "
+                f"{booking.tokens:,}"
+            )
+            reached.append((exceeded, words, "max_tokens"))
         if limits.usd is not None:
             exceeded = spent.usd + booking.usd > limits.usd
-            reached.append((exceeded, f"{spent.usd:.4g} of {limits.usd:.4g} USD", "max_cost_usd"))
+            words = (
+                f"{spent.usd:.4g} of {limits.usd:.4g} USD are spent or booked, and the next call may cost "
+                f"{booking.usd:.4g}"
+            )
+            reached.append((exceeded, words, "max_cost_usd"))
         # None may be exceeded any more: a call that ended in between gave back what it had booked too much.
         _, what, setting = max(reached, key=lambda limit: limit[0])
-        raise BudgetExhaustedError(self.account, what, setting)
+        raise BudgetExhaustedError(self._title, what, setting, may_fit_later=setting != "max_calls")
 
     @property
     def spent(self) -> Spending:

@@ -2,8 +2,7 @@
 
 import copy
 import hashlib
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, TypeAlias
@@ -17,13 +16,11 @@ from rs_gateway.domain.chat import JsonObject, Message, ProviderCall
 from rs_gateway.domain.errors import ConfigurationError, ProviderError, ProviderGarbageError
 from rs_gateway.domain.ports import ChatProvider
 from rs_pipelines.answers import AnswerCache, Booking, CallBudget, ModelAnswer
+from rs_pipelines.call_sizes import CallSize, MeasuredCalls, size_bound
 from rs_pipelines.pacing import Pace
 
-_CHARACTERS_PER_TOKEN = 3
-_TOKENS_PER_MESSAGE = 8
-"""More tokens than English text has, so that a budget is not overdrawn."""
-_ASSUMED_OUTPUT_TOKENS = 1_024
-"""Of an answer whose length the request does not limit."""
+_MAYBE_BILLED = frozenset({408, 504, 524})
+"""A proxy ran out of patience; the model behind it may have answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +54,11 @@ class ModelIdentity:
         return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
     @property
+    def name(self) -> str:
+        """As the configuration names a model of a provider."""
+        return f"{self.provider}/{self.model}"
+
+    @property
     def fingerprint(self) -> str:
         """Names the identity in the ids of records that depend on it."""
         return self.key((), 0)[:16]
@@ -85,6 +87,7 @@ class _Tally:
     cache_hits: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    measured: dict[str, MeasuredCalls] = field(default_factory=dict[str, MeasuredCalls])
 
 
 @dataclass(slots=True)
@@ -92,6 +95,17 @@ class _Flight:
     done: anyio.Event
     answer: ModelAnswer | None = None
     error: ProviderError | None = None
+
+
+class UnboundedAnswerError(ConfigurationError):
+    """A budget in tokens or dollars cannot be kept, because an answer may be as long as the model likes."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"mipro_v2.max_tokens and max_cost_usd cannot be kept: nothing limits how long an answer of {model} may "
+            "be. Give it `max_tokens` in the parameters of its combination or the options of its provider (what is "
+            "served keeps to it too), or set mipro_v2.max_calls instead."
+        )
 
 
 CallCost: TypeAlias = Callable[[int | None, int | None], float | None]
@@ -216,45 +230,97 @@ class CachedModel:
             flight.done.set()
         return flight.answer
 
+    @property
+    def measured(self) -> Mapping[str, MeasuredCalls]:
+        """What calls took, by model (`provider/model`), those of peers and those out of the cache included."""
+        return dict(self._tally.measured)
+
+    def remember(self, measured: Mapping[str, MeasuredCalls]) -> None:
+        """Begin with what an earlier process measured."""
+        self._tally.measured.update(measured)
+
+    def expected(self, messages: Sequence[Message]) -> Booking:
+        """What asking this will probably take, by what was measured so far."""
+        bound = size_bound(messages, self.identity.request_parameters(0))
+        return self._booking(self._own_measured.expected(bound))
+
+    def largest(self, messages: Sequence[Message]) -> Booking:
+        """What asking this can take at the most."""
+        bound = size_bound(messages, self.identity.request_parameters(0))
+        return self._booking(self._own_measured.largest(bound))
+
+    @property
+    def _own_measured(self) -> MeasuredCalls:
+        return self._tally.measured.get(self.identity.name, MeasuredCalls())
+
+    def _booking(self, size: CallSize) -> Booking:
+        tokens_out = size.output_tokens or 0
+        return Booking(size.input_tokens + tokens_out, self._cost(size.input_tokens, tokens_out) or 0.0)
+
     async def _get_or_ask(self, key: str, messages: Sequence[Message], salt: int) -> ModelAnswer:
+        parameters = self.identity.request_parameters(salt)
         stored = await anyio.to_thread.run_sync(self.cache.get, key)
         if stored is not None:
             self._tally.cache_hits += 1
+            self._measure(size_bound(messages, parameters), stored)
             return stored
         async with self._slots:
-            answer, booked = await self._ask(messages, self.identity.request_parameters(salt))
-            # Paid for: keep it even if whoever wanted it has gone.
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._keep, key, answer, booked)
-        return answer
+            return await self._ask(
+                key, ProviderCall(self.identity.model, tuple(messages), parameters, self._limits.timeout_s)
+            )
 
-    async def _ask(self, messages: Sequence[Message], parameters: JsonObject) -> tuple[ModelAnswer, Booking]:
-        call = ProviderCall(self.identity.model, tuple(messages), parameters, self._limits.timeout_s)
+    async def _ask(self, key: str, call: ProviderCall) -> ModelAnswer:
         for attempt in range(1, self._limits.max_attempts):
             try:
-                return await self._attempt(call)
+                return await self._attempt(key, call)
             except ProviderError as error:
                 if not error.retryable or (error.retry_after_s or 0) > self._limits.max_wait_s:
                     raise
                 await anyio.sleep(max(error.retry_after_s or 0, self._backoff_s(attempt)))
-        return await self._attempt(call)
+        return await self._attempt(key, call)
 
-    async def _attempt(self, call: ProviderCall) -> tuple[ModelAnswer, Booking]:
-        tokens_in, tokens_out = _most_tokens(call)
-        booking = Booking(tokens_in + tokens_out, self._cost(tokens_in, tokens_out) or 0.0)
-        budget = self._budget
+    async def _attempt(self, key: str, call: ProviderCall) -> ModelAnswer:
+        bound, budget = size_bound(call.messages, call.parameters), self._budget
+        if budget is None:
+            await self._turn()
+            return await self._send(key, call, bound, Booking())
+        if bound.output_tokens is None and not budget.allowance.only_calls:
+            raise UnboundedAnswerError(self.identity.name)
+        booking = self._booking(self._own_measured.largest(bound))
+        # Before its turn: a budget that is spent says so at once.
+        await budget.book(booking)
+        try:
+            try:
+                await self._turn()
+            except BaseException:
+                await budget.cancel(booking)
+                raise
+            return await self._send(key, call, bound, booking)
+        except ProviderError as error:
+            # Whatever may have been billed stays booked: a late answer, a broken one, one that cannot be read.
+            if _is_unbilled(error):
+                await budget.refund(booking)
+            raise
+        finally:
+            budget.settle()
+
+    async def _turn(self) -> None:
         if self.pace is not None:
             await self.pace.turn()
-        if budget is not None:
-            await anyio.to_thread.run_sync(budget.charge, booking)
+
+    async def _send(self, key: str, call: ProviderCall, bound: CallSize, booked: Booking) -> ModelAnswer:
         self._tally.calls_made += 1
-        try:
-            return parse_completion(await self._provider.complete(call), provider=self.identity.provider), booking
-        except ProviderError:
-            if budget is not None:
-                with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(budget.cache.refund, budget.account, booking)
-            raise
+        answer = parse_completion(await self._provider.complete(call), provider=self.identity.provider)
+        self._measure(bound, answer)
+        # Paid for: keep it even if whoever wanted it has gone.
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._keep, key, answer, booked)
+        return answer
+
+    def _measure(self, bound: CallSize, answer: ModelAnswer) -> None:
+        if answer.input_tokens is not None and answer.output_tokens is not None:
+            seen = self._own_measured.with_call(bound, answer.input_tokens, answer.output_tokens)
+            self._tally.measured[self.identity.name] = seen
 
     def _backoff_s(self, attempt: int) -> float:
         """Full jitter: uniform between 0 and an exponentially growing ceiling."""
@@ -269,13 +335,10 @@ class CachedModel:
         self.cache.put(key, answer, account=account, booked=booked, usd=usd)
 
 
-def _most_tokens(call: ProviderCall) -> tuple[int, int]:
-    """What a call may use at most, by a cautious guess: input and output tokens."""
-    characters = sum(len(text_of(message.get("content"))) for message in call.messages)
-    limits = (call.parameters.get("max_tokens"), call.parameters.get("max_completion_tokens"))
-    named = [limit for limit in limits if isinstance(limit, int)]
-    most_out = min(named) if named else _ASSUMED_OUTPUT_TOKENS
-    return math.ceil(characters / _CHARACTERS_PER_TOKEN) + _TOKENS_PER_MESSAGE * len(call.messages), most_out
+def _is_unbilled(error: ProviderError) -> bool:
+    """Whether a provider said no, or could not even be reached."""
+    refused = error.status is not None and error.status >= 400 and error.status not in _MAYBE_BILLED
+    return refused or not error.sent
 
 
 def parse_completion(body: bytes, *, provider: str) -> ModelAnswer:

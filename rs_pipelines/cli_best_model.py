@@ -27,7 +27,7 @@ def find_best_model(
     ] = False,
     trials: Annotated[int | None, typer.Option(min=1, help="As for `optimize`, for each model.")] = None,
     max_calls: Annotated[
-        int | None, typer.Option(min=1, help="Model calls planned in all; retries in the comparison come on top.")
+        int | None, typer.Option(min=1, help="Hard limit on all model calls together, shared out among the models.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides every random choice of the searches.")] = None,
     output_dir: Annotated[

@@ -16,6 +16,7 @@ from rs_pipelines.cached_model import CachedModel, CallCost, unknown_cost
 from rs_pipelines.gate import ComparedRow, GatePolicy, RowOutcome, Verdict, judge
 from rs_pipelines.mipro.labels import label_shape
 from rs_pipelines.mipro.records import StudyRecord
+from rs_pipelines.mipro.request import title_of
 from rs_pipelines.sample import CalibrationSample, Example, Split, Target
 from rs_pipelines.scoring import RowScore, score_rows
 
@@ -100,7 +101,8 @@ async def run_comparison(
         raise NotComparableError(
             f"Study {study.study_id} was made from another sample or another live version: optimise again."
         )
-    model = model.on(CallBudget(model.cache, study.study_id, study.plan.allowance))
+    title = f"Comparison of {title_of(study.target, study.study_id)}"
+    model = model.on(CallBudget(model.cache, study.study_id, study.plan.allowance, title=title))
     examples = sample.rows(Split.TEST)
 
     def progress(offset: int) -> Callable[[int, int], None]:

@@ -1,16 +1,19 @@
 """One template on several models: tune a prompt for each, run every prompt on every model, on the same test rows."""
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from rs_gateway.domain.errors import ConfigurationError
+from rs_gateway.domain.errors import ConfigurationError, ProviderError
 from rs_gateway.domain.evaluation import Evaluator
 from rs_gateway.domain.prompts import PromptText, render_messages
 from rs_pipelines import steps
+from rs_pipelines.answers import Allowance, BudgetExhaustedError, CallBudget
 from rs_pipelines.best_model import BestModel, Tried, rank
 from rs_pipelines.cached_model import CachedModel
+from rs_pipelines.mipro.budget import ComparisonSize, estimate_calls, least_calls
 from rs_pipelines.mipro.records import LIVE
 from rs_pipelines.mipro.request import StudyModels
 from rs_pipelines.sample import CalibrationSample, Example, Split, Target
@@ -25,11 +28,16 @@ _SALTS = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """A target with the prompt that is best for it as far as is known."""
+    """A target with the prompt that is best for it as far as is known.
+
+    Attributes:
+        account: what its search was booked on, and its model's part of the comparison will be.
+    """
 
     target: Target
     text: PromptText
     is_live: bool
+    account: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +71,8 @@ def find_best_model(
 
     Args:
         models: those of the template's combinations to compare; none means all.
-        effort: of each model's search; its `max_calls` is planned for all models and the comparison together; the
-            comparison's retries and judge calls are not held to it.
+        effort: of each model's search; its `max_calls` is what everything together may cost, shared out among the
+            models. Budgets of the configuration are each model's, its part of the comparison included.
         optimize: False compares the live versions as they are.
 
     Raises:
@@ -75,24 +83,24 @@ def find_best_model(
     steps.ingest(bench, watch=watch)
     samples = {target: steps.draw(bench, target, watch=watch) for target in targets}
     rows = _shared_test_rows(list(samples.values()))
-    effort = _each(effort or Effort(), targets, n_test=len(rows))
+    size = ComparisonSize(prompts=len(targets), timed_calls=min(_TIMED_CALLS, len(rows)))
+    effort = _each(bench, effort or Effort(), samples, size, optimize=optimize)
     tuned: list[Tuned] = []
     for position, target in enumerate(targets, start=1):
         on_step(Tuning(target.model, position, len(targets)))
-        tuned.append(_tuned(bench, target, effort, optimize=optimize, watch=watch))
+        tuned.append(_tuned(bench, target, effort, size, optimize=optimize, watch=watch))
     evaluator = bench.evaluator(bench.registry.get(template_id).template)
     tried: list[Tried] = []
     transfer: dict[str, dict[str, float | None]] = {one.target.model: {} for one in tuned}
     calls = 0
     for one in tuned:
-        scores, latencies_s, made = _crossed(bench, one, tuned, rows, evaluator, watch=watch)
-        calls += made
+        allowance = steps.plan(bench, samples[one.target], effort).allowance
+        scores, latencies_s, spent = _crossed(bench, one, tuned, rows, evaluator, allowance, watch=watch)
+        calls += spent
         for source, scored in scores.items():
             transfer[source][one.target.model] = _mean(scored)
         tried.append(_tried(bench, one, scores[one.target.model], latencies_s))
         on_step(Crossed(one.target.model))
-    if optimize:
-        calls += sum(steps.spending(bench, steps.study_of(bench, target).study_id).calls for target in targets)
     seed = bench.settings.mipro_v2.seed
     try:
         return rank(
@@ -127,27 +135,41 @@ def _shared_test_rows(samples: Sequence[CalibrationSample]) -> tuple[Example, ..
     )
 
 
-def _each(effort: Effort, targets: Sequence[Target], *, n_test: int) -> Effort:
-    """The effort of one model's search, when what all models and the comparison may cost is limited."""
+def _each(
+    bench: Workbench,
+    effort: Effort,
+    samples: Mapping[Target, CalibrationSample],
+    size: ComparisonSize,
+    *,
+    optimize: bool,
+) -> Effort:
+    """The effort of one model, when what all models together may cost is limited."""
     if effort.max_calls is None:
         return effort
-    compared = len(targets) ** 2 * n_test + len(targets) * _TIMED_CALLS
-    left = effort.max_calls - compared
-    if left < len(targets):
-        raise ConfigurationError(
-            f"--max-calls {effort.max_calls} is not enough: running {len(targets)} prompts on {len(targets)} models "
-            f"takes {compared} calls on {n_test} test rows alone. Allow more, or name fewer --models."
-        )
-    return replace(effort, max_calls=left // len(targets))
+    each = replace(effort, max_calls=effort.max_calls // len(samples))
+    for sample in samples.values():
+        plan = steps.plan(bench, sample, each)
+        least = least_calls(plan, sample, size) if optimize else estimate_calls(plan, sample, size).comparison
+        if each.max_calls is not None and each.max_calls < least:
+            raise ConfigurationError(
+                f"--max-calls {effort.max_calls} is not enough for {len(samples)} models: each needs at least {least} "
+                f"calls, {len(samples) * least} in all, {estimate_calls(plan, sample, size).comparison} of them to run "
+                f"every prompt on {len(sample.rows(Split.TEST))} test rows. Allow more, or name fewer --models."
+            )
+    return each
 
 
-def _tuned(bench: Workbench, target: Target, effort: Effort, *, optimize: bool, watch: Watcher) -> Tuned:
+def _tuned(
+    bench: Workbench, target: Target, effort: Effort, size: ComparisonSize, *, optimize: bool, watch: Watcher
+) -> Tuned:
     live = bench.live(target).text
     if not optimize:
-        return Tuned(target, live, is_live=True)
-    study = steps.search(bench, target, effort, watch=watch)
-    is_live = study.best == LIVE or study.best_text is None
-    return Tuned(target, live if is_live or study.best_text is None else study.best_text, is_live)
+        content = f"{target.key}:{live.content_hash}:{size}:{effort}"
+        return Tuned(target, live, True, f"find-best-model:{hashlib.sha256(content.encode()).hexdigest()[:16]}")
+    study = steps.search(bench, target, effort, comparison=size, watch=watch)
+    if study.best == LIVE or study.best_text is None:
+        return Tuned(target, live, True, study.study_id)
+    return Tuned(target, study.best_text, False, study.study_id)
 
 
 def _crossed(
@@ -156,15 +178,23 @@ def _crossed(
     tuned: Sequence[Tuned],
     rows: Sequence[Example],
     evaluator: Evaluator,
+    allowance: Allowance,
     *,
     watch: Watcher,
 ) -> tuple[Mapping[str, list[RowScore]], tuple[float, ...], int]:
-    """Scores of every prompt on one model, the latencies of its own, and the calls that took."""
+    """Scores of every prompt on one model, the latencies of its own, and all calls on its account.
+
+    Raises:
+        BudgetExhaustedError: before all rows were scored.
+    """
     template_id, done = one.target.template_id, 0
     total = len(tuned) * len(rows)
 
     async def run(models: StudyModels) -> tuple[Mapping[str, list[RowScore]], tuple[float, ...], int]:
         nonlocal done
+        title = f"Comparison of {len(tuned)} prompts on {one.target.model}"
+        budget = CallBudget(models.task.cache, one.account, allowance, title=title)
+        model = models.task.on(budget)
         scores: dict[str, list[RowScore]] = {}
         for source in tuned:
             before = done
@@ -172,13 +202,13 @@ def _crossed(
                 source.text,
                 rows,
                 template_id=template_id,
-                model=models.task,
+                model=model,
                 evaluator=evaluator,
                 on_row=lambda n, _, before=before: watch(steps.RowsCompared(before + n, total)),
             )
             done += len(rows)
-        latencies_s = await _timed(one.text, rows[:_TIMED_CALLS], template_id=template_id, model=models.task)
-        return scores, latencies_s, models.task.calls_made
+        latencies_s = await _timed(one.text, rows[:_TIMED_CALLS], template_id=template_id, model=model)
+        return scores, latencies_s, budget.spent.calls
 
     return steps.with_models(bench, one.target, run, watch=watch)
 
@@ -186,13 +216,16 @@ def _crossed(
 async def _timed(
     text: PromptText, rows: Sequence[Example], *, template_id: str, model: CachedModel
 ) -> tuple[float, ...]:
-    """Seconds of a call, one after the other; answers out of the cache are left out."""
+    """Seconds of a call, one after the other, until the budget ends; answers out of the cache are left out."""
     latencies_s: list[float] = []
     salt = time.time_ns() // 1_000_000 % _SALTS  # another draw than any before, so that no answer comes from the cache
     for example in rows:
         messages = render_messages(text, example.variables, example.messages, template_id=template_id)
         began = time.perf_counter()
-        answer = await model.answer(messages, salt=salt)
+        try:
+            answer = await model.answer(messages, salt=salt)
+        except (BudgetExhaustedError, ProviderError):
+            continue
         if not answer.cached:
             latencies_s.append(time.perf_counter() - began)
     return tuple(latencies_s)

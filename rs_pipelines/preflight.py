@@ -12,9 +12,10 @@ from typing import Literal
 
 from rs_gateway.domain.errors import RouteSwitchError
 from rs_gateway.domain.evaluation import Answer, Evaluator
-from rs_gateway.domain.prompts import PromptText
+from rs_pipelines.answers import Allowance
 from rs_pipelines.cached_model import CallCost
 from rs_pipelines.examples import Gathered
+from rs_pipelines.foresight import Needed
 from rs_pipelines.gate import GatePolicy
 from rs_pipelines.mipro.budget import CallEstimate, StudyPlan
 from rs_pipelines.mipro.labels import label_shape
@@ -37,7 +38,6 @@ _AGREEMENT = 0.5
 _ASSUMED_SPREAD = 0.3
 _PROPOSAL_TOKENS = (1_500, 300)
 """Input and output of one call to the prompt model: its question shows six rows, its answers are cut at 300."""
-_CHARACTERS_PER_TOKEN = 4
 
 
 class PreflightError(RouteSwitchError):
@@ -120,6 +120,18 @@ class CostEstimate:
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetCheck:
+    """Whether what may be spent is enough.
+
+    Attributes:
+        least: what the live version's evaluation and the comparison alone will take, with a margin.
+    """
+
+    allowance: Allowance
+    least: Needed
+
+
+@dataclass(frozen=True, slots=True)
 class Preflight:
     """All of it.
 
@@ -182,20 +194,24 @@ def probe_of(first: Sequence[RowScore], again: Sequence[RowScore], *, seconds_pe
 def estimate_cost(
     estimate: CallEstimate,
     plan: StudyPlan,
-    sample: CalibrationSample,
     probe: LiveProbe,
     *,
-    live: PromptText,
+    longest: float,
     cost_of_call: CallCost,
     cost_of_proposal: CallCost,
 ) -> CostEstimate:
-    """Calls, tokens, dollars and seconds of the whole plan, at most. A candidate is taken to carry all its demos."""
+    """Calls, tokens, dollars and seconds of the whole plan, at most.
+
+    Args:
+        longest: how many times as long as the live version's a request with the most demos is; all candidates are taken
+            to be as long.
+    """
     calls = estimate.total if plan.max_calls is None else min(estimate.total, plan.max_calls)
     seconds = None if probe.seconds_per_call is None else calls * probe.seconds_per_call
     if probe.input_tokens is None or probe.output_tokens is None:
         return CostEstimate(calls, None, None, None, seconds)
-    demos = max(0, plan.max_labeled_demos - len(live.demos)) * _demo_tokens(sample.rows(Split.TRAIN))
-    plain, with_demos, out = round(probe.input_tokens), round(probe.input_tokens + demos), round(probe.output_tokens)
+    plain, with_demos = round(probe.input_tokens), round(probe.input_tokens * longest)
+    out = round(probe.output_tokens)
     compared = estimate.comparison // 2
     # (calls, input tokens of each, output tokens of each, what each costs)
     parts = [
@@ -229,6 +245,7 @@ def assess(
     evaluator: EvaluatorSanity | None = None,
     live: LiveProbe | None = None,
     cost: CostEstimate | None = None,
+    budget: BudgetCheck | None = None,
 ) -> Preflight:
     """Put it all together and judge whether the optimisation is worth starting."""
     shape = label_shape([e.expected for e in sample.examples])
@@ -250,8 +267,9 @@ def assess(
             *_objections_to_rows(len(sample.rows(Split.TEST)), policy=policy, live=live),
             *_objections_to_evaluator(evaluator),
             *_objections_to_model(live),
+            *_objections_to_budget(budget, cost),
         ),
-        warnings=tuple(_warnings(evaluator, live, n_labels=len(counts))),
+        warnings=(*_warnings(evaluator, live, n_labels=len(counts)), *_warnings_of_budget(budget, cost)),
     )
 
 
@@ -345,9 +363,45 @@ def _warnings(evaluator: EvaluatorSanity | None, live: LiveProbe | None, *, n_la
     return found
 
 
-def _demo_tokens(train: Sequence[Example]) -> float:
-    lengths = [
-        len(e.expected) + sum(map(len, e.variables.values())) + sum(len(str(m.get("content"))) for m in e.messages)
-        for e in train
-    ]
-    return fmean(lengths) / _CHARACTERS_PER_TOKEN if lengths else 0.0
+def _objections_to_budget(budget: BudgetCheck | None, cost: CostEstimate | None) -> list[str]:
+    if budget is None:
+        return []
+    limits, least = budget.allowance, budget.least
+    found: list[str] = []
+    if limits.tokens is not None and limits.tokens < least.tokens:
+        found.append(_too_small("max_tokens", f"{limits.tokens:,}", f"{least.tokens:,} tokens", _tokens_of(cost)))
+    if limits.usd is not None and limits.usd < least.usd:
+        most = None if cost is None or cost.usd is None else f"{cost.usd:.4g}"
+        found.append(_too_small("max_cost_usd", f"{limits.usd:.4g}", f"{least.usd:.4g} USD", most))
+    return found
+
+
+def _too_small(setting: str, limit: str, least: str, most: str | None) -> str:
+    whole = "" if most is None else f" The whole plan takes at most about {most}."
+    return (
+        f"`mipro_v2.{setting}` is {limit}, but evaluating the live version and comparing on the test rows alone take "
+        f"about {least}.{whole}"
+    )
+
+
+def _warnings_of_budget(budget: BudgetCheck | None, cost: CostEstimate | None) -> list[str]:
+    if budget is None or cost is None:
+        return []
+    limits, found = budget.allowance, list[str]()
+    if cost.input_tokens is not None and cost.output_tokens is not None and limits.tokens is not None:
+        most = cost.input_tokens + cost.output_tokens
+        if budget.least.tokens <= limits.tokens < most:
+            found.append(_cut_short("max_tokens", limits.tokens / most))
+    if cost.usd and limits.usd is not None and budget.least.usd <= limits.usd < cost.usd:
+        found.append(_cut_short("max_cost_usd", limits.usd / cost.usd))
+    return found
+
+
+def _cut_short(setting: str, share: float) -> str:
+    return f"`mipro_v2.{setting}` covers {share:.0%} of what the plan may take: the search may end early."
+
+
+def _tokens_of(cost: CostEstimate | None) -> str | None:
+    if cost is None or cost.input_tokens is None or cost.output_tokens is None:
+        return None
+    return f"{cost.input_tokens + cost.output_tokens:,}"

@@ -20,7 +20,7 @@ from rs_gateway.domain.evaluation import (
 )
 from rs_gateway.domain.output_formats import read_answer
 from rs_gateway.domain.prompts import PromptText, render_messages
-from rs_pipelines.answers import ModelAnswer
+from rs_pipelines.answers import BudgetExhaustedError, ModelAnswer
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.sample import Example
 
@@ -153,6 +153,9 @@ async def _each(
             answers[index] = await ask(items[index])
         except (ProviderError, InvalidRequestError) as error:
             answers[index] = error
+        except BudgetExhaustedError as error:
+            fatal.append(error)  # calls under way are paid for: they go on, to be kept
+            return
         except RouteSwitchError as error:
             fatal.append(error)
             group.cancel_scope.cancel()

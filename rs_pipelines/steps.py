@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias, TypeVar
 
@@ -14,17 +14,28 @@ from rs_pipelines.answers import AnswerCache, CallBudget, Spending
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.comparison import Comparison, run_comparison
 from rs_pipelines.examples import Gathered, draw_sample, gather
+from rs_pipelines.foresight import Needed
 from rs_pipelines.ingest import IngestReport
 from rs_pipelines.interrupts import run_interruptible
-from rs_pipelines.mipro.budget import PlanNumbers, StudyPlan, estimate_calls, plan_for, study_allowance
+from rs_pipelines.mipro.budget import (
+    LIVE_AND_WINNER,
+    ComparisonSize,
+    PlanNumbers,
+    StudyPlan,
+    estimate_calls,
+    plan_for,
+    study_allowance,
+)
 from rs_pipelines.mipro.earlier import earlier_winners
 from rs_pipelines.mipro.evaluations import Evaluations, Tools
 from rs_pipelines.mipro.events import StudyEvent
 from rs_pipelines.mipro.records import StudyRecord
-from rs_pipelines.mipro.request import StudyModels, StudyRequest, row_order, study_id_of
+from rs_pipelines.mipro.request import StudyModels, StudyRequest, row_order, study_id_of, title_of
+from rs_pipelines.mipro.reserve import ComparisonReserve
 from rs_pipelines.mipro.search import run_study, utc_now
 from rs_pipelines.mipro.teamwork import join_study
 from rs_pipelines.preflight import (
+    BudgetCheck,
     LiveProbe,
     Preflight,
     PreflightError,
@@ -166,7 +177,14 @@ def _gathered(bench: Workbench, target: Target) -> Gathered:
     return gather(target, registered.template, lake=bench.lake, datasets=bench.datasets, outputs=outputs)
 
 
-def preflight(bench: Workbench, target: Target, effort: Effort | None = None, *, watch: Watcher = ignore) -> Preflight:
+def preflight(
+    bench: Workbench,
+    target: Target,
+    effort: Effort | None = None,
+    *,
+    comparison: ComparisonSize = LIVE_AND_WINNER,
+    watch: Watcher = ignore,
+) -> Preflight:
     """What an optimisation of the target's latest sample can prove and will cost. Refuses nothing.
 
     Asks the live prompt on the first validation rows, which the search asks in any case; at a temperature above 0 on
@@ -176,16 +194,17 @@ def preflight(bench: Workbench, target: Target, effort: Effort | None = None, *,
         StudyBusyError: the target is being optimised.
         ConfigurationError: the budget is too small for any study.
     """
-    request = _request(bench, target, effort or Effort())
+    request = _request(bench, target, effort or Effort(), comparison)
     template = bench.registry.get(target.template_id).template
     evaluator, sample = bench.evaluator(template), request.sample
     # A judge is asked, and paid, only about answers; whether it agrees with people, its calibration says.
     sanity = None if isinstance(evaluator, JudgingEvaluator) else check_evaluator(evaluator, sample.examples)
-    allowance = study_allowance(request.plan, sample)
+    allowance = study_allowance(request.plan, sample, comparison)
     rows = row_order(sample.rows(Split.VAL), request.plan)[:_PROBE_ROWS]
 
-    async def run(models: StudyModels) -> LiveProbe:
-        budget = CallBudget(models.task.cache, study_id_of(request, models, evaluator), allowance)
+    async def run(models: StudyModels) -> tuple[LiveProbe, Needed, float]:
+        study_id = study_id_of(request, models, evaluator)
+        budget = CallBudget(models.task.cache, study_id, allowance, title=title_of(target, study_id))
         model = models.task.on(budget)
         twice = rows[:_NOISE_ROWS] if _draws(model) else ()
         watch(Probing(len(rows) + len(twice)))
@@ -197,34 +216,53 @@ def preflight(bench: Workbench, target: Target, effort: Effort | None = None, *,
             for salt, asked in ((0, rows), (1, twice))
         ]
         calls, seconds = model.calls_made - before, time.monotonic() - began
-        return probe_of(first, again, seconds_per_call=seconds / calls if calls else None)
+        probe = probe_of(first, again, seconds_per_call=seconds / calls if calls else None)
+        reserve = ComparisonReserve(request, task=models.task, evaluator=evaluator)
+        return probe, reserve.least(), reserve.longest_by_live()
 
     with bench.studies.lock(target):
-        probe = with_models(bench, target, run, watch=watch)
+        probe, least, longest = with_models(bench, target, run, watch=watch)
     cost = estimate_cost(
-        estimate_calls(request.plan, sample),
+        estimate_calls(request.plan, sample, comparison),
         request.plan,
-        sample,
         probe,
-        live=request.live.text,
+        longest=longest,
         cost_of_call=bench.cost_of_call(target),
         cost_of_proposal=bench.cost_of_proposal(target),
     )
-    found = assess(_gathered(bench, target), sample, policy=bench.policy(), evaluator=sanity, live=probe, cost=cost)
+    found = assess(
+        _gathered(bench, target),
+        sample,
+        policy=bench.policy(),
+        evaluator=sanity,
+        live=probe,
+        cost=cost,
+        budget=BudgetCheck(request.plan.allowance, least),
+    )
     watch(found)
     return found
 
 
-def search(bench: Workbench, target: Target, effort: Effort | None = None, *, watch: Watcher = ignore) -> StudyRecord:
+def search(
+    bench: Workbench,
+    target: Target,
+    effort: Effort | None = None,
+    *,
+    comparison: ComparisonSize = LIVE_AND_WINNER,
+    watch: Watcher = ignore,
+) -> StudyRecord:
     """Search a better prompt on the target's latest sample; goes on where an interrupted search was.
+
+    Args:
+        comparison: what of the budget is kept back for after the search.
 
     Raises:
         PreflightError: it could not end in a proof; nothing but the probe calls was spent.
     """
-    found = preflight(bench, target, effort, watch=watch)
+    found = preflight(bench, target, effort, comparison=comparison, watch=watch)
     if found.objections:
         raise PreflightError(target.template_id, found.objections)
-    request = _request(bench, target, effort or Effort())
+    request = _request(bench, target, effort or Effort(), comparison)
     evaluator = bench.evaluator(bench.registry.get(target.template_id).template)
 
     async def run(models: StudyModels) -> StudyRecord:
@@ -255,16 +293,19 @@ def join(bench: Workbench, target: Target, *, on_delivered: Callable[[int], None
     evaluator = bench.evaluator(bench.registry.get(target.template_id).template)
     by_id = {example.example_id: example for example in sample.rows(Split.VAL)}
     rows = tuple(by_id[example_id] for example_id in record.row_order)
+    request = replace(_request(bench, target, Effort(), LIVE_AND_WINNER), sample=sample, plan=record.plan)
 
     async def run(models: StudyModels) -> int:
-        budget = CallBudget(models.task.cache, record.study_id, study_allowance(record.plan, sample))
-        tools = Tools(models.task.on(budget), evaluator, budget, bench.studies, watch, utc_now)
+        reserve = ComparisonReserve(request, task=models.task, evaluator=evaluator)
+        allowance = study_allowance(request.plan, sample, request.comparison)
+        budget = CallBudget(models.task.cache, record.study_id, allowance, title=title_of(target, record.study_id))
+        tools = Tools(models.task.on(budget), evaluator, budget, reserve, bench.studies, watch, utc_now)
         return await join_study(Evaluations(record, rows, tools), storage, on_delivered=on_delivered)
 
     return with_models(bench, target, run, watch=watch)
 
 
-def _request(bench: Workbench, target: Target, effort: Effort) -> StudyRequest:
+def _request(bench: Workbench, target: Target, effort: Effort, comparison: ComparisonSize) -> StudyRequest:
     sample = _latest_sample(bench, target)
     policy = bench.policy()
     if bench.settings.mipro_v2.max_cost_usd is not None:
@@ -292,6 +333,7 @@ def _request(bench: Workbench, target: Target, effort: Effort) -> StudyRequest:
         max_loss=policy.max_loss,
         earlier=winners,
         redactor=bench.redactor,
+        comparison=comparison,
         looks_at_once=bench.settings.mipro_v2.looks_at_once,
     )
 

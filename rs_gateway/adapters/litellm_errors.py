@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -65,7 +66,11 @@ def translate(error: BaseException, *, name: str, secret: str | None) -> Provide
         )
     if any(isinstance(e, OSError) or type(e).__module__.split(".")[0] in _TRANSPORTS for e in chain):
         # litellm's own words may hold the address; the type says enough.
-        return ProviderUnreachableError(f"{name} cannot be reached ({type(chain[-1]).__name__}).", provider=name)
+        return ProviderUnreachableError(
+            f"{name} cannot be reached ({type(chain[-1]).__name__}).",
+            provider=name,
+            sent=not any(isinstance(e, ConnectionRefusedError | socket.gaierror) for e in chain),
+        )
     return ProviderGarbageError(
         f"{name}'s answer could not be understood ({type(chain[-1]).__name__}).", provider=name, status=200
     )

@@ -25,6 +25,10 @@ _MAX_ERROR_BYTES = 64 * 1024
 _WHOLE_BODY_BYTES = 2**18
 
 
+class _NotConnectedError(OSError):
+    """No connection could be made, so nothing was sent; its cause says why."""
+
+
 class UpstreamHttp:
     """Must be used inside a running event loop.
 
@@ -84,7 +88,10 @@ class UpstreamHttp:
             raise
 
     async def _send(self, head: bytes, body: bytes) -> HttpConnection:
-        connection = await self._pool.connection()
+        try:
+            connection = await self._pool.connection()
+        except OSError as error:
+            raise _NotConnectedError from error
         try:
             whole_head = b"%bcontent-length: %d\r\n\r\n" % (head, len(body))
             if len(body) <= _WHOLE_BODY_BYTES:
@@ -124,14 +131,16 @@ class UpstreamHttp:
 
     def translate(self, error: Exception) -> ProviderError:
         """What a failure before the answer means."""
-        if isinstance(error, TimeoutError):
-            return ProviderTimeoutError(f"{self._name} did not answer in time.", provider=self._name)
-        if isinstance(error, ConnectionResetError | BrokenPipeError):
+        sent = not isinstance(error, _NotConnectedError)
+        cause = error if sent else error.__cause__
+        if isinstance(cause, TimeoutError):
+            return ProviderTimeoutError(f"{self._name} did not answer in time.", provider=self._name, sent=sent)
+        if isinstance(cause, ConnectionResetError | BrokenPipeError):
             # A kept connection may have gone stale, and the others with it: the retries take fresh ones.
             self._pool.drop_idle()
         # The system's message may hold the address; the type says enough.
         return ProviderUnreachableError(
-            f"{self._name} cannot be reached ({type(error).__name__}).", provider=self._name
+            f"{self._name} cannot be reached ({type(cause).__name__}).", provider=self._name, sent=sent
         )
 
     def translate_break(self, error: Exception) -> ProviderError:

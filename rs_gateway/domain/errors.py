@@ -225,14 +225,21 @@ class ProviderError(RouteSwitchError):
         provider: name of the provider in the configuration.
         status: HTTP status that it answered with; None when no answer came.
         retry_after_s: how long it asked us to wait, in seconds, if it did.
+        sent: whether the request may have got there, and be billed.
     """
 
     code = "provider_error"
 
     def __init__(
-        self, message: str, *, provider: str, status: int | None = None, retry_after_s: float | None = None
+        self,
+        message: str,
+        *,
+        provider: str,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        sent: bool = True,
     ) -> None:
-        self.provider, self.status, self.retry_after_s = provider, status, retry_after_s
+        self.provider, self.status, self.retry_after_s, self.sent = provider, status, retry_after_s, sent
         super().__init__(message)
 
 

@@ -1,7 +1,7 @@
 """How large a study is, and what it will cost."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from rs_gateway.domain.errors import ConfigurationError
@@ -17,8 +17,8 @@ DRAWS_PER_PROPOSAL = 2
 """How often the prompt model is asked for one place, when its first proposal had to be refused."""
 REVISION_ROWS = 32
 """Train rows that the leader is tried on before the second round, at most."""
-_RETRY_SHARE = 0.1
-"""Part of the comparison's calls kept back for retries."""
+RETRY_SHARE = 0.1
+"""Part of what the comparison needs kept back for retries, and for answers longer than those so far."""
 _DEMO_CHOICES = {"light": 6, "medium": 12, "heavy": 18}
 _INSTRUCTION_CHOICES = {"light": 4, "medium": 7, "heavy": 10}
 _REVISIONS = {"light": 1, "medium": 2, "heavy": 3}
@@ -152,6 +152,17 @@ def _or(number: int | None, default: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class ComparisonSize:
+    """How many prompts run on the test rows after the search, and how many calls more are made to take the time."""
+
+    prompts: int = 2
+    timed_calls: int = 0
+
+
+LIVE_AND_WINNER = ComparisonSize()
+
+
+@dataclass(frozen=True, slots=True)
 class CallEstimate:
     """Model calls that a plan may cost at most, a judge's included, retries and cached answers aside."""
 
@@ -182,7 +193,9 @@ def planned_evaluations(plan: StudyPlan, n_val: int) -> int:
     return plan.num_trials * minibatch + evaluated_in_full * (n_val - minibatch)
 
 
-def estimate_calls(plan: StudyPlan, sample: CalibrationSample) -> CallEstimate:
+def estimate_calls(
+    plan: StudyPlan, sample: CalibrationSample, comparison: ComparisonSize = LIVE_AND_WINNER
+) -> CallEstimate:
     """What a study on this sample will cost at most, in calls."""
     n_val = min(plan.val_rows, len(sample.rows(Split.VAL)))
     minibatch = min(plan.minibatch_size, n_val)
@@ -194,31 +207,35 @@ def estimate_calls(plan: StudyPlan, sample: CalibrationSample) -> CallEstimate:
         failures=per_row * min(REVISION_ROWS, len(sample.rows(Split.TRAIN))) if plan.num_revisions else 0,
         minibatches=per_row * plan.num_trials * minibatch,
         full_evaluations=per_row * (planned_evaluations(plan, n_val) - plan.num_trials * minibatch),
-        comparison=per_row * 2 * len(sample.rows(Split.TEST)),
+        comparison=per_row * comparison.prompts * len(sample.rows(Split.TEST)) + comparison.timed_calls,
     )
 
 
-def study_allowance(plan: StudyPlan, sample: CalibrationSample) -> Allowance:
-    """How much of the plan's budget the search may spend: what the comparison needs is kept back.
+def study_allowance(
+    plan: StudyPlan, sample: CalibrationSample, comparison: ComparisonSize = LIVE_AND_WINNER
+) -> Allowance:
+    """The plan's budget without the calls that the comparison needs.
 
-    Of tokens and dollars the comparison gets its share of the calls, since nobody knows yet what a call will take.
+    What it needs of tokens and dollars is not known before the live version is evaluated (`ComparisonReserve`).
 
     Raises:
         ConfigurationError: the budget does not even cover the live version's evaluation and the comparison.
     """
-    estimate = estimate_calls(plan, sample)
-    reserved = math.ceil(estimate.comparison * (1 + _RETRY_SHARE))
-    least = reserved + estimate.live + 1
+    estimate, reserved = estimate_calls(plan, sample, comparison), _reserved_calls(plan, sample, comparison)
+    least = least_calls(plan, sample, comparison)
     if plan.max_calls is not None and plan.max_calls < least:
         raise ConfigurationError(
             f"mipro_v2.max_calls is {plan.max_calls}, but this sample needs at least {least}: {estimate.live} to "
             f"evaluate the live version, {reserved} for the comparison on test rows. The whole plan costs about "
             f"{estimate.total}."
         )
-    calls = estimate.study + reserved if plan.max_calls is None else min(plan.max_calls, estimate.study + reserved)
-    share = 1 - reserved / calls
-    return Allowance(
-        calls=None if plan.max_calls is None else plan.max_calls - reserved,
-        tokens=None if plan.max_tokens is None else int(share * plan.max_tokens),
-        usd=None if plan.max_cost_usd is None else share * plan.max_cost_usd,
-    )
+    return replace(plan.allowance, calls=None if plan.max_calls is None else plan.max_calls - reserved)
+
+
+def least_calls(plan: StudyPlan, sample: CalibrationSample, comparison: ComparisonSize = LIVE_AND_WINNER) -> int:
+    """Calls without which there is no verdict: the live version's evaluation, the comparison, and one look."""
+    return _reserved_calls(plan, sample, comparison) + estimate_calls(plan, sample, comparison).live + 1
+
+
+def _reserved_calls(plan: StudyPlan, sample: CalibrationSample, comparison: ComparisonSize) -> int:
+    return math.ceil(estimate_calls(plan, sample, comparison).comparison * (1 + RETRY_SHARE))

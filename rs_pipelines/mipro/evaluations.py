@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import product
 from statistics import fmean
 from typing import Protocol
 
@@ -16,6 +15,7 @@ from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.mipro.budget import planned_evaluations
 from rs_pipelines.mipro.events import RowsScored, StudyEvent
 from rs_pipelines.mipro.records import LIVE, Candidate, CandidateRows, StudyRecord, TrialKind, TrialRecord
+from rs_pipelines.mipro.reserve import ComparisonReserve, prompt_length
 from rs_pipelines.mipro.shared_trials import RowScores
 from rs_pipelines.sample import Example, Target
 from rs_pipelines.scoring import score_rows
@@ -57,6 +57,7 @@ class Tools:
     task: CachedModel
     evaluator: Evaluator
     budget: CallBudget
+    reserve: ComparisonReserve
     store: StudyStore
     emit: Callable[[StudyEvent], None]
     now: Callable[[], datetime]
@@ -94,6 +95,8 @@ class Evaluations:
         if stored is not None:
             self.record, self._earlier_seconds = stored, stored.seconds
             self.results = {entry.candidate: dict(enumerate(entry.values)) for entry in stored.rows}
+            self._tools.task.remember(stored.measured)
+            self._tools.budget.allowance = self._tools.reserve.allowance(stored)
 
     @property
     def n_rows(self) -> int:
@@ -103,8 +106,7 @@ class Evaluations:
     @property
     def candidates(self) -> list[Candidate]:
         """All that there are, the live version first."""
-        factors = (self.record.instructions, self.record.demo_sets, self.record.output_formats)
-        return [Candidate(*levels) for levels in product(*(range(len(factor)) for factor in factors))]
+        return self.record.candidates
 
     @property
     def fully_evaluated(self) -> list[Candidate]:
@@ -129,8 +131,7 @@ class Evaluations:
         As of the last save, and not of this moment: a search that was killed in between decides as it would have.
         """
         record = self.record
-        tokens = record.input_tokens + record.output_tokens
-        spent = Spending(record.calls, record.input_tokens, record.output_tokens, tokens, record.usd)
+        spent = Spending(record.calls, record.input_tokens, record.output_tokens, record.booked_tokens, record.usd)
         calls = self._tools.budget.allowance.calls_left(spent)
         return None if calls is None else calls // (1 + record.plan.questions_per_answer)
 
@@ -144,7 +145,7 @@ class Evaluations:
 
     def lengths(self) -> Mapping[Candidate, int]:
         """Characters of every candidate's prompt, apart from the user text that all have."""
-        return {candidate: _length(self.record, candidate) for candidate in self.candidates}
+        return {candidate: prompt_length(self.record.text_of(candidate)) for candidate in self.candidates}
 
     async def evaluate(self, candidate: Candidate, n_rows: int, *, kind: TrialKind) -> TrialRecord:
         """Score a candidate on the first `n_rows` rows, paying for those it has not seen.
@@ -229,13 +230,9 @@ class Evaluations:
             input_tokens=spent.input_tokens,
             output_tokens=spent.output_tokens,
             usd=spent.usd,
+            booked_tokens=spent.booked_tokens,
+            measured=tools.task.measured,
             seconds=self._earlier_seconds + (tools.now() - self._resumed_at).total_seconds(),
         )
         await anyio.to_thread.run_sync(tools.store.save_study, self.record)
-
-
-def _length(record: StudyRecord, candidate: Candidate) -> int:
-    text = record.text_of(candidate)
-    demos = sum(len(demo.user) + len(demo.assistant) for demo in text.demos)
-    shown = text.nearest / len(text.demos) if text.nearest else 1.0
-    return len(text.instruction) + round(shown * demos)
+        tools.budget.allowance = tools.reserve.allowance(self.record)

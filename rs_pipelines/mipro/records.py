@@ -1,12 +1,15 @@
 """What a study leaves behind: everything that it tried, and what it chose. JSON on disk, frozen dataclasses here."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Literal, TypeAlias
 
 import msgspec
 
 from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.prompts import Demo, PromptText
+from rs_pipelines.call_sizes import MeasuredCalls
 from rs_pipelines.mipro.budget import StudyPlan
 from rs_pipelines.mipro.formats import in_format
 from rs_pipelines.sample import Target
@@ -101,6 +104,7 @@ class StudyRecord:
         live_value, best_value: means over the validation rows that each has seen, all of them by the live version;
             best_value is optimistic, only the comparison proves.
         calls, input_tokens, output_tokens, usd: paid for by this study, crashed runs included, until it was last saved.
+        booked_tokens: those, and the bookings of calls that were not counted; measured: what calls took, by model.
         seconds: working time, crashed runs included as far as they were saved.
         second_round: whether the second round is over: made, or passed over.
         ending: why the search stopped: all that was planned is done, budget spent, nothing left to be seen, or no other
@@ -131,6 +135,8 @@ class StudyRecord:
     input_tokens: int = 0
     output_tokens: int = 0
     usd: float = 0.0
+    booked_tokens: int = 0
+    measured: Mapping[str, MeasuredCalls] = field(default_factory=dict[str, MeasuredCalls])
     seconds: float = 0.0
     ending: Ending | None = None
     second_round: bool = False
@@ -140,6 +146,12 @@ class StudyRecord:
     def seed(self) -> int:
         """The plan's seed."""
         return self.plan.seed
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """All that there are, the live version first."""
+        factors = (self.instructions, self.demo_sets, self.output_formats)
+        return [Candidate(*levels) for levels in product(*(range(len(factor)) for factor in factors))]
 
     def text_of(self, candidate: Candidate) -> PromptText:
         """The prompt that a candidate stands for."""

@@ -13,8 +13,9 @@ from rs_gateway.domain.evaluation import Evaluator
 from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.prompts import PromptText, PromptVersion
 from rs_gateway.domain.redaction import Redactor
+from rs_pipelines.answers import Allowance
 from rs_pipelines.cached_model import CachedModel
-from rs_pipelines.mipro.budget import StudyPlan
+from rs_pipelines.mipro.budget import LIVE_AND_WINNER, ComparisonSize, StudyPlan
 from rs_pipelines.sample import CalibrationSample, Example, Target
 
 
@@ -35,6 +36,7 @@ class StudyRequest:
             more than `max_loss`.
         earlier: winners of searches before this one, the newest first; their instructions and demos are tried again.
         looks_at_once: candidates that a race looks at at the same time, so that several processes have something to do.
+        comparison: what of the budget is kept back for after the search.
         redactor: what demos and the prompt model may not see of a train row; None takes nothing out.
     """
 
@@ -49,6 +51,7 @@ class StudyRequest:
     earlier: tuple[PromptText, ...] = ()
     redactor: Redactor | None = None
     looks_at_once: int = 1
+    comparison: ComparisonSize = LIVE_AND_WINNER
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,14 @@ def study_id_of(request: StudyRequest, models: StudyModels, evaluator: Evaluator
         content.append(["looks at once", request.looks_at_once])
     if request.redactor is not None:
         content.append(["redacted", *request.redactor.names])
+    if request.plan.allowance != Allowance() and request.comparison != LIVE_AND_WINNER:
+        content.append(["compared", request.comparison])
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]
+
+
+def title_of(target: Target, study_id: str) -> str:
+    """A study's name for people."""
+    return f"Study {study_id} of {target.template_id!r} on {target.model}"
 
 
 def row_order(examples: Sequence[Example], plan: StudyPlan) -> tuple[Example, ...]:

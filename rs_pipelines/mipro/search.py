@@ -37,7 +37,8 @@ from rs_pipelines.mipro.race import Race
 from rs_pipelines.mipro.racing import cheapest, chosen
 from rs_pipelines.mipro.records import LIVE, Candidate, DemoSet, Ending, Instruction, StudyRecord
 from rs_pipelines.mipro.redacted import redacted_examples
-from rs_pipelines.mipro.request import NoLabelsError, StudyModels, StudyRequest, row_order, study_id_of
+from rs_pipelines.mipro.request import NoLabelsError, StudyModels, StudyRequest, row_order, study_id_of, title_of
+from rs_pipelines.mipro.reserve import ComparisonReserve
 from rs_pipelines.mipro.second_round import revised_record
 from rs_pipelines.mipro.tpe_search import TpeSearch
 from rs_pipelines.mipro.trial_log import TrialLog
@@ -108,7 +109,13 @@ class _Search:
         self._request, self._plan = request, request.plan
         self._evaluator, self._files, self._storage, self._emit = evaluator, files, storage, emit
         study_id = study_id_of(request, models, evaluator)
-        budget = CallBudget(models.task.cache, study_id, study_allowance(request.plan, request.sample))
+        reserve = ComparisonReserve(request, task=models.task, evaluator=evaluator)
+        budget = CallBudget(
+            models.task.cache,
+            study_id,
+            study_allowance(request.plan, request.sample, request.comparison),
+            title=title_of(request.target, study_id),
+        )
         self._task, self._prompt = models.task.on(budget), models.prompt.on(budget)
         rows = row_order(request.sample.rows(Split.VAL), request.plan)
         self._train = redacted_examples(request.sample.rows(Split.TRAIN), request.redactor)
@@ -129,12 +136,12 @@ class _Search:
             demo_sets=(DemoSet("live", "live", self._base.demos, self._base.nearest),),
             output_formats=offered_formats(live, request.sample.rows(Split.TRAIN), wanted=request.output_formats),
         )
-        self._state = Evaluations(record, rows, Tools(self._task, evaluator, budget, files, emit, now))
+        self._state = Evaluations(record, rows, Tools(self._task, evaluator, budget, reserve, files, emit, now))
 
     async def run(self) -> StudyRecord:
         state = self._state
         await state.resume()
-        estimate = estimate_calls(self._plan, self._request.sample).study
+        estimate = estimate_calls(self._plan, self._request.sample, self._request.comparison).study
         record = state.record
         self._emit(StudyOpened(record.study_id, len(record.trials), estimate, record.output_formats))
         if not record.finished:

@@ -9,7 +9,7 @@ from rs_gateway.adapters.scripted_chat import Reply, ScriptedChat, message_text
 from rs_gateway.domain.chat import JsonObject, ProviderCall
 from rs_gateway.domain.prompts import Demo, Origin, PromptText, PromptVersion
 from rs_pipelines.answers import AnswerCache, CallBudget
-from rs_pipelines.cached_model import CachedModel, CallLimits, ModelIdentity
+from rs_pipelines.cached_model import CachedModel, CallCost, CallLimits, ModelIdentity, unknown_cost
 from rs_pipelines.evaluators.exact_match import ExactMatch
 from rs_pipelines.mipro.budget import PlanNumbers, SearchPolicy, StudyPlan, plan_for
 from rs_pipelines.mipro.request import StudyModels, StudyRequest
@@ -76,10 +76,17 @@ def tiny_model(call: ProviderCall) -> Reply:
 
 
 def model(
-    chat: ScriptedChat, cache: AnswerCache, *, concurrency: int = 8, budget: CallBudget | None = None
+    chat: ScriptedChat,
+    cache: AnswerCache,
+    *,
+    concurrency: int = 8,
+    budget: CallBudget | None = None,
+    parameters: JsonObject | None = None,
+    cost: CallCost = unknown_cost,
 ) -> CachedModel:
     limits = CallLimits(max_concurrency=concurrency, base_delay_s=0.001, max_delay_s=0.002)
-    return CachedModel(chat, ModelIdentity("scripted", "tiny"), cache, rng=Random(1), limits=limits, budget=budget)
+    identity = ModelIdentity("scripted", "tiny", parameters or {})
+    return CachedModel(chat, identity, cache, rng=Random(1), limits=limits, budget=budget, cost=cost)
 
 
 def judged_model(

@@ -1,5 +1,6 @@
 """Which model for a template: the figures, and the command over two models behind a real server."""
 
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from rs_gateway.domain.chat import ProviderCall
 from rs_gateway.domain.errors import ConfigurationError
+from rs_pipelines.answers import BudgetExhaustedError
 from rs_pipelines.best_model import BestModel, Tried, rank
 from rs_pipelines.best_model_report import best_model_page, conclusions, print_best_model
 from rs_pipelines.cli import register
@@ -112,7 +114,7 @@ async def two_models(exchange: Exchange) -> None:
     await wire.answers(reply)(exchange)
 
 
-def bench_of_two(folder: Path, upstream: Upstream) -> Workbench:
+def bench_of_two(folder: Path, upstream: Upstream, **counts: int) -> Workbench:
     from rs_gateway.wiring import open_registry
 
     sections = configuration(upstream)
@@ -125,7 +127,7 @@ def bench_of_two(folder: Path, upstream: Upstream) -> Workbench:
     }
     bench = Workbench.at(write_configuration(folder, sections))
     open_registry(bench.settings).register(TEMPLATE, LIVE, origin=ORIGIN)
-    import_parcels(folder, bench)
+    import_parcels(folder, bench, **counts)
     return bench
 
 
@@ -153,10 +155,35 @@ def test_each_model_gets_its_prompt_and_every_prompt_runs_on_every_model(tmp_pat
 def test_a_budget_for_all_models_together_is_kept_or_refused(tmp_path: Path) -> None:
     with Upstream([two_models]).running() as upstream:
         bench = bench_of_two(tmp_path, upstream)
-        with pytest.raises(ConfigurationError, match=r"--max-calls 200 is not enough.*360 calls on 80 test rows"):
+        with pytest.raises(ConfigurationError, match=r"--max-calls 200 is not enough for 2 models.*180 of them"):
             find_best_model(bench, "parcels", effort=Effort(max_calls=200))
+        assert upstream.requests == []
+        find_best_model(bench, "parcels", effort=Effort(num_trials=3, max_calls=1_400))
         find_best_model(bench, "parcels", effort=Effort(num_trials=3, max_calls=1_400))
     assert len(upstream.requests) <= 1_400
+
+
+def test_retries_count_towards_the_budget_of_all_models(tmp_path: Path) -> None:
+    numbers = itertools.count()
+
+    async def three_of_four_fail(exchange: Exchange) -> None:
+        await (wire.fails(500)(exchange) if next(numbers) % 4 else two_models(exchange))
+
+    with Upstream([three_of_four_fail]).running() as upstream:
+        bench = bench_of_two(tmp_path, upstream, test=20)
+        with pytest.raises(BudgetExhaustedError, match=r"Comparison of 2 prompts on tiny: all 65 model calls"):
+            find_best_model(bench, "parcels", optimize=False, effort=Effort(max_calls=130))
+    assert len(upstream.requests) == 65
+
+
+def test_where_only_the_time_cannot_be_taken_any_more_there_is_a_result(tmp_path: Path) -> None:
+    with Upstream([two_models]).running() as upstream:
+        bench = bench_of_two(tmp_path, upstream, test=20)
+        runs = [find_best_model(bench, "parcels", optimize=False, effort=Effort(max_calls=160)) for _ in range(4)]
+    assert len(upstream.requests) == 160
+    assert [one.mean for one in runs[3].models] == [one.mean for one in runs[0].models]
+    assert runs[0].models[0].p50_s is not None
+    assert runs[3].models[0].p50_s is None
 
 
 def test_the_command_prints_tables_or_json_and_writes_a_page(tmp_path: Path) -> None:

@@ -9,15 +9,18 @@ from rich.console import Console
 
 from rs_gateway.adapters.scripted_chat import ScriptedChat
 from rs_gateway.domain.prompts import PromptText
-from rs_pipelines.answers import Allowance, BudgetExhaustedError
+from rs_pipelines.answers import Allowance, BudgetExhaustedError, CallBudget
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.comparison import Comparison, NotComparableError, run_comparison
 from rs_pipelines.gate import GatePolicy
 from rs_pipelines.mipro.records import LIVE as LIVE_CANDIDATE
 from rs_pipelines.mipro.records import StudyRecord
+from rs_pipelines.mipro.request import StudyModels
+from rs_pipelines.mipro.reserve import ComparisonReserve
 from rs_pipelines.mipro.search import run_study
 from rs_pipelines.progress import print_comparison
 from rs_pipelines.sample import Split
+from rs_pipelines.scoring import score_rows
 from rs_pipelines.studies import StudyFiles
 from tests.pipelines.parcels import (
     EVALUATOR,
@@ -142,3 +145,37 @@ def test_a_study_of_other_inputs_is_not_compared(study: StudyRecord, tmp_path: P
     ):
         with pytest.raises(NotComparableError):
             anyio.run(compared, stale, asked)
+
+
+PRICE_USD = 1e-6
+
+
+def _usd(input_tokens: int | None, output_tokens: int | None) -> float:
+    return PRICE_USD * ((input_tokens or 0) + (output_tokens or 0))
+
+
+@pytest.mark.parametrize("more", [0, 300, 1_500, 5_000, 100_000])
+@pytest.mark.parametrize("in_usd", [False, True], ids=["tokens", "usd"])
+def test_whatever_covers_the_least_ends_in_a_verdict_and_is_not_exceeded(
+    tmp_path: Path, more: int, in_usd: bool
+) -> None:
+    async def optimized() -> tuple[StudyRecord, Comparison, int]:
+        cache, chat = cache_at(tmp_path), ScriptedChat(tiny_model)
+        task = model(chat, cache, parameters={"max_tokens": 12}, cost=_usd)
+        asked = StudyModels(task, task)
+        first = parcels().rows(Split.VAL)[:10]
+        await score_rows(LIVE, first, template_id="parcels", model=task, evaluator=EVALUATOR)
+        limit = ComparisonReserve(request(), task=task, evaluator=EVALUATOR).least().tokens + more
+        plan = (
+            replace(small_plan(), max_cost_usd=limit * PRICE_USD) if in_usd else replace(small_plan(), max_tokens=limit)
+        )
+        study = await run_study(request(plan), asked, evaluator=EVALUATOR, files=StudyFiles(tmp_path / "studies"))
+        return study, await compared(study, task), limit
+
+    study, found, limit = anyio.run(optimized)
+    assert found.verdict.n == 80
+    spent = CallBudget(cache_at(tmp_path), study.study_id).spent
+    assert spent.input_tokens + spent.output_tokens == spent.booked_tokens <= limit
+    assert spent.usd <= limit * PRICE_USD * (1 + 1e-9)
+    assert study.ending == ("budget" if more < 100_000 else "trials")
+    assert found.verdict.publish or more < 100_000

@@ -12,12 +12,16 @@ from typer.testing import CliRunner
 
 from rs_gateway.domain.evaluation import Answer, Score
 from rs_pipelines import cli, steps
+from rs_pipelines.answers import Allowance
 from rs_pipelines.cached_model import CallCost, unknown_cost
 from rs_pipelines.evaluators.exact_match import ExactMatch
 from rs_pipelines.examples import Gathered
+from rs_pipelines.foresight import Needed
 from rs_pipelines.gate import GatePolicy
 from rs_pipelines.mipro.budget import estimate_calls
 from rs_pipelines.preflight import (
+    BudgetCheck,
+    CostEstimate,
     EvaluatorSanity,
     LiveProbe,
     Preflight,
@@ -32,7 +36,7 @@ from rs_pipelines.report import preflight_markdown
 from rs_pipelines.sample import CalibrationSample, Split, sample_of
 from rs_pipelines.scoring import RowScore
 from rs_pipelines.steps import Effort
-from tests.pipelines.parcels import LIVE, parcels, small_plan
+from tests.pipelines.parcels import parcels, small_plan
 from tests.pipelines.tiny_upstream import import_parcels, tiny, workbench
 from tests.upstream import Upstream
 
@@ -153,9 +157,9 @@ def cost(usd: float | None) -> CallCost:
 
 
 def test_the_costs_are_those_of_the_plan_with_demos_in_the_candidates() -> None:
-    plan, sample = small_plan(), parcels()
-    calls = estimate_calls(plan, sample)
-    found = estimate_cost(calls, plan, sample, HALF, live=LIVE, cost_of_call=cost(1e-6), cost_of_proposal=cost(1e-6))
+    plan = small_plan()
+    calls = estimate_calls(plan, parcels())
+    found = estimate_cost(calls, plan, HALF, longest=3.0, cost_of_call=cost(1e-6), cost_of_proposal=cost(1e-6))
     assert (found.calls, found.seconds) == (calls.total, calls.total * 0.5)
     assert found.input_tokens is not None
     assert found.output_tokens is not None
@@ -164,11 +168,11 @@ def test_the_costs_are_those_of_the_plan_with_demos_in_the_candidates() -> None:
 
 
 def test_what_is_unknown_is_not_nothing() -> None:
-    plan, sample = small_plan(), parcels()
-    calls = estimate_calls(plan, sample)
+    plan = small_plan()
+    calls = estimate_calls(plan, parcels())
 
     def estimated(live: LiveProbe, proposal: CallCost) -> tuple[float | None, float | None, float | None]:
-        e = estimate_cost(calls, plan, sample, live, live=LIVE, cost_of_call=cost(1e-6), cost_of_proposal=proposal)
+        e = estimate_cost(calls, plan, live, longest=3.0, cost_of_call=cost(1e-6), cost_of_proposal=proposal)
         return e.input_tokens, e.usd, e.seconds
 
     assert estimated(HALF, unknown_cost)[1] is None
@@ -177,10 +181,28 @@ def test_what_is_unknown_is_not_nothing() -> None:
 
 
 def test_a_limit_on_calls_limits_the_estimate() -> None:
-    plan, sample = small_plan(max_calls=300), parcels()
-    calls = estimate_calls(plan, sample)
-    found = estimate_cost(calls, plan, sample, HALF, live=LIVE, cost_of_call=cost(1e-6), cost_of_proposal=cost(1e-6))
+    plan = small_plan(max_calls=300)
+    calls = estimate_calls(plan, parcels())
+    found = estimate_cost(calls, plan, HALF, longest=3.0, cost_of_call=cost(1e-6), cost_of_proposal=cost(1e-6))
     assert found.calls == 300 < calls.total
+
+
+def test_a_budget_too_small_for_a_verdict_is_refused_with_what_it_takes() -> None:
+    least, cost = Needed(400, 12_300, 0.4), CostEstimate(900, 50_000, 8_842, 2.0, 60.0)
+
+    def found(allowance: Allowance) -> Preflight:
+        sample = parcels()
+        gathered, check = Gathered(sample.examples, duplicates=0), BudgetCheck(allowance, least)
+        return assess(gathered, sample, policy=GatePolicy(), evaluator=SANE, live=HALF, cost=cost, budget=check)
+
+    [tokens] = found(Allowance(tokens=3_000)).objections
+    assert "`mipro_v2.max_tokens` is 3,000" in tokens
+    assert "about 12,300 tokens" in tokens and "at most about 58,842" in tokens
+    [usd] = found(Allowance(usd=0.1)).objections
+    assert "`mipro_v2.max_cost_usd` is 0.1" in usd and "about 0.4 USD" in usd
+    enough = found(Allowance(tokens=29_421, usd=3))
+    assert enough.objections == ()
+    assert enough.warnings == ("`mipro_v2.max_tokens` covers 50% of what the plan may take: the search may end early.",)
 
 
 def test_terminal_and_dagster_show_the_same_lines() -> None:

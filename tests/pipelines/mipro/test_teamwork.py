@@ -17,6 +17,7 @@ from rs_pipelines.mipro import teamwork
 from rs_pipelines.mipro.evaluations import Evaluations, Tools
 from rs_pipelines.mipro.records import Candidate, StudyRecord
 from rs_pipelines.mipro.request import row_order
+from rs_pipelines.mipro.reserve import ComparisonReserve
 from rs_pipelines.mipro.search import ignore_event, run_study, utc_now
 from rs_pipelines.mipro.shared_trials import SharedTrials, open_storage
 from rs_pipelines.mipro.teamwork import join_study
@@ -53,7 +54,8 @@ async def helped(folder: Path, storage: BaseStorage) -> int:
     record = found[0]
     asked = models(ScriptedChat(slowly), cache_at(folder), concurrency=2)
     budget = CallBudget(asked.task.cache, record.study_id)
-    tools = Tools(asked.task.on(budget), EVALUATOR, budget, files, ignore_event, utc_now)
+    reserve = ComparisonReserve(request(), task=asked.task, evaluator=EVALUATOR)
+    tools = Tools(asked.task.on(budget), EVALUATOR, budget, reserve, files, ignore_event, utc_now)
     rows = row_order(sample.rows(Split.VAL), record.plan)
     return await join_study(Evaluations(record, rows, tools), storage, on_delivered=lambda _: None)
 

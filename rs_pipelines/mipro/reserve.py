@@ -1,0 +1,99 @@
+"""What of a budget is kept back for the comparison after the search, so that a search always ends in a verdict."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rs_gateway.domain.evaluation import Evaluator
+from rs_gateway.domain.prompts import PromptText
+from rs_pipelines.answers import Allowance
+from rs_pipelines.cached_model import CachedModel
+from rs_pipelines.foresight import Needed, input_bound, needed_for
+from rs_pipelines.mipro.budget import RETRY_SHARE, study_allowance
+from rs_pipelines.mipro.demos import assemble_demo_sets, demo_rows
+from rs_pipelines.mipro.formats import without_format
+from rs_pipelines.mipro.records import StudyRecord
+from rs_pipelines.mipro.redacted import redacted_examples
+from rs_pipelines.mipro.request import StudyRequest
+from rs_pipelines.sample import Example, Split
+
+
+class ComparisonReserve:
+    """What the comparison of one study will take, the longest candidate taken for the winner."""
+
+    def __init__(self, request: StudyRequest, *, task: CachedModel, evaluator: Evaluator) -> None:
+        """
+        Args:
+            task: knows what its calls took so far.
+        Raises:
+            ConfigurationError: the budget in calls does not even cover live version and comparison.
+        """
+        self._request, self._task, self._evaluator = request, task, evaluator
+        self._without_calls = study_allowance(request.plan, request.sample, request.comparison)
+
+    def allowance(self, record: StudyRecord) -> Allowance:
+        """What the search may spend in all. A function of the record and of what calls took until it was saved."""
+        # Before the live version is evaluated nobody knows what calls take.
+        if self._without_calls.only_calls or not record.rows:
+            return self._without_calls
+        longest = max((record.text_of(candidate) for candidate in record.candidates), key=prompt_length)
+        return _without(self._without_calls, self.comparison(longest))
+
+    def least(self) -> Needed:
+        """What the live version's evaluation and the comparison will take, by the demo sets that can be foreseen."""
+        request = self._request
+        live = self._needed(request.live.text, request.sample.rows(Split.VAL)[: request.plan.val_rows])
+        return live + self.comparison(longest_planned(request))
+
+    def comparison(self, longest: PromptText) -> Needed:
+        """What the comparison will take if all prompts but the live version are as long as this one."""
+        request, size = self._request, self._request.comparison
+        test = request.sample.rows(Split.TEST)
+        needed = self._needed(request.live.text, test)
+        one = self._needed(longest, test)
+        for _ in range(size.prompts - 1):
+            needed += one
+        timed = self._needed(longest, test[: size.timed_calls])
+        return _with_margin(needed + timed)
+
+    def longest_by_live(self) -> float:
+        """How many times as long as the live version's the longest foreseeable request is, in bytes."""
+        request = self._request
+        rows, template_id = request.sample.rows(Split.VAL), request.target.template_id
+        live = input_bound(request.live.text, rows, template_id=template_id)
+        return input_bound(longest_planned(request), rows, template_id=template_id) / live if live else 1.0
+
+    def _needed(self, text: PromptText, rows: Sequence[Example]) -> Needed:
+        template_id = self._request.target.template_id
+        return needed_for(text, rows, template_id=template_id, model=self._task, evaluator=self._evaluator)
+
+
+def longest_planned(request: StudyRequest) -> PromptText:
+    """The live version with the longest demo set that can be foreseen without asking anybody."""
+    base = without_format(request.live.text)
+    train = redacted_examples(request.sample.rows(Split.TRAIN), request.redactor)
+    rows = demo_rows(request.live.text, train, template_id=request.target.template_id, seed=request.plan.seed)
+    sets = assemble_demo_sets(base, rows, right=(), wrong=(), plan=request.plan, earlier=request.earlier)
+    texts = [replace(request.live.text, demos=demo_set.demos, nearest=demo_set.nearest) for demo_set in sets]
+    return max([request.live.text, *texts], key=prompt_length)
+
+
+def prompt_length(text: PromptText) -> int:
+    """Characters of a prompt as a request carries it, apart from the user text."""
+    demos = sum(len(demo.user) + len(demo.assistant) for demo in text.demos)
+    shown = text.nearest / len(text.demos) if text.nearest else 1.0
+    return len(text.instruction) + round(shown * demos)
+
+
+def _with_margin(needed: Needed) -> Needed:
+    """With what retries and longer answers may take, and with room for the last call's booking."""
+    share = 1 + RETRY_SHARE
+    tokens, usd = round(share * needed.tokens) + needed.largest.tokens, share * needed.usd + needed.largest.usd
+    return replace(needed, tokens=tokens, usd=usd)
+
+
+def _without(allowance: Allowance, needed: Needed) -> Allowance:
+    return Allowance(
+        calls=allowance.calls,
+        tokens=None if allowance.tokens is None else max(0, allowance.tokens - needed.tokens),
+        usd=None if allowance.usd is None else max(0.0, allowance.usd - needed.usd),
+    )
