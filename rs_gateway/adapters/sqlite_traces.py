@@ -13,7 +13,7 @@ from rs_gateway.adapters.sqlite_read_only import ReadOnlyStore
 from rs_gateway.adapters.sqlite_trace_database import Connect, SqliteTraceDatabase
 from rs_gateway.adapters.sqlite_upkeep import SqliteUpkeep
 from rs_gateway.adapters.trace_retention import Retention
-from rs_gateway.adapters.trace_rows import FEEDBACK_COLUMNS, TRACE_COLUMNS, Row
+from rs_gateway.adapters.trace_rows import FEEDBACK_COLUMNS, SCORE_COLUMNS, TRACE_COLUMNS, Row
 from rs_gateway.adapters.trace_writer import Prepare, TraceWriter, WriterLimits
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.domain.feedback import Feedback
@@ -31,7 +31,6 @@ _SELECT_SCORES = (
 )
 _SELECT_NEWEST_SCORE = "SELECT seq FROM feedback WHERE kind = 'score' ORDER BY seq DESC LIMIT 1 OFFSET ?"
 _SELECT_NEWEST = "SELECT name, seq FROM sqlite_sequence WHERE name IN ('traces', 'feedback')"
-SCORE_COLUMNS = ("seq", "template_id", "combination_id", "value")
 
 
 def sqlite_path(url: str) -> Path:
@@ -40,8 +39,8 @@ def sqlite_path(url: str) -> Path:
     name = url.removeprefix(prefix)
     if not url.startswith(prefix) or not name.strip("/") or name.endswith("/") or name == ":memory:" or "?" in name:
         raise ConfigurationError(
-            f"{url!r} names no SQLite file: write sqlite:///data/traces.db, "
-            "or sqlite:////var/lib/traces.db (four slashes) for an absolute path."
+            f"{url!r} names no SQLite file: write sqlite:///data/traces.db, or sqlite:////var/lib/traces.db (four "
+            "slashes) for an absolute path; or, for Postgres, postgresql://USER:${POSTGRES_PASSWORD}@HOST/DATABASE."
         )
     return Path(name)
 
