@@ -11,7 +11,7 @@ from rs_gateway.adapters.trace_retention import Retention
 from rs_gateway.adapters.trace_rows import FEEDBACK_COLUMNS, SCORE_COLUMNS, TRACE_COLUMNS
 from rs_gateway.adapters.trace_writer import Prepare, TraceWriter, WriterLimits
 from rs_gateway.domain.feedback import Feedback
-from rs_gateway.domain.ports import StoredRows, StoreHealth
+from rs_gateway.domain.ports import NewestPositions, StoredRows, StoreHealth
 from rs_gateway.domain.traces import Trace
 
 _JOINED = (
@@ -34,6 +34,7 @@ _SELECT_NEWEST_SCORE = (
     "SELECT seq FROM route_switch.feedback "  # noqa: S608 our names
     f"WHERE kind = 'score' AND seq < {SETTLED_BEFORE} ORDER BY seq DESC LIMIT 1 OFFSET %s"
 ).encode()
+_SELECT_NEWEST = f"SELECT {SETTLED_BEFORE} - 1".encode()
 
 
 class PostgresTraceStore:
@@ -132,6 +133,15 @@ class PostgresTraceReader:
     def feedback(self, *, after: int, limit: int) -> StoredRows:
         """See TraceReader. Raises SchemaTooNewError, StoreError."""
         return self._page(_SELECT_FEEDBACK, FEEDBACK_COLUMNS, after=after, limit=limit)
+
+    def newest_positions(self) -> NewestPositions:
+        """See TraceReader: where new rows begin, and so far above the newest row. Raises SchemaTooNewError, StoreError.
+
+        Positions are counted by the transaction, so there are many more of them than rows.
+        """
+        rows = self._database.rows(_SELECT_NEWEST, ())
+        newest = rows[0][0] if rows else 0
+        return NewestPositions(newest, newest)
 
     def trace(self, trace_id: str) -> Mapping[str, object] | None:
         """One trace by column name, as `traces` has it (decision and attempts are JSON text); None when unknown.
