@@ -135,13 +135,16 @@ class ApiSettings(Section):
 
 
 class StoreSettings(Section):
-    """Section `stores`. Paths are relative to the configuration file; by default all lie in `data_dir`."""
+    """Section `stores`. Paths are relative to the configuration file; by default all lie in `data_dir`.
 
-    traces: str | None = None
+    Each may be `postgresql://USER:${VARIABLE}@HOST/DATABASE` instead; a URL may hold a password, so it is a secret.
+    """
+
+    traces: SecretStr | None = None
     """By default `sqlite:///DATA_DIR/traces.db`."""
-    prompts: str | None = None
+    prompts: SecretStr | None = None
     """By default `file:DATA_DIR/prompts`."""
-    access: str | None = None
+    access: SecretStr | None = None
     """Client keys and their accounts; by default `sqlite:///DATA_DIR/access.db`."""
     trials: SecretStr | None = None
     """Optuna's trials, in a database of their own, such as `postgresql+psycopg2://USER:PASSWORD@HOST/optuna`, for

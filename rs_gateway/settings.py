@@ -6,9 +6,9 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -31,6 +31,7 @@ from rs_gateway.setting_sections import (
     StoreSettings,
     TelemetrySettings,
 )
+from rs_gateway.store_urls import escaped, is_postgres, password_in, without_password
 from rs_gateway.yaml_text import YamlTextError, parse_yaml
 
 CONFIG_VARIABLE = "RS_CONFIG"
@@ -66,6 +67,7 @@ _ELSEWHERE: Mapping[tuple[str, ...], str] = {
     ("templates",): "templates live in the registry: `route-switch template register FILE`",
 }
 """Keys of the original system whose meaning has moved; refused by name, with the place where it is now."""
+StoreName: TypeAlias = Literal["traces", "prompts", "access"]
 _KEY_VARIABLES: Mapping[str, tuple[str, ...]] = {"google": ("GEMINI_API_KEY", "GOOGLE_API_KEY")}
 
 
@@ -96,18 +98,27 @@ class Settings(BaseSettings):
 
     @property
     def traces_url(self) -> str:
-        """Where traces are stored."""
-        return self.stores.traces or f"sqlite:///{self.data_dir / 'traces.db'}"
+        """Where traces are stored, without a password."""
+        return _shown(self.stores.traces) or f"sqlite:///{self.data_dir / 'traces.db'}"
 
     @property
     def prompts_url(self) -> str:
-        """Where the prompt registry is."""
-        return self.stores.prompts or f"file:{self.data_dir / 'prompts'}"
+        """Where the prompt registry is, without a password."""
+        return _shown(self.stores.prompts) or f"file:{self.data_dir / 'prompts'}"
 
     @property
     def access_url(self) -> str:
-        """Where client keys and their accounts are."""
-        return self.stores.access or f"sqlite:///{self.data_dir / 'access.db'}"
+        """Where client keys and their accounts are, without a password."""
+        return _shown(self.stores.access) or f"sqlite:///{self.data_dir / 'access.db'}"
+
+    def url_of(self, store: StoreName) -> str:
+        """Where a store is, without a password."""
+        return {"traces": self.traces_url, "prompts": self.prompts_url, "access": self.access_url}[store]
+
+    def password_of(self, store: StoreName) -> str | None:
+        """The password that a store's URL came with; None: it came without one."""
+        url: SecretStr | None = getattr(self.stores, store)
+        return None if url is None else password_in(url.get_secret_value())
 
     @property
     def default_evaluator(self) -> str:
@@ -163,6 +174,7 @@ def load_settings(path: Path | None = None) -> Settings:
     _refuse_unknown_variables(os.environ)
     _refuse_moved_keys(data)
     _refuse_literal_keys(data)
+    _refuse_literal_passwords(data)
 
     class FromFile(Settings):
         @classmethod
@@ -221,6 +233,10 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _shown(url: SecretStr | None) -> str | None:
+    return None if url is None else without_password(url.get_secret_value())
+
+
 def _variable_name(provider: str) -> str:
     return re.sub(r"[^A-Z0-9]", "_", provider.upper())
 
@@ -259,7 +275,9 @@ def _interpolate(value: Any, where: str, environment: Mapping[str, str]) -> Any:
     def substitute(match: re.Match[str]) -> str:
         if match[1] not in environment:
             raise ConfigurationError(f"{where} needs the environment variable {match[1]}, which is not set.")
-        return environment[match[1]]
+        found = environment[match[1]]
+        # A password may hold anything, and is not a place; a variable that is the whole URL is written as URLs are.
+        return escaped(found) if where.startswith("stores.") and is_postgres(value) else found
 
     return _REFERENCE.sub(substitute, value)
 
@@ -272,6 +290,18 @@ def _refuse_literal_keys(data: Mapping[str, Any]) -> None:
             raise ConfigurationError(
                 f"model_providers.{name}.api_key holds the key itself. Put it into the environment and write "
                 f"api_key: ${{{_variable_name(str(name))}_API_KEY}} instead, or leave the line out."
+            )
+
+
+def _refuse_literal_passwords(data: Mapping[str, Any]) -> None:
+    stores = data.get("stores")
+    for name, url in stores.items() if isinstance(stores, dict) else ():
+        password = password_in(str(url))
+        if password is not None and not _REFERENCE.fullmatch(password):
+            raise ConfigurationError(
+                f"stores.{name} holds the password itself. Put it into the environment and write "
+                "postgresql://USER:${POSTGRES_PASSWORD}@HOST/DATABASE instead, or leave it out: PGPASSWORD and "
+                "~/.pgpass are looked at too."
             )
 
 

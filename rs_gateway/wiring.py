@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from rs_gateway.adapters.http_address import parse_address
 from rs_gateway.adapters.litellm_chat import LiteLLMChat
@@ -23,9 +23,15 @@ from rs_gateway.domain.pricing import PriceBook
 from rs_gateway.domain.rates import TokenBucket
 from rs_gateway.domain.redaction import Redactor
 from rs_gateway.domain.routing import RouterRules
+from rs_gateway.domain.stats import StatsReader
 from rs_gateway.domain.traces import Trace
 from rs_gateway.setting_sections import ProviderSettings
-from rs_gateway.settings import COUNTS_UNASKED, DIRECT_BASE_URLS, OWN_PROTOCOL, Settings, provider_key
+from rs_gateway.settings import COUNTS_UNASKED, DIRECT_BASE_URLS, OWN_PROTOCOL, Settings, StoreName, provider_key
+from rs_gateway.store_urls import is_postgres
+
+if TYPE_CHECKING:
+    from rs_gateway.adapters.postgres_database import PostgresPlace
+    from rs_gateway.adapters.postgres_traces import PostgresTraceReader
 
 
 def build_provider(name: str, provider: ProviderSettings, settings: Settings) -> ChatProvider:
@@ -122,28 +128,43 @@ def passthrough_of(settings: Settings) -> Mapping[str, Combination]:
 def open_trace_store(settings: Settings) -> TraceStore:
     """The store that the gateway writes to. Raises StoreError, SchemaTooNewError, ConfigurationError."""
     kept = settings.privacy.retention
+    retention = Retention(payload_days=kept.payload_days, trace_days=kept.trace_days, feedback_days=kept.feedback_days)
+    flush_interval_s, prepare = settings.stores.flush_interval_seconds, redaction_of(settings)
+    if is_postgres(settings.traces_url):
+        place = _postgres(settings, "traces")
+        from rs_gateway.adapters.postgres_traces import PostgresTraceStore
+
+        return PostgresTraceStore(place, flush_interval_s=flush_interval_s, retention=retention, prepare=prepare)
     return SqliteTraceStore(
         settings.path(sqlite_path(settings.traces_url)),
-        flush_interval_s=settings.stores.flush_interval_seconds,
-        retention=Retention(
-            payload_days=kept.payload_days, trace_days=kept.trace_days, feedback_days=kept.feedback_days
-        ),
-        prepare=redaction_of(settings),
+        flush_interval_s=flush_interval_s,
+        retention=retention,
+        prepare=prepare,
     )
 
 
-def open_stats_reader(settings: Settings) -> SqliteStatsReader:
+def open_stats_reader(settings: Settings) -> StatsReader:
     """Live figures out of the same store."""
+    if is_postgres(settings.traces_url):
+        place = _postgres(settings, "traces")
+        from rs_gateway.adapters.postgres_stats import PostgresStatsReader
+
+        return PostgresStatsReader(place)
     return SqliteStatsReader(settings.path(sqlite_path(settings.traces_url)))
 
 
 def open_score_reader(settings: Settings) -> ScoreReader:
     """Scores out of the same store, for the router."""
-    return SqliteTraceReader(settings.path(sqlite_path(settings.traces_url)))
+    return _trace_reader(settings)
 
 
 def open_access_store(settings: Settings) -> AccessStore:
     """Client keys and their accounts. Raises StoreError, SchemaTooNewError."""
+    if is_postgres(settings.access_url):
+        place = _postgres(settings, "access")
+        from rs_gateway.adapters.postgres_access import PostgresAccessStore
+
+        return PostgresAccessStore(place)
     return SqliteAccessStore(settings.path(sqlite_path(settings.access_url)))
 
 
@@ -154,7 +175,28 @@ def open_prices(settings: Settings) -> PriceBook:
 
 def open_trace_reader(settings: Settings) -> TraceReader:
     """The same store, read-only."""
+    return _trace_reader(settings)
+
+
+def _trace_reader(settings: Settings) -> "SqliteTraceReader | PostgresTraceReader":
+    if is_postgres(settings.traces_url):
+        place = _postgres(settings, "traces")
+        from rs_gateway.adapters.postgres_traces import PostgresTraceReader
+
+        return PostgresTraceReader(place)
     return SqliteTraceReader(settings.path(sqlite_path(settings.traces_url)))
+
+
+def _postgres(settings: Settings, store: StoreName) -> "PostgresPlace":
+    """Where a store's database is. Raises ConfigurationError: its driver is not installed."""
+    try:
+        from rs_gateway.adapters.postgres_database import PostgresPlace
+    except ImportError as error:
+        raise ConfigurationError(
+            f"stores.{store} is on Postgres, and its driver cannot be loaded ({error}): "
+            "install it with `pip install 'route-switch[postgres]'`."
+        ) from None
+    return PostgresPlace(settings.url_of(store), settings.password_of(store))
 
 
 def redaction_of(settings: Settings) -> Prepare | None:
@@ -210,7 +252,15 @@ def open_observers(settings: Settings) -> tuple[TraceObserver, ...]:
 
 def open_registry(settings: Settings) -> PromptRegistry:
     """The prompt registry."""
+    if is_postgres(settings.prompts_url):
+        place = _postgres(settings, "prompts")
+        from rs_gateway.adapters.postgres_prompts import PostgresPrompts
+
+        return PostgresPrompts(place)
     scheme, _, place = settings.prompts_url.partition(":")
     if scheme != "file" or not place:
-        raise ConfigurationError(f"stores.prompts {settings.prompts_url!r} is not understood: write file:data/prompts.")
+        raise ConfigurationError(
+            f"stores.prompts {settings.prompts_url!r} is not understood: write file:data/prompts, "
+            "or postgresql://USER:${POSTGRES_PASSWORD}@HOST/DATABASE."
+        )
     return PromptFiles(settings.path(place.removeprefix("//") if place.startswith("///") else place))

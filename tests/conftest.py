@@ -2,11 +2,13 @@
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
 import structlog
+
+from tests.postgres import Cluster, postgres_binaries, running_cluster
 
 _connect = socket.socket.connect
 
@@ -33,7 +35,7 @@ def pytest_configure() -> None:
 def only_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", _connect_to_loopback_only)
     for name in list(os.environ):
-        if name.startswith(("RS_", "ROUTE_SWITCH_")) or name.endswith("_API_KEY"):
+        if name.startswith(("RS_", "ROUTE_SWITCH_", "PG")) or name.endswith("_API_KEY"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -54,3 +56,30 @@ def need() -> Callable[..., None]:
         pytest.skip(f"{name}: {why}")
 
     return check
+
+
+@pytest.fixture(scope="session")
+def shared_cluster() -> Generator[Cluster | None]:
+    """One Postgres server for all tests of a process; None where it is not installed."""
+    binaries = postgres_binaries()
+    if binaries is None:
+        yield None
+        return
+    with running_cluster(binaries) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def postgres(shared_cluster: Cluster | None, need: Callable[..., None]) -> Cluster:
+    """A running Postgres server. Whoever stops it starts it again."""
+    need("postgres", have=shared_cluster is not None, why="Postgres' `initdb` and `postgres` are not installed")
+    assert shared_cluster is not None
+    return shared_cluster
+
+
+@pytest.fixture
+def database(postgres: Cluster) -> Generator[str]:
+    """The URL of an empty database."""
+    url = postgres.new_database()
+    yield url
+    postgres.drop_database(url)

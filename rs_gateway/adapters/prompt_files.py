@@ -20,15 +20,8 @@ from typing import TypeAlias, TypeVar
 
 import filelock
 
-from rs_gateway.adapters.prompt_yaml import (
-    LiveFile,
-    TemplateFile,
-    VersionFile,
-    dump_live,
-    dump_template,
-    dump_version,
-    load_file,
-)
+from rs_gateway.adapters.prompt_records import LiveRecord, TemplateRecord, VersionRecord
+from rs_gateway.adapters.prompt_yaml import dump_live, dump_template, dump_version, load_file
 from rs_gateway.domain.errors import (
     RegistryError,
     TemplateExistsError,
@@ -69,7 +62,7 @@ class PromptFiles:
         """
         self._root, self._lock_timeout_s = root, lock_timeout_s
         # Versions never change, so each is parsed once, unless somebody edits it.
-        self._parsed: dict[Path, tuple[_Signature, VersionFile]] = {}
+        self._parsed: dict[Path, tuple[_Signature, VersionRecord]] = {}
 
     def fingerprint(self) -> str:
         """See PromptRegistry. Looks at names, times, sizes and inodes; opens no file."""
@@ -182,20 +175,14 @@ class PromptFiles:
     def _read(self, template_id: str) -> RegisteredTemplate:
         folder = self._root / template_id
         _in_file(folder, lambda: check_template_id(template_id))
-        facts = load_file(folder / TEMPLATE_FILE, TemplateFile)
+        facts = load_file(folder / TEMPLATE_FILE, TemplateRecord)
         template = _in_file(folder / TEMPLATE_FILE, lambda: facts.to_template(template_id))
         # Before the versions: whatever a publisher adds from here on, what this file names is already there.
-        live = load_file(folder / LIVE_FILE, LiveFile)
+        live = load_file(folder / LIVE_FILE, LiveRecord)
         versions = {
             number: self._read_version(number, path, template) for number, path in _version_files(folder / VERSIONS_DIR)
         }
-        for model, number in live.serving.items():
-            if number not in versions:
-                raise RegistryError(
-                    f"{folder / LIVE_FILE}: serving.{model}: there is no version {number}: "
-                    f"name one of {', '.join(map(str, versions)) or 'those that you add'}."
-                )
-        return live.to_registered(template, versions)
+        return live.to_registered(template, versions, where=str(folder / LIVE_FILE))
 
     def _read_version(self, number: int, path: Path, template: PromptTemplate) -> PromptVersion:
         try:
@@ -203,20 +190,10 @@ class PromptFiles:
         except OSError as error:
             raise RegistryError(f"{path}: {error.strerror or error}") from error
         known = self._parsed.get(path)
-        file = known[1] if known is not None and known[0] == signature else load_file(path, VersionFile)
-        self._parsed[path] = (signature, file)
-        text = file.to_text()
-        _in_file(path, lambda: check_text(text, template=template))
-        if file.content_hash is not None and file.content_hash != text.content_hash:
-            raise RegistryError(
-                f"{path}: the text does not match its content_hash, so it was edited. Versions are immutable: restore "
-                "this file, and put your text into a new one with the next number, without content_hash."
-            )
-        origin = file.to_origin()
-        if origin is None:
-            written_at = datetime.fromtimestamp(signature[0] / 1e9, UTC).isoformat(timespec="seconds")
-            origin = Origin(kind="registered", by="edit by hand", at=written_at)
-        return PromptVersion(number, text, file.model, origin)
+        record = known[1] if known is not None and known[0] == signature else load_file(path, VersionRecord)
+        self._parsed[path] = (signature, record)
+        written_at = datetime.fromtimestamp(signature[0] / 1e9, UTC).isoformat(timespec="seconds")
+        return record.to_version(number, template=template, where=str(path), written_at=written_at)
 
 
 def _unknown(template_id: str, known: list[str]) -> RegistryError:

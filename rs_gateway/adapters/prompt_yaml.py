@@ -1,125 +1,26 @@
-"""The three YAML files of a registered prompt: their fields, how they are read, and how they are written for people."""
+"""The three YAML files of a registered prompt: how they are read, and how they are written for people."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
+from pydantic import ValidationError
 
-from rs_gateway.domain.chat import JsonObject
-from rs_gateway.domain.errors import RegistryError
-from rs_gateway.domain.output_formats import OutputFormat
-from rs_gateway.domain.prompts import (
-    Demo,
-    Origin,
-    PromptTemplate,
-    PromptText,
-    PromptVersion,
-    RegisteredTemplate,
-    check_variables,
+from rs_gateway.adapters.prompt_records import (
+    LiveRecord,
+    Record,
+    explain,
+    live_fields,
+    template_fields,
+    version_fields,
 )
-from rs_gateway.domain.publication import Action, Change
-from rs_gateway.domain.traces import StoreMode
+from rs_gateway.domain.errors import RegistryError
+from rs_gateway.domain.prompts import PromptTemplate, PromptVersion, RegisteredTemplate
 from rs_gateway.yaml_text import YamlTextError, parse_yaml
 
-_VersionNumber: TypeAlias = Annotated[int, Field(strict=True, ge=1)]
-
-
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TemplateFile(_File):
-    """template.yaml: the facts."""
-
-    name: str | None = None
-    variables: tuple[str, ...] = ()
-    evaluator: dict[str, Any]
-    default: StrictBool = False
-    reference: str | None = None
-    store: StoreMode | None = None
-
-    def to_template(self, template_id: str) -> PromptTemplate:
-        """Raises TemplateInvalidError: the variables are not well-formed."""
-        return PromptTemplate(
-            template_id=template_id,
-            name=self.name if self.name is not None else template_id,
-            variables=check_variables(self.variables),
-            evaluator=self.evaluator,
-            default=self.default,
-            reference=self.reference,
-            store=self.store,
-        )
-
-
-class _DemoFile(_File):
-    example_id: str | None = None
-    user: str
-    assistant: str
-
-
-class _OriginFile(_File):
-    kind: str
-    by: str
-    at: str
-    study_id: str | None = None
-    comparison_id: str | None = None
-    note: str | None = None
-
-
-class VersionFile(_File):
-    """versions/<number>.yaml: one text, and where it came from."""
-
-    # The hash comes first and the text that it covers last: a file that was cut off shows.
-    content_hash: str | None = None
-    model: str | None = None
-    origin: _OriginFile | None = None
-    output: OutputFormat = OutputFormat.BARE
-    nearest: StrictInt = 0
-    instruction: str
-    user: str | None = None
-    demos: tuple[_DemoFile, ...] = ()
-
-    def to_text(self) -> PromptText:
-        """The text alone, not checked against its template or the hash."""
-        demos = tuple(Demo(**demo.model_dump()) for demo in self.demos)
-        return PromptText(self.instruction, self.user, demos, self.output, self.nearest)
-
-    def to_origin(self) -> Origin | None:
-        """None: the file does not say, as when somebody wrote it by hand."""
-        return None if self.origin is None else Origin(**self.origin.model_dump())
-
-
-class _ChangeFile(_File):
-    action: Action
-    version: StrictInt | None = None
-    model: str | None = None
-    by: str
-    at: str
-    reason: str
-    previous: StrictInt | None = None
-    comparison_id: str | None = None
-    combination_id: str | None = None
-    weight: float | None = None
-
-
-class LiveFile(_File):
-    """live.yaml: what is served, and how that came about."""
-
-    serving: dict[str, _VersionNumber]
-    weights: dict[str, Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]] = {}
-    # Last and required: a file that was cut off cannot lose part of what is served.
-    history: tuple[_ChangeFile, ...]
-
-    def to_registered(self, template: PromptTemplate, versions: Mapping[int, PromptVersion]) -> RegisteredTemplate:
-        """The template with its versions and what is live; whether each served version exists is not checked."""
-        history = tuple(Change(**change.model_dump()) for change in self.history)
-        return RegisteredTemplate(template, versions, self.serving, self.weights, history)
-
-
-_Model = TypeVar("_Model", bound=_File)
+_Model = TypeVar("_Model", bound=Record)
 
 
 # Reading
@@ -152,7 +53,7 @@ def load_file(path: Path, model: type[_Model]) -> _Model:
         # Not in text mode, which would turn a carriage return into a newline.
         content = parse_yaml(path.read_bytes().decode("utf-8"), loader=_Loader)
     except FileNotFoundError as error:
-        remedy = ' with `serving: {"*": 1}` and `history: []`' if model is LiveFile else ""
+        remedy = ' with `serving: {"*": 1}` and `history: []`' if model is LiveRecord else ""
         raise RegistryError(f"{path}: the file is missing: restore it, or write one{remedy}.") from error
     except OSError as error:
         raise RegistryError(f"{path}: {error.strerror or error}") from error
@@ -163,22 +64,7 @@ def load_file(path: Path, model: type[_Model]) -> _Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise RegistryError(f"{path}: {_explain(error)}") from error
-
-
-def _explain(error: ValidationError) -> str:
-    reasons: list[str] = []
-    for detail in error.errors(include_url=False, include_context=False):
-        field = ".".join(str(part) for part in detail["loc"])
-        if detail["type"] == "extra_forbidden":
-            reasons.append(f"{field}: there is no such field")
-        elif detail["type"] == "missing":
-            reasons.append(f"{field}: the field is missing")
-        elif not field:
-            reasons.append("the file holds no fields (`name: value` lines)")
-        else:
-            reasons.append(f"{field}: {detail['msg'][0].lower()}{detail['msg'][1:]}, not {detail['input']!r:.60}")
-    return "; ".join(reasons) + "."
+        raise RegistryError(f"{path}: {explain(error)}") from error
 
 
 # Writing
@@ -230,45 +116,14 @@ def _dump(content: Mapping[str, object]) -> bytes:
 
 def dump_template(template: PromptTemplate) -> bytes:
     """The content of template.yaml. Raises RegistryError, as the other two: no YAML can hold the text."""
-    content: JsonObject = {
-        "name": template.name,
-        "variables": list(template.variables),
-        "evaluator": template.evaluator,
-        "default": template.default,
-        "reference": template.reference,
-        "store": template.store.value if template.store is not None else None,
-    }
-    return _dump(_without_none(content))
+    return _dump(template_fields(template))
 
 
 def dump_version(version: PromptVersion) -> bytes:
     """The content of a version's file, with the hash of its text."""
-    text, origin = version.text, version.origin
-    content: JsonObject = {
-        "content_hash": text.content_hash,
-        "model": version.model,
-        "origin": _without_none(_OriginFile.model_validate(origin, from_attributes=True).model_dump()),
-        "output": None if text.output is OutputFormat.BARE else text.output.value,
-        "nearest": text.nearest or None,
-        "instruction": text.instruction,
-        "user": text.user,
-        "demos": [
-            _without_none({"example_id": d.example_id, "user": d.user, "assistant": d.assistant}) for d in text.demos
-        ],
-    }
-    return _dump(_without_none(content))
+    return _dump(version_fields(version))
 
 
 def dump_live(registered: RegisteredTemplate) -> bytes:
     """The content of live.yaml."""
-    history = [_ChangeFile.model_validate(c, from_attributes=True).model_dump(mode="json") for c in registered.history]
-    content: JsonObject = {
-        "serving": dict(registered.serving),
-        "weights": dict(registered.weights),
-        "history": [_without_none(change) for change in history],
-    }
-    return _dump(content)
-
-
-def _without_none(content: JsonObject) -> JsonObject:
-    return {key: value for key, value in content.items() if value is not None}
+    return _dump(live_fields(registered))

@@ -7,15 +7,8 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rs_gateway.adapters.sqlite_access_schema import (
-    ACCESS_SCHEMA,
-    KEY_COLUMNS,
-    SELECT_KEY,
-    SELECT_RECORDS,
-    key_of,
-    record_of,
-    row_of,
-)
+from rs_gateway.adapters.access_rows import KEY_COLUMNS, key_of, record_of, row_of
+from rs_gateway.adapters.sqlite_access_schema import ACCESS_SCHEMA, SELECT_KEY, SELECT_RECORDS
 from rs_gateway.domain.access import BUDGET_PERIODS, ClientKey, KeyNotFoundError, period_name
 from rs_gateway.domain.access_store import IN_FLIGHT_LEASE_S, AccessPicture, KeyRecord, UsageBatch
 from rs_gateway.domain.errors import InvalidRequestError, StoreError

@@ -1,14 +1,8 @@
-"""The tables of a SQLite access store, how an older file gets them, and keys <-> rows."""
+"""The tables of a SQLite access store, how an older file gets them, and how they are read."""
 
-import json
-from typing import Any, TypeAlias
-
+from rs_gateway.adapters.access_rows import KEY_COLUMNS, RECORD_COLUMNS
 from rs_gateway.adapters.sqlite_schema import Schema
-from rs_gateway.domain.access import BUDGET_PERIODS, BudgetPeriod, ClientKey, KeyLimits
-from rs_gateway.domain.access_store import KeyRecord, KeyUsage
-from rs_gateway.domain.traces import StoreMode
-
-Row: TypeAlias = tuple[Any, ...]
+from rs_gateway.domain.access import BUDGET_PERIODS
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -60,81 +54,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 )
 """Forward only: entry n takes a store from schema n to n + 1. Never edit one that was released; append."""
 
-KEY_COLUMNS = (
-    *("key_id", "name", "created_at", "created_by", "templates", "models", "admin"),
-    *("requests_per_minute", "tokens_per_minute", "concurrency", "budget_usd", "budget_period", "allow_unpriced"),
-    *("store", "expires_at", "revoked_at"),
-)
-_USAGE_COLUMNS = ("requests", "tokens", "cost_usd", "unpriced_requests")
-_RECORD_COLUMNS = (
-    *(f"keys.{name}" for name in (*KEY_COLUMNS, "secret_hash", "requests_full_at", "tokens_full_at")),
-    *(f"usage_{period}.{name}" for period in BUDGET_PERIODS for name in _USAGE_COLUMNS),
-)
 _JOINS = " ".join(
     f"LEFT JOIN usage AS usage_{period} ON usage_{period}.key_id = keys.key_id AND usage_{period}.period = ?"
     for period in BUDGET_PERIODS
 )
 SELECT_RECORDS = (
-    f"SELECT {', '.join(_RECORD_COLUMNS)} FROM keys {_JOINS} "  # noqa: S608 our names
+    f"SELECT {', '.join(RECORD_COLUMNS)} FROM keys {_JOINS} "  # noqa: S608 our names
     "WHERE keys.revision > ? ORDER BY keys.seq"
 )
 """Parameters: the name of the current period for each of BUDGET_PERIODS, then the revision that is known."""
 SELECT_KEY = f"SELECT {', '.join(KEY_COLUMNS)} FROM keys WHERE key_id = ?"  # noqa: S608 our names
 
 ACCESS_SCHEMA = Schema("access store", "stores.access", MIGRATIONS)
-
-
-def row_of(key: ClientKey) -> Row:
-    """A key as the values of KEY_COLUMNS."""
-    limits = key.limits
-    return (
-        *(key.key_id, key.name, key.created_at, key.created_by, _encoded(key.templates), _encoded(key.models)),
-        *(int(key.admin), limits.requests_per_minute, limits.tokens_per_minute, limits.concurrency),
-        *(limits.budget_usd, limits.budget_period, int(limits.allow_unpriced)),
-        *(None if key.store is None else key.store.value, key.expires_at, key.revoked_at),
-    )
-
-
-def key_of(row: Row) -> ClientKey:
-    """A key from the values of KEY_COLUMNS. Raises ValueError: a person edited the file."""
-    key_id, name, created_at, created_by, templates, models, admin, *limits, store, expires_at, revoked_at = row
-    requests_per_minute, tokens_per_minute, concurrency, budget_usd, budget_period, allow_unpriced = limits
-    if budget_period not in BUDGET_PERIODS:
-        raise ValueError(f"key {key_id!r} has the budget period {budget_period!r}")
-    return ClientKey(
-        key_id=key_id,
-        name=name,
-        created_at=created_at,
-        created_by=created_by,
-        templates=_decoded(templates),
-        models=_decoded(models),
-        admin=bool(admin),
-        limits=KeyLimits(
-            requests_per_minute, tokens_per_minute, concurrency, budget_usd, budget_period, bool(allow_unpriced)
-        ),
-        store=None if store is None else StoreMode(store),
-        expires_at=expires_at,
-        revoked_at=revoked_at,
-    )
-
-
-def record_of(row: Row) -> KeyRecord:
-    """A row of SELECT_RECORDS. Raises ValueError: a person edited the file."""
-    n = len(KEY_COLUMNS)
-    secret_hash, requests_full_at_s, tokens_full_at_s = row[n : n + 3]
-    width = len(_USAGE_COLUMNS)
-    columns = [row[n + 3 + width * i : n + 3 + width * (i + 1)] for i in range(len(BUDGET_PERIODS))]
-    usage: dict[BudgetPeriod, KeyUsage] = {
-        period: KeyUsage(*values)
-        for period, values in zip(BUDGET_PERIODS, columns, strict=True)
-        if values[0] is not None
-    }
-    return KeyRecord(key_of(row[:n]), secret_hash, usage, requests_full_at_s, tokens_full_at_s)
-
-
-def _encoded(names: frozenset[str] | None) -> str | None:
-    return None if names is None else json.dumps(sorted(names))
-
-
-def _decoded(text: str | None) -> frozenset[str] | None:
-    return None if text is None else frozenset(json.loads(text))

@@ -6,33 +6,29 @@ from pathlib import Path
 import msgspec
 
 from rs_gateway.adapters.sqlite_read_only import ReadOnlyStore
-from rs_gateway.adapters.trace_rows import Row
+from rs_gateway.adapters.stats_rows import PLACE_COLUMNS, Place, decoded, encoded, place_of, stats_row
 from rs_gateway.domain.errors import StoreError
-from rs_gateway.domain.stats import ALL_TIME, HOUR_S, MINUTE_S, Figures, StatsKey, StatsRow, Tally, hour_after
+from rs_gateway.domain.stats import ALL_TIME, HOUR_S, MINUTE_S, Figures, StatsRow, Tally, hour_after
 
-_KEY_COLUMNS = ("period_s", "start_s", "template_id", "version", "combination_id", "provider", "model", "endpoint")
-_MATCH = " AND ".join(f"{name} = ?" for name in _KEY_COLUMNS)
+_MATCH = " AND ".join(f"{name} = ?" for name in PLACE_COLUMNS)
 _READ_ONE = f"SELECT figures FROM stats WHERE {_MATCH}"  # noqa: S608 our names
 _WRITE_ONE = (
-    f"INSERT INTO stats ({', '.join(_KEY_COLUMNS)}, figures) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "  # noqa: S608 our names
+    f"INSERT INTO stats ({', '.join(PLACE_COLUMNS)}, figures) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "  # noqa: S608 our names
     "ON CONFLICT DO UPDATE SET figures = excluded.figures"
 )
 _READ_PERIOD = (
-    f"SELECT {', '.join(_KEY_COLUMNS)}, figures FROM stats "  # noqa: S608 our names
+    f"SELECT {', '.join(PLACE_COLUMNS)}, figures FROM stats "  # noqa: S608 our names
     "WHERE period_s = ? AND start_s >= ? AND start_s < ? AND (? IS NULL OR template_id = ?)"
 )
 _READ_TWO_PERIODS = f"{_READ_PERIOD} UNION ALL {_READ_PERIOD}"
 _FOR_EVER = 2**62
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Figures)
 
 
 class SqliteStatsWriter:
     """Adds to the stored figures; remembers what it wrote last, so that one process alone need not read it back."""
 
     def __init__(self) -> None:
-        self._known: dict[Row, Figures] = {}
+        self._known: dict[Place, Figures] = {}
         self._data_version: object = None
 
     def add(self, connection: sqlite3.Connection, tally: Tally) -> None:
@@ -44,15 +40,15 @@ class SqliteStatsWriter:
         (data_version,) = connection.execute("PRAGMA data_version").fetchone()
         known = self._known if data_version == self._data_version else {}
         self.forget()
-        written: dict[Row, Figures] = {}
+        written: dict[Place, Figures] = {}
         for row in tally.rows():
-            place = (row.period_s, row.start_s, *_stored_key(row.key))
+            place = place_of(row)
             figures = known.get(place) or _stored(connection, place)
             if figures is None:
                 figures = row.figures
             else:
                 figures.merge(row.figures)
-            connection.execute(_WRITE_ONE, (*place, _encoder.encode(figures)))
+            connection.execute(_WRITE_ONE, (*place, encoded(figures)))
             written[place] = figures
         # Only what this batch touched, so that it cannot grow.
         self._known, self._data_version = written, data_version
@@ -80,7 +76,7 @@ class SqliteStatsReader:
             hours = (HOUR_S, hour, _FOR_EVER, template_id, template_id)
             rows = self._store.rows(_READ_TWO_PERIODS, (*minutes, *hours))
         try:
-            return [_stats_row(row) for row in rows]
+            return [stats_row(row) for row in rows]
         except msgspec.MsgspecError as error:
             raise StoreError(
                 f"The trace store {self._path} holds figures that cannot be read ({error}): restore a backup, or "
@@ -92,34 +88,6 @@ class SqliteStatsReader:
         self._store.close()
 
 
-def _stored(connection: sqlite3.Connection, place: Row) -> Figures | None:
+def _stored(connection: sqlite3.Connection, place: Place) -> Figures | None:
     found = connection.execute(_READ_ONE, place).fetchone()
-    return None if found is None else _decoder.decode(found[0])
-
-
-def _stored_key(key: StatsKey) -> Row:
-    return (
-        *(key.template_id or "", key.version or 0, key.combination_id or "", key.provider or "", key.model or ""),
-        key.endpoint,
-    )
-
-
-def _stats_row(row: Row) -> StatsRow:
-    period_s, start_s, template_id, version, combination_id, provider, model, endpoint, figures = row
-    assert isinstance(period_s, int)
-    assert isinstance(start_s, int)
-    assert isinstance(version, int)
-    assert isinstance(figures, bytes)
-    key = StatsKey(
-        template_id=_or_none(template_id),
-        version=version or None,
-        combination_id=_or_none(combination_id),
-        provider=_or_none(provider),
-        model=_or_none(model),
-        endpoint=str(endpoint),
-    )
-    return StatsRow(period_s, start_s, key, _decoder.decode(figures))
-
-
-def _or_none(text: object) -> str | None:
-    return str(text) if text else None
+    return None if found is None else decoded(found[0])

@@ -15,7 +15,7 @@ from rs_gateway.adapters.sqlite_read_only import ReadOnlyStore
 from rs_gateway.adapters.sqlite_trace_database import Connect, SqliteTraceDatabase
 from rs_gateway.adapters.sqlite_upkeep import SqliteUpkeep
 from rs_gateway.adapters.trace_retention import Retention
-from rs_gateway.adapters.trace_rows import FEEDBACK_COLUMNS, TRACE_COLUMNS, Row
+from rs_gateway.adapters.trace_rows import FEEDBACK_COLUMNS, SCORE_COLUMNS, TRACE_COLUMNS, Row
 from rs_gateway.adapters.trace_writer import Prepare, TraceWriter, WriterLimits
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.domain.feedback import Feedback
@@ -39,7 +39,6 @@ _SELECT_PAGES: Mapping[str, str] = {
 _ROWS_A_TRANSACTION = 10_000
 _SELECT_NEWEST = "SELECT name, seq FROM sqlite_sequence WHERE name IN ('traces', 'feedback')"
 T = TypeVar("T")
-SCORE_COLUMNS = ("seq", "template_id", "combination_id", "value")
 
 
 def sqlite_path(url: str) -> Path:
@@ -48,8 +47,8 @@ def sqlite_path(url: str) -> Path:
     name = url.removeprefix(prefix)
     if not url.startswith(prefix) or not name.strip("/") or name.endswith("/") or name == ":memory:" or "?" in name:
         raise ConfigurationError(
-            f"{url!r} names no SQLite file: write sqlite:///data/traces.db, "
-            "or sqlite:////var/lib/traces.db (four slashes) for an absolute path."
+            f"{url!r} names no SQLite file: write sqlite:///data/traces.db, or sqlite:////var/lib/traces.db (four "
+            "slashes) for an absolute path; or, for Postgres, postgresql://USER:${POSTGRES_PASSWORD}@HOST/DATABASE."
         )
     return Path(name)
 

@@ -9,15 +9,12 @@ import time
 from collections.abc import Callable
 from typing import TypeAlias
 
-from ulid import ULID
-
 from rs_gateway.adapters.sqlite_read_only import primary_code
-from rs_gateway.adapters.trace_retention import Retention
+from rs_gateway.adapters.trace_retention import Retention, first_id
 from rs_gateway.domain.stats import HOUR_S, KEPT_S, MINUTE_S
 
 _STEP_S = 0.003
 _FEWEST_ROWS, _MOST_ROWS = 1, 1_000
-_TIMESTAMP_CHARS = 10
 _BUSY_PAUSE_S = 1.0
 
 # The newest row of a table stays: readers recognise the store by the row that they read last.
@@ -92,12 +89,7 @@ class SqliteUpkeep:
         if feedback is not None:
             tasks.append((_DELETE_FEEDBACK, feedback))
         if traces is not None:
-            tasks.append((_DELETE_TRACES, _first_id(traces)))
+            tasks.append((_DELETE_TRACES, first_id(traces)))
         if payloads is not None:
-            tasks.append((_DELETE_PAYLOADS, _first_id(payloads)))
+            tasks.append((_DELETE_PAYLOADS, first_id(payloads)))
         return tasks
-
-
-def _first_id(instant_s: float) -> str:
-    """What no trace id from `instant_s` on is smaller than: ids are ULIDs, which begin with their time."""
-    return str(ULID.from_timestamp(float(instant_s)))[:_TIMESTAMP_CHARS]

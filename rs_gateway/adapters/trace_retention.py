@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
+from ulid import ULID
+
 _DAY_S = 86_400.0
+_TIMESTAMP_CHARS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,11 @@ class Retention:
     def feedback_before(self, now_s: float) -> float | None:
         """The same for feedback, by the time at which it was given."""
         return None if self.feedback_days is None else _before(now_s, self.feedback_days)
+
+
+def first_id(instant_s: float) -> str:
+    """What no trace id from `instant_s` on is smaller than: ids are ULIDs, which begin with their time."""
+    return str(ULID.from_timestamp(float(instant_s)))[:_TIMESTAMP_CHARS]
 
 
 def _before(now_s: float, days: float) -> float:

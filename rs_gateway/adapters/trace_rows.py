@@ -20,6 +20,7 @@ TRACE_COLUMNS = (
 """What a reader's trace rows hold. `stream` is 0 or 1, `parsed` too unless it is None; decision, attempts and the
 payload's five are JSON text."""
 FEEDBACK_COLUMNS = ("seq", "feedback_id", "trace_id", "kind", "value", "source", "created_at")
+SCORE_COLUMNS = ("seq", "template_id", "combination_id", "value")
 
 WRITTEN_TRACE_COLUMNS = TRACE_COLUMNS[1 : -len(PAYLOAD_COLUMNS)]
 WRITTEN_PAYLOAD_COLUMNS = ("trace_id", *PAYLOAD_COLUMNS)
@@ -87,7 +88,7 @@ def _trace_rows(trace: Trace) -> Rows:
         usage.cached_input_tokens,
         usage.reasoning_tokens,
         usage.cache_write_tokens,
-        trace.parsed,
+        None if trace.parsed is None else int(trace.parsed),
         None if trace.decision is None else _json(trace.decision),
         _json(trace.attempts),
     )

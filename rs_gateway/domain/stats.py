@@ -168,6 +168,10 @@ class Tally:
         """Count a request."""
         self._traces.append(trace)
 
+    def merge(self, other: "Tally") -> None:
+        """Count all that `other` counted."""
+        self._traces.extend(other._traces)
+
     def rows(self) -> Iterator[StatsRow]:
         """What to add to the stored figures: of each minute, of each hour and of all time, each key once.
 

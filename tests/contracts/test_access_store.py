@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from rs_gateway.adapters.postgres_access import PostgresAccessStore
+from rs_gateway.adapters.postgres_database import PostgresPlace
 from rs_gateway.adapters.sqlite_access import SqliteAccessStore
 from rs_gateway.domain.access import ClientKey, KeyLimits, KeyNotFoundError
 from rs_gateway.domain.access_store import (
@@ -37,11 +39,15 @@ FULL = ClientKey(
 BARE = ClientKey("k2", "bare", NOON, "ann")
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AccessStore]:
-    opened: AccessStore = (
-        MemoryAccessStore() if request.param == "memory" else SqliteAccessStore(tmp_path / "data/access.db")
-    )
+    opened: AccessStore
+    if request.param == "memory":
+        opened = MemoryAccessStore()
+    elif request.param == "postgres":
+        opened = PostgresAccessStore(PostgresPlace(request.getfixturevalue("database")))
+    else:
+        opened = SqliteAccessStore(tmp_path / "data/access.db")
     yield opened
     opened.close()
 

@@ -1,15 +1,19 @@
 """What every prompt registry promises, wherever it keeps its templates."""
 
+import contextlib
 import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rs_gateway.adapters.postgres_database import PostgresPlace
+from rs_gateway.adapters.postgres_prompts import PostgresPrompts
 from rs_gateway.adapters.prompt_files import PromptFiles
 from rs_gateway.domain.errors import RegistryError, TemplateInvalidError, VersionConflictError
 from rs_gateway.domain.output_formats import OutputFormat
@@ -35,12 +39,22 @@ TEXT = PromptText(
 )
 
 OpenRegistry = Callable[[Path], PromptRegistry]
-KINDS: dict[str, OpenRegistry] = {"memory": lambda _: MemoryRegistry(), "files": PromptFiles}
 
 
-@pytest.fixture(params=list(KINDS))
+@pytest.fixture(params=["memory", "files", "postgres"])
 def kind(request: pytest.FixtureRequest) -> OpenRegistry:
-    return KINDS[request.param]
+    if request.param == "memory":
+        return lambda _: MemoryRegistry()
+    if request.param == "files":
+        return PromptFiles
+    url = request.getfixturevalue("database")
+
+    def open_empty(_: Path) -> PostgresPrompts:
+        with contextlib.suppress(psycopg.errors.UndefinedTable), psycopg.connect(url) as connection:
+            connection.execute("DELETE FROM route_switch.templates")
+        return PostgresPrompts(PostgresPlace(url))
+
+    return open_empty
 
 
 @pytest.fixture

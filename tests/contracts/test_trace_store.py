@@ -10,6 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rs_gateway.adapters.postgres_database import PostgresPlace
+from rs_gateway.adapters.postgres_stats import PostgresStatsReader
+from rs_gateway.adapters.postgres_traces import PostgresTraceReader, PostgresTraceStore
 from rs_gateway.adapters.sqlite_stats import SqliteStatsReader
 from rs_gateway.adapters.sqlite_traces import SqliteTraceReader, SqliteTraceStore
 from rs_gateway.domain.analytics import break_down
@@ -31,11 +34,14 @@ class Pair:
     stats: StatsReader
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
     if request.param == "memory":
         memory = MemoryTraceStore()
         both = Pair(memory, memory, memory)
+    elif request.param == "postgres":
+        place = PostgresPlace(request.getfixturevalue("database"))
+        both = Pair(PostgresTraceStore(place), PostgresTraceReader(place), PostgresStatsReader(place))
     else:
         path = tmp_path / "data" / "traces.db"
         both = Pair(SqliteTraceStore(path), SqliteTraceReader(path), SqliteStatsReader(path))
@@ -352,6 +358,8 @@ def test_one_trace_is_found_by_its_id_and_one_that_is_not_there_is_none(pair: Pa
         assert asyncio.run(pair.store.committed(a_trace(name, payload=a_payload())))
     found = pair.reader.trace("01B")
     assert found is not None
-    page = pair.reader.traces(after=1, limit=1)
+    sequence = found["seq"]
+    assert isinstance(sequence, int)
+    page = pair.reader.traces(after=sequence - 1, limit=1)
     assert found == dict(zip(page.columns, page.rows[0], strict=True))
     assert pair.reader.trace("01C") is None

@@ -21,8 +21,8 @@ from rs_pipelines import steps
 from rs_pipelines.workbench import Workbench
 from tests.e2e.processes import free_address
 from tests.pipelines.tiny_upstream import import_parcels, tiny, workbench
+from tests.redis_server import redis_server
 from tests.running import eventually
-from tests.services import postgres_server, redis_server
 from tests.upstream import Exchange, Upstream
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -56,9 +56,8 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, upstream: Upstream, need: Callable[..., None]) -> Generator[Cluster]:
+def cluster(folder: Path, upstream: Upstream, database: str, need: Callable[..., None]) -> Generator[Cluster]:
     with contextlib.ExitStack() as stack:
-        new_database = stack.enter_context(postgres_server(need))
         broker = stack.enter_context(redis_server(need))
         pipelines = {"executor": "celery", "broker": broker, "lost_after_seconds": 3}
         bench = workbench(folder, upstream, pipelines=pipelines)
@@ -71,7 +70,7 @@ def cluster(folder: Path, upstream: Upstream, need: Callable[..., None]) -> Gene
         environment = {
             **os.environ,
             "DAGSTER_HOME": str(home),
-            "DAGSTER_POSTGRES_URL": f"postgresql+psycopg2://{new_database('dagster')}",
+            "DAGSTER_POSTGRES_URL": database.replace("postgresql://", "postgresql+psycopg2://"),
             "RS_CONFIG": str(bench.settings.config_path),
             "TMPDIR": str(folder),
         }
@@ -128,14 +127,14 @@ def workers_of(instance: dg.DagsterInstance) -> dict[str, list[str]]:
 
 
 def test_a_run_goes_over_two_workers_and_outlives_the_one_that_is_killed_in_its_study(
-    tmp_path: Path, need: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database: str, need: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def tiny_until_held(exchange: Exchange) -> None:
         if len(upstream.requests) > HELD_AFTER:
             await exchange.told.wait()
         await tiny(exchange)
 
-    with Upstream([tiny_until_held]).running() as upstream, cluster(tmp_path, upstream, need) as here:
+    with Upstream([tiny_until_held]).running() as upstream, cluster(tmp_path, upstream, database, need) as here:
         bench = here.bench
         import_parcels(tmp_path, bench)
         target = bench.target("parcels")

@@ -1,6 +1,5 @@
 """Several processes on one study: the same study as one alone makes, whoever takes part and whoever dies."""
 
-from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +26,6 @@ from tests.e2e.processes import started
 from tests.pipelines.parcels import EVALUATOR, cache_at, models, parcels, request, tiny_model
 from tests.pipelines.tiny_upstream import import_parcels, tiny, workbench
 from tests.running import eventually
-from tests.services import postgres_server
 from tests.upstream import Exchange, Upstream
 
 
@@ -112,16 +110,12 @@ def test_what_a_dead_helper_had_claimed_is_taken_back(tmp_path: Path, monkeypatc
     assert course(record) == course(alone)
 
 
-@pytest.fixture
-def database(need: Callable[..., None]) -> Generator[str]:
-    with postgres_server(need) as new_database:
-        yield f"postgresql+psycopg2://{new_database('optuna')}"
-
-
 @pytest.mark.e2e
 def test_two_processes_work_on_one_study_in_postgres(tmp_path: Path, database: str) -> None:
     def race_has_begun() -> bool:
         return any(len(record.instructions) > 1 for record in bench.studies.studies(target))
+
+    trials_url = database.replace("postgresql://", "postgresql+psycopg2://")
 
     async def tiny_until_told(exchange: Exchange) -> None:
         if not exchange.told.is_set() and race_has_begun():
@@ -130,7 +124,7 @@ def test_two_processes_work_on_one_study_in_postgres(tmp_path: Path, database: s
 
     with Upstream([tiny_until_told]).running() as upstream:
         mipro = {"num_trials": 6, "minibatch_size": 20, "looks_at_once": 2, "concurrency": 2}
-        bench = workbench(tmp_path, upstream, mipro_v2=mipro, stores={"trials": database})
+        bench = workbench(tmp_path, upstream, mipro_v2=mipro, stores={"trials": trials_url})
         import_parcels(tmp_path, bench)
         target = bench.target("parcels")
         with started("optimize", "parcels", cwd=tmp_path) as leader:
@@ -142,7 +136,7 @@ def test_two_processes_work_on_one_study_in_postgres(tmp_path: Path, database: s
                 log = tmp_path / "process.log"
                 assert (leader.wait(60), helper.wait(60)) == (0, 0), log.read_text()
     [record] = bench.studies.studies(target)
-    trials = optuna.load_study(study_name=record.study_id, storage=open_storage(database)).trials
+    trials = optuna.load_study(study_name=record.study_id, storage=open_storage(trials_url)).trials
     completed = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     assert [trial.value for trial in completed] == [trial.value for trial in record.trials]
     assert len({trial.user_attrs["worker"] for trial in completed if "worker" in trial.user_attrs}) == 2

@@ -1,0 +1,176 @@
+"""Traces in Postgres, shared by gateways on several hosts: one writer a process; readers page by commit sequence."""
+
+import time
+from collections.abc import Callable, Mapping
+
+from rs_gateway.adapters.postgres_database import PostgresDatabase, PostgresPlace
+from rs_gateway.adapters.postgres_trace_database import PostgresTraceDatabase
+from rs_gateway.adapters.postgres_trace_schema import SETTLED_BEFORE, TRACE_SCHEMA
+from rs_gateway.adapters.postgres_upkeep import PostgresUpkeep
+from rs_gateway.adapters.trace_retention import Retention
+from rs_gateway.adapters.trace_rows import FEEDBACK_COLUMNS, SCORE_COLUMNS, TRACE_COLUMNS
+from rs_gateway.adapters.trace_writer import Prepare, TraceWriter, WriterLimits
+from rs_gateway.domain.feedback import Feedback
+from rs_gateway.domain.ports import NewestPositions, StoredRows, StoreHealth
+from rs_gateway.domain.traces import Trace
+
+_JOINED = (
+    f"SELECT {', '.join(TRACE_COLUMNS)} FROM route_switch.traces "  # noqa: S608 our names
+    "LEFT JOIN route_switch.trace_payloads USING (trace_id)"
+)
+_SELECT_TRACES = f"{_JOINED} WHERE seq > %s AND seq < {SETTLED_BEFORE} ORDER BY seq LIMIT %s".encode()
+_SELECT_TRACE = f"{_JOINED} WHERE trace_id = %s".encode()
+_SELECT_FEEDBACK = (
+    f"SELECT {', '.join(FEEDBACK_COLUMNS)} FROM route_switch.feedback "  # noqa: S608 our names
+    f"WHERE seq > %s AND seq < {SETTLED_BEFORE} ORDER BY seq LIMIT %s"
+).encode()
+_SELECT_SCORES = (
+    "SELECT feedback.seq, template_id, combination_id, feedback.value::double precision "  # noqa: S608 our names
+    "FROM route_switch.feedback JOIN route_switch.traces USING (trace_id) "
+    "WHERE kind = 'score' AND combination_id IS NOT NULL "
+    f"AND feedback.seq > %s AND feedback.seq < {SETTLED_BEFORE} ORDER BY feedback.seq LIMIT %s"
+).encode()
+_SELECT_NEWEST_SCORE = (
+    "SELECT seq FROM route_switch.feedback "  # noqa: S608 our names
+    f"WHERE kind = 'score' AND seq < {SETTLED_BEFORE} ORDER BY seq DESC LIMIT 1 OFFSET %s"
+).encode()
+_SELECT_NEWEST = f"SELECT {SETTLED_BEFORE} - 1".encode()
+
+
+class PostgresTraceStore:
+    """The gateway's side of the store.
+
+    A trace is stored when Postgres has committed it, by the server's own `synchronous_commit`. While the server cannot
+    be reached traces wait in the queue, and those that find no room there are counted; everybody who waits is told at
+    once: `committed` returns False though the trace stays queued, feedback is withdrawn.
+    """
+
+    def __init__(
+        self,
+        place: PostgresPlace,
+        *,
+        queue_rows: int = 10_000,
+        queue_bytes: int = 256 * 2**20,
+        flush_interval_s: float = 0.05,
+        max_batch: int = 500,
+        busy_timeout_s: float = 2.0,
+        close_timeout_s: float = 5.0,
+        retention: Retention = Retention(),  # noqa: B008 it is frozen
+        upkeep_interval_s: float = 3_600.0,
+        prepare: Prepare | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Connect, create or migrate the tables, and start the writer.
+
+        Args:
+            queue_bytes: bound on what is queued, estimated from the length of its texts.
+            busy_timeout_s: how long one write waits for other sessions before it counts as failed.
+            close_timeout_s: how long `close` goes on trying when the server is gone.
+            retention: applied at the start and every `upkeep_interval_s`, a few rows at a time between commits.
+            prepare: see TraceWriter; what it returns is stored, the live figures count the record as it came.
+            clock: seconds since the epoch; retention goes by it.
+        Raises:
+            SchemaTooNewError, StoreError, ConfigurationError: the message says why and what to do.
+        """
+        self._writer = TraceWriter(
+            PostgresTraceDatabase(
+                PostgresDatabase(place, TRACE_SCHEMA, busy_timeout_s=busy_timeout_s),
+                PostgresUpkeep(retention, clock=clock, interval_s=upkeep_interval_s),
+            ),
+            name="traces postgres",
+            limits=WriterLimits(
+                queue_rows=queue_rows,
+                queue_bytes=queue_bytes,
+                flush_interval_s=flush_interval_s,
+                max_batch=max_batch,
+                write_timeout_s=busy_timeout_s,
+                close_timeout_s=close_timeout_s,
+            ),
+            prepare=prepare,
+        )
+
+    def append(self, trace: Trace) -> None:
+        """See TraceStore. The trace is encoded later, in the writer thread: do not change its messages afterwards."""
+        self._writer.put(trace)
+
+    async def committed(self, trace: Trace) -> bool:
+        """See TraceStore. False after a failed write too, though the trace stays queued and may be stored later.
+
+        A trace with `StoreMode.NONE` is committed when the figures count it.
+        """
+        return await self._writer.commit(trace) is None
+
+    async def add_feedback(self, feedback: Feedback) -> None:
+        """See TraceStore. The same `feedback_id` twice is stored once."""
+        verdict = await self._writer.commit(feedback)
+        if verdict is not None:
+            raise verdict
+
+    def health(self) -> StoreHealth:
+        """See TraceStore."""
+        return self._writer.health()
+
+    def close(self) -> None:
+        """See TraceStore. With a server that is gone it gives up after `close_timeout_s` and counts what is lost."""
+        self._writer.close()
+
+
+class PostgresTraceReader:
+    """The pipelines' side of the store: one statement a page. A database without our tables is empty.
+
+    A page ends before the oldest transaction that is still open in the cluster, whoever's it is: what was committed
+    after that comes with a later page, exactly once.
+    """
+
+    def __init__(self, place: PostgresPlace) -> None:
+        """Nothing is connected yet. Raises ConfigurationError: the URL is none."""
+        self._database = PostgresDatabase(place, TRACE_SCHEMA)
+
+    def traces(self, *, after: int, limit: int) -> StoredRows:
+        """See TraceReader. Raises SchemaTooNewError, StoreError."""
+        return self._page(_SELECT_TRACES, TRACE_COLUMNS, after=after, limit=limit)
+
+    def feedback(self, *, after: int, limit: int) -> StoredRows:
+        """See TraceReader. Raises SchemaTooNewError, StoreError."""
+        return self._page(_SELECT_FEEDBACK, FEEDBACK_COLUMNS, after=after, limit=limit)
+
+    def newest_positions(self) -> NewestPositions:
+        """See TraceReader: where new rows begin, and so far above the newest row. Raises SchemaTooNewError, StoreError.
+
+        Positions are counted by the transaction, so there are many more of them than rows.
+        """
+        rows = self._database.rows(_SELECT_NEWEST, ())
+        newest = rows[0][0] if rows else 0
+        return NewestPositions(newest, newest)
+
+    def trace(self, trace_id: str) -> Mapping[str, object] | None:
+        """One trace by column name, as `traces` has it (decision and attempts are JSON text); None when unknown.
+
+        Raises:
+            SchemaTooNewError, StoreError: the store cannot be read.
+        """
+        rows = self._database.rows(_SELECT_TRACE, (trace_id,)) if "\0" not in trace_id else []
+        return dict(zip(TRACE_COLUMNS, rows[0], strict=True)) if rows else None
+
+    def newest_score(self, *, keep: int) -> int:
+        """See ScoreReader. Raises SchemaTooNewError, StoreError."""
+        rows = self._database.rows(_SELECT_NEWEST_SCORE, (keep,))
+        return rows[0][0] if rows else 0
+
+    def scores(self, *, after: int, limit: int) -> StoredRows:
+        """Scores given as feedback, with whom they are about: `SCORE_COLUMNS`, in commit order of the feedback.
+
+        Scores of traces that are gone, or that no combination answered, are passed over.
+
+        Raises:
+            SchemaTooNewError, StoreError: the store cannot be read.
+        """
+        return self._page(_SELECT_SCORES, SCORE_COLUMNS, after=after, limit=limit)
+
+    def close(self) -> None:
+        """See TraceReader."""
+        self._database.close()
+
+    def _page(self, query: bytes, columns: tuple[str, ...], *, after: int, limit: int) -> StoredRows:
+        rows = self._database.rows(query, (after, limit))
+        return StoredRows(columns, list[tuple[object, ...]](rows), rows[-1][0] if rows else after)
