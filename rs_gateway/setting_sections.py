@@ -146,6 +146,8 @@ class StoreSettings(Section):
     """By default `file:DATA_DIR/prompts`."""
     access: SecretStr | None = None
     """Client keys and their accounts; by default `sqlite:///DATA_DIR/access.db`."""
+    lake: str | None = Field(default=None, pattern=r"^s3://[^/]+(/.*)?$")
+    """Where the pipelines keep what they ingested, such as s3://bucket/prefix; by default the folder DATA_DIR/lake."""
     trials: SecretStr | None = None
     """Optuna's trials, in a database of their own, such as `postgresql+psycopg2://USER:PASSWORD@HOST/optuna`, for
     several processes on one study; by default a journal file beside each study."""

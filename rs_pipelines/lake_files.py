@@ -3,7 +3,7 @@
 All that changes the disk goes through here, one named step after the other, so that tests can kill or fail each one.
 """
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,6 +46,14 @@ class LakeFiles:
         self.root = root
         self._lock_timeout_s = lock_timeout_s
         self._step = before_step
+
+    @property
+    def storage_options(self) -> Mapping[str, str]:
+        """Polars reads files by itself."""
+        return {}
+
+    def filesystem(self) -> None:
+        """So does DuckDB."""
 
     def path(self, name: str) -> Path:
         """Where a part is."""

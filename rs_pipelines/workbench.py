@@ -69,7 +69,7 @@ class Workbench:
     @cached_property
     def lake(self) -> Lake:
         """Ingested traces and feedback."""
-        return Lake(self.data / "lake")
+        return Lake(self.settings.stores.lake or self.data / "lake")
 
     @cached_property
     def datasets(self) -> DatasetStore:
