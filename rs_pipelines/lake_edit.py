@@ -126,7 +126,7 @@ def scan_parts(files: LakePlace, table: Table, parts: Collection[Part]) -> pl.La
     """The rows of these parts, with all columns of the table."""
     if not parts:
         return pl.LazyFrame(schema=table.schema)
-    paths = [files.path(part.path) for part in parts]
+    paths = [str(files.path(part.path)) for part in parts]
     return pl.scan_parquet(
         paths,
         schema=table.schema,
