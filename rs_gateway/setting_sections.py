@@ -148,6 +148,9 @@ class StoreSettings(Section):
     """Client keys and their accounts; by default `sqlite:///DATA_DIR/access.db`."""
     lake: str | None = Field(default=None, pattern=r"^s3://[^/]+(/.*)?$")
     """Where the pipelines keep what they ingested, such as s3://bucket/prefix; by default the folder DATA_DIR/lake."""
+    answers: SecretStr | None = None
+    """What models answered the pipelines, and what was paid, for pipelines on several machines:
+    `postgresql://USER:${VARIABLE}@HOST/DATABASE`; by default `DATA_DIR/cache/answers.db`."""
     trials: SecretStr | None = None
     """Optuna's trials, in a database of their own, such as `postgresql+psycopg2://USER:PASSWORD@HOST/optuna`, for
     several processes on one study; by default a journal file beside each study."""

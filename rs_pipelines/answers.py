@@ -14,7 +14,7 @@ import anyio.to_thread
 from rs_gateway.domain.errors import RouteSwitchError, SchemaTooNewError, StoreError
 
 _SCHEMA = 2
-_UNLIMITED = 2**62
+UNLIMITED = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +150,8 @@ class AnswerCache:
 
     def charge(self, account: str, allowance: Allowance, booking: Booking = NOTHING) -> bool:
         """Book one call, unless that would be too much. Committed before the call is made."""
-        calls = _UNLIMITED if allowance.calls is None else allowance.calls
-        tokens = _UNLIMITED if allowance.tokens is None else allowance.tokens
+        calls = UNLIMITED if allowance.calls is None else allowance.calls
+        tokens = UNLIMITED if allowance.tokens is None else allowance.tokens
         usd = float("inf") if allowance.usd is None else allowance.usd
         if calls < 1 or booking.tokens > tokens or booking.usd > usd:
             return False

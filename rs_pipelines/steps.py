@@ -10,7 +10,7 @@ from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.errors import ConfigurationError, RouteSwitchError
 from rs_gateway.domain.evaluation import JudgingEvaluator, questions_per_answer
 from rs_gateway.wiring import open_trace_reader
-from rs_pipelines.answers import AnswerCache, CallBudget, Spending
+from rs_pipelines.answers import CallBudget, Spending
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.comparison import Comparison, run_comparison
 from rs_pipelines.examples import Gathered, draw_sample, gather
@@ -425,7 +425,7 @@ def reasons(bench: Workbench, comparison: Comparison) -> tuple[str, ...]:
 
 def spending(bench: Workbench, study_id: str) -> Spending:
     """What a study and its comparison have paid for, interrupted runs included."""
-    cache = AnswerCache(bench.data / "cache" / "answers.db")
+    cache = bench.open_answers()
     try:
         return cache.spending(study_id)
     finally:

@@ -21,6 +21,7 @@ from rs_gateway.domain.redaction import Redactor
 from rs_gateway.domain.stats import StatsReader
 from rs_gateway.domain.traces import Usage, UsageSource
 from rs_gateway.settings import Settings, load_settings
+from rs_gateway.store_urls import is_postgres
 from rs_gateway.wiring import (
     build_provider,
     combinations_of,
@@ -85,6 +86,20 @@ class Workbench:
     def studies(self) -> StudyFiles:
         """Studies and comparisons."""
         return StudyFiles(self.data / "studies")
+
+    def open_answers(self) -> AnswerCache:
+        """What models answered and what was paid; to be closed. Raises ConfigurationError, StoreError."""
+        url = self.settings.stores.answers
+        if url is None:
+            return AnswerCache(self.data / "cache" / "answers.db")
+        if not is_postgres(url.get_secret_value()):
+            raise ConfigurationError(
+                "stores.answers names no Postgres database: write "
+                "postgresql://USER:${POSTGRES_PASSWORD}@HOST/DATABASE, or leave it out for a file."
+            )
+        from rs_pipelines.postgres_answers import PostgresAnswerCache
+
+        return PostgresAnswerCache(url.get_secret_value())
 
     @cached_property
     def trials(self) -> "BaseStorage | None":
@@ -208,7 +223,7 @@ class Workbench:
         proposer, model = self._proposer(combination)
         # Proposals want variety (DSPy's proposer runs at 1.0) and room; the task's own limits are not theirs.
         options = {**self.settings.model_providers[proposer].options, "temperature": 1.0, "max_tokens": 300}
-        cache = AnswerCache(self.data / "cache" / "answers.db")
+        cache = self.open_answers()
         providers: dict[str, ChatProvider] = {}
         paces: dict[str, Pace] = {}
         stats = open_stats_reader(self.settings)

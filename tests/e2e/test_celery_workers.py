@@ -60,7 +60,8 @@ def cluster(folder: Path, upstream: Upstream, database: str, need: Callable[...,
     with contextlib.ExitStack() as stack:
         broker = stack.enter_context(redis_server(need))
         pipelines = {"executor": "celery", "broker": broker, "lost_after_seconds": 3}
-        bench = workbench(folder, upstream, pipelines=pipelines)
+        # Its own database would do as well; the tables are in a schema of their own.
+        bench = workbench(folder, upstream, pipelines=pipelines, stores={"answers": database})
         home = folder / "dagster_home"
         home.mkdir()
         shutil.copy(ROOT / "deploy/dagster.yaml", home / "dagster.yaml")
