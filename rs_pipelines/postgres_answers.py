@@ -73,8 +73,8 @@ class PostgresAnswerCache(AnswerCache):
         counted = answer.input_tokens is not None and answer.output_tokens is not None
         more_tokens = tokens_in + tokens_out - booked.tokens if counted else 0
         more_usd = usd - booked.usd if counted else 0.0
-        # Postgres' texts cannot hold this one character, and no model means it.
-        text = answer.text.replace("\0", "")
+        # The one character that Postgres' texts cannot hold; stores of the gateway put the same in its place.
+        text = answer.text.replace("\0", "\ufffd")
         with self._database.writing() as connection:
             connection.execute(_PUT, (key, text, answer.finish_reason, answer.input_tokens, answer.output_tokens))
             connection.execute(_ACCOUNT_FOR, (tokens_in, tokens_out, more_tokens, more_usd, account))
