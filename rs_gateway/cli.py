@@ -21,7 +21,7 @@ from rich.text import Text
 
 from rs_gateway.cli_explain import explain_trace
 from rs_gateway.cli_keys import keys_app
-from rs_gateway.data_console import DataConsole
+from rs_gateway.data_console import DataConsole, printable
 from rs_gateway.domain.errors import RouteSwitchError, TemplateInvalidError
 from rs_gateway.domain.prompts import Origin, PromptTemplate, PromptText
 
@@ -279,13 +279,14 @@ def list_templates(config: ConfigOption = None, as_json: JsonOption = False) -> 
 
 @template_app.command("show")
 def show_template(template_id: str, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show a template: its live text, all versions, and who made what live, when and why.
+    """Show a template: what is live and why in a few lines, then all versions and the whole history as YAML.
 
     Example: `route-switch template show support`
     """
     from dataclasses import asdict
 
     from rs_gateway.settings import load_settings
+    from rs_gateway.template_summary import summary_of
     from rs_gateway.wiring import open_registry
 
     registered = open_registry(load_settings(config)).get(template_id)
@@ -300,6 +301,8 @@ def show_template(template_id: str, config: ConfigOption = None, as_json: JsonOp
     if as_json:
         print(json.dumps(shown, default=str))  # noqa: T201
     else:
+        # As comments, so that the whole stays YAML.
+        sys.stdout.writelines(f"# {printable(line)}\n" for line in summary_of(registered))
         sys.stdout.write(
             yaml.safe_dump(json.loads(json.dumps(shown, default=str)), sort_keys=False, allow_unicode=True)
         )

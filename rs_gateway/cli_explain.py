@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -11,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from rs_gateway.data_console import DataConsole
+from rs_gateway.data_console import DataConsole, printable
 
 if TYPE_CHECKING:
     from rs_gateway.settings import Settings
@@ -23,6 +24,7 @@ data = DataConsole()
 Facts: TypeAlias = dict[str, Any]
 """One trace by column name; decision, attempts and payload as what their JSON says."""
 
+_CHAT = "chat.completions"
 _PAYLOAD = ("request_messages", "variables", "parameters", "rendered_messages", "response")
 _ULID_DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
@@ -53,7 +55,7 @@ def explain_trace(
     if as_json:
         print(json.dumps(facts if payload else {k: v for k, v in facts.items() if k not in _PAYLOAD}))  # noqa: T201
         return
-    for line in _summary(facts):
+    for line in _summary(facts, reached=_reached(facts, _names(settings))):
         data.print(line)
     _print_decision(facts)
     _print_attempts(facts)
@@ -67,7 +69,7 @@ def _read(row: Mapping[str, object]) -> Facts:
 
 
 def _not_found(trace_id: str, settings: "Settings") -> str:
-    shown = _safe(trace_id[:100])
+    shown = printable(trace_id[:100])
     began_at = _began_at(trace_id)
     if began_at is None:
         return f"{shown!r} is no trace id: take the `x-route-switch-trace-id` header of the answer that you mean."
@@ -91,13 +93,80 @@ def _began_at(trace_id: str) -> float | None:
     return milliseconds / 1000 if milliseconds < 253_402_300_800_000 else None
 
 
-def _summary(facts: Facts) -> Iterator[str]:
-    yield f"Trace {_safe(facts['trace_id'])}"
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What a `model` may mean in the configuration and the registry as they are now.
+
+    Attributes:
+        templates: ids of the registered ones, servable or not; empty where the registry cannot be read.
+        listed: model that is passed through -> the provider that lists it.
+    """
+
+    templates: frozenset[str]
+    listed: Mapping[str, str]
+
+
+def _names(settings: "Settings") -> _Names:
+    from rs_gateway.domain.errors import RouteSwitchError
+    from rs_gateway.wiring import open_registry, passthrough_of
+
+    listed = {model: combination.provider for model, combination in passthrough_of(settings).items()}
+    try:
+        state = open_registry(settings).load()
+    except RouteSwitchError:
+        return _Names(frozenset(), listed)
+    return _Names(frozenset({*state.templates, *state.problems}), listed)
+
+
+def _reached(facts: Facts, names: _Names) -> str | None:
+    """How the words of the request led to its template, or to none; None where there is nothing to say."""
+    model, template_id = facts["request_model"], facts["template_id"]
+    if template_id is not None:
+        return _reached_template(facts, names)
+    if facts["decision"] is not None:
+        passed = f"passed through to {facts['provider']}, which lists the model: no template, no prompt of ours"
+        if model not in names.templates:
+            return passed
+        if facts["endpoint"] != _CHAT:
+            return f"{passed}; the template of that name answers on /v1/chat/completions only"
+        return (
+            f"{passed}. There is a template of that name now, which the gateway did not know then: a template goes "
+            "before a model of the same name"
+        )
+    if model not in names.templates:
+        return None
+    return f"{model!r} is the name of a template{_and_of_a_model(model, names)}"
+
+
+def _reached_template(facts: Facts, names: _Names) -> str:
+    model = facts["request_model"]
+    if model == facts["template_id"]:
+        return f"`model` is the template's name{_and_of_a_model(model, names)}"
+    if model and model in {facts["model"], *(attempt["model"] for attempt in facts["attempts"] or ())}:
+        plain = ""
+        if model in names.listed:
+            plain = f", although {names.listed[model]} lists it for use without a template"
+        return (
+            f"by `metadata`, or because the template runs the model that was asked for: then its prompt is used{plain}"
+        )
+    return "by `metadata`, which names the template or one of its combinations"
+
+
+def _and_of_a_model(model: str, names: _Names) -> str:
+    if model not in names.listed:
+        return ""
+    lister = names.listed[model]
+    return f", and of a model that {lister} lists: for chat the template goes first, so rename it to reach the model"
+
+
+def _summary(facts: Facts, *, reached: str | None) -> Iterator[str]:
+    yield f"Trace {printable(facts['trace_id'])}"
     yield from (
-        f"  {name:<12} {_safe(text)}"
+        f"  {name:<12} {printable(text)}"
         for name, text in (
             ("when", _time(facts["started_at"])),
             ("asked for", _asked(facts)),
+            ("reached", reached),
             ("client key", facts["key_id"] or "none"),
             ("end user", facts["end_user"]),
             ("answered by", _answerer(facts)),
@@ -183,16 +252,17 @@ def _print_decision(facts: Facts) -> None:
     if decision is None:
         data.print("No decision: the request was refused before a pool was found for it.")
         return
-    data.print(f"Decision by {_safe(decision['strategy'])}: {_safe(decision['chosen'])}, {_safe(decision['reason'])}")
+    chosen, reason = printable(decision["chosen"]), printable(decision["reason"])
+    data.print(f"Decision by {printable(decision['strategy'])}: {chosen}, {reason}")
     table = Table("combination", "probability", "standing")
     likeliest = sorted(decision["probabilities"].items(), key=lambda item: -item[1])
     for combination_id, probability in likeliest:
         verdict = "chosen" if combination_id == decision["chosen"] else "eligible"
-        table.add_row(_safe(combination_id), f"{probability:.1%}", verdict)
+        table.add_row(printable(combination_id), f"{probability:.1%}", verdict)
     for combination_id, why in decision["excluded"].items():
-        table.add_row(_safe(combination_id), "", f"excluded: {_safe(why)}")
+        table.add_row(printable(combination_id), "", f"excluded: {printable(why)}")
     data.print(table)
-    data.print(f"Fallbacks, in order: {_safe(', '.join(decision['fallbacks'])) or 'none'}")
+    data.print(f"Fallbacks, in order: {printable(', '.join(decision['fallbacks'])) or 'none'}")
 
 
 def _print_attempts(facts: Facts) -> None:
@@ -205,9 +275,9 @@ def _print_attempts(facts: Facts) -> None:
         names = (attempt["combination_id"], attempt["provider"], attempt["model"])
         table.add_row(
             str(number),
-            *map(_safe, names),
+            *map(printable, names),
             "-" if attempt["version"] is None else str(attempt["version"]),
-            _safe(attempt["error_code"] or "answered"),
+            printable(attempt["error_code"] or "answered"),
             "-" if attempt["status"] is None else str(attempt["status"]),
             f"{attempt['latency_s']:.3f} s",
         )
@@ -227,15 +297,8 @@ def _print_payload(facts: Facts, *, shown: bool) -> None:
     for name in _PAYLOAD:
         data.print(f"{name}:")
         for line in json.dumps(facts[name], indent=2, ensure_ascii=False).splitlines():
-            data.print(f"  {_safe(line)}")
+            data.print(f"  {printable(line)}")
 
 
 def _time(at_s: float) -> str:
     return datetime.fromtimestamp(at_s, UTC).isoformat(sep=" ", timespec="milliseconds").replace("+00:00", " UTC")
-
-
-def _safe(text: str) -> str:
-    """Without what a terminal would obey: control characters are spelt out."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

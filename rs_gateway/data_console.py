@@ -23,3 +23,10 @@ class DataConsole(Console):
         if not columns.isdigit() and self.is_terminal:
             return super().size
         return ConsoleDimensions(int(columns) if columns.isdigit() else _UNCUT_COLUMNS, 25)
+
+
+def printable(text: str) -> str:
+    """One line without what a terminal would obey: control characters and line breaks are spelt out."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

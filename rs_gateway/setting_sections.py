@@ -98,6 +98,13 @@ class GatewaySettings(Section):
         host, _, port = self.addr.rpartition(":")
         return host.strip("[]") or "127.0.0.1", int(port)
 
+    @property
+    def url(self) -> str:
+        """Where programs on this machine reach the gateway, whichever of its addresses it listens at."""
+        host, port = self.host_and_port
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # what is meant is all of them
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
     @model_validator(mode="after")
     def _check(self) -> "GatewaySettings":
         if not re.fullmatch(r"[^:]*:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", self.addr) or self.host_and_port[1] > 65535:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
 from rs_gateway.domain.errors import TemplateInvalidError, shown
 from rs_gateway.domain.output_formats import OutputFormat
@@ -29,7 +29,7 @@ class TextForm(BaseModel):
         default=OutputFormat.BARE,
         description="How instruction and demos have the answer written; the client gets it bare.",
     )
-    nearest: int = Field(
+    nearest: StrictInt = Field(
         default=0, ge=0, description="How many of the demos are shown: those most like the input; 0 for all."
     )
 

@@ -1,7 +1,9 @@
 """Settings -> stores, registry, providers. Without FastAPI, so that pipelines and offline commands use it too."""
 
 import os
+import time
 from collections.abc import Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from rs_gateway.adapters.http_address import parse_address
@@ -17,7 +19,7 @@ from rs_gateway.adapters.trace_retention import Retention
 from rs_gateway.adapters.trace_writer import Prepare
 from rs_gateway.domain.access_store import AccessStore
 from rs_gateway.domain.combinations import Combination
-from rs_gateway.domain.errors import ConfigurationError
+from rs_gateway.domain.errors import ConfigurationError, RouteSwitchError
 from rs_gateway.domain.ports import ChatProvider, PromptRegistry, ScoreReader, TraceReader, TraceStore
 from rs_gateway.domain.pricing import PriceBook
 from rs_gateway.domain.rates import TokenBucket
@@ -166,6 +168,17 @@ def open_access_store(settings: Settings) -> AccessStore:
 
         return PostgresAccessStore(place)
     return SqliteAccessStore(settings.path(sqlite_path(settings.access_url)))
+
+
+def needs_client_key(settings: Settings) -> bool:
+    """Whether clients need a key: there has been one, or the store cannot say. Makes no store."""
+    try:
+        if not settings.path(sqlite_path(settings.access_url)).exists():
+            return False
+        with closing(open_access_store(settings)) as store:
+            return len(store.records(now_s=time.time())) > 0
+    except RouteSwitchError:
+        return True  # who sends a key to a gateway that asks for none is let in all the same
 
 
 def open_prices(settings: Settings) -> PriceBook:

@@ -34,6 +34,8 @@ def print_best_model(console: Console, found: BestModel) -> None:
     console.print(table)
     for line in conclusions(found):
         console.print(line, soft_wrap=True)
+    if len(found.models) == 1:
+        return
     names = [one.model for one in found.models]
     matrix = Table("prompt tuned for", *names, title="Transfer: which prompt on which model", title_justify="left")
     for source in names:
@@ -43,6 +45,12 @@ def print_best_model(console: Console, found: BestModel) -> None:
 
 def conclusions(found: BestModel) -> list[str]:
     """What the figures say, in sentences."""
+    if len(found.models) == 1:
+        return [
+            f"There was nothing to choose from: {found.best} is the only model that was asked. Name more as --models, "
+            f"or give {found.template_id} combinations with other models in gateway.combinations.",
+            "Nothing was published; `route-switch optimize` proves a prompt against its own live version.",
+        ]
     front = ", ".join(one.model for one in found.models if one.on_front)
     what = "price" if found.cost_basis == "usd" else "tokens, for not every price is known"
     lines = [
@@ -69,18 +77,22 @@ def best_model_page(found: BestModel) -> str:
     """One HTML page without anything from elsewhere."""
     head = "".join(f"<th>{cell}</th>" for cell in _HEAD)
     rows = "".join(_row(_cells(one)) for one in found.models)
-    names = [one.model for one in found.models]
-    matrix_head = "".join(f"<th>{html.escape(name)}</th>" for name in ("prompt tuned for", *names))
-    matrix = "".join(
-        _row([source, *(_number(found.transfer[source][target], 3) for target in names)]) for source in names
-    )
     told = "".join(f"<p>{html.escape(line)}</p>" for line in conclusions(found))
+    transfer = _transfer_table(found) if len(found.models) > 1 else ""
     title = f"{html.escape(found.template_id)}: which model"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
-        f"<h1>{title}</h1>{told}{quality_svg(found)}<table><tr>{head}</tr>{rows}</table>"
-        f"<h2>Transfer</h2><table><tr>{matrix_head}</tr>{matrix}</table></html>"
+        f"<h1>{title}</h1>{told}{quality_svg(found)}<table><tr>{head}</tr>{rows}</table>{transfer}</html>"
     )
+
+
+def _transfer_table(found: BestModel) -> str:
+    names = [one.model for one in found.models]
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("prompt tuned for", *names))
+    rows = "".join(
+        _row([source, *(_number(found.transfer[source][target], 3) for target in names)]) for source in names
+    )
+    return f"<h2>Transfer</h2><table><tr>{head}</tr>{rows}</table>"
 
 
 def quality_svg(found: BestModel) -> str:

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,8 +18,10 @@ from rs_pipelines.cli_best_model import find_best_model
 from rs_pipelines.cli_ingest import ingest
 
 if TYPE_CHECKING:
-    from rs_pipelines.sample import Target
+    from rs_pipelines.gate import ComparedRow
+    from rs_pipelines.sample import Example, Target
     from rs_pipelines.steps import Effort
+    from rs_pipelines.teaching import Taught
     from rs_pipelines.workbench import Workbench
 
 dataset_app = typer.Typer(no_args_is_help=True, help="Labelled examples from files.")
@@ -131,19 +134,39 @@ def teach_dataset(
     spent = f"; stopped, all {max_calls} calls are spent" if taught.budget_spent else ""
     words.print(
         f"{taught.labelled} of {taught.inputs} unlabelled inputs labelled as {taught.source}, {taught.unanswered} not "
-        f"answered, {taught.calls} calls{spent}."
+        f"answered, {taught.calls} calls{spent}.\n{_left_to_teach(taught)}"
     )
+
+
+def _left_to_teach(taught: "Taught") -> str:
+    """What has no label yet, and how to go on."""
+    left = "1 input has" if taught.remaining == 1 else f"{taught.remaining} inputs have"
+    if taught.remaining > taught.unanswered:
+        # Those that were not answered are the newest: they come first again.
+        limit = "" if taught.unanswered < taught.inputs else ", with a larger --limit"
+        return f"{left} no label yet: the same command goes on with what is left{limit}."
+    if taught.remaining:
+        why = "the teacher did not answer to the end: look at its `max_tokens` and output format, or label by hand"
+        return f"{left} no label yet, because {why}."
+    return "Nothing that was asked is without a label."
 
 
 def optimize(
     template_id: str,
     config: ConfigOption = None,
     model: Annotated[str | None, typer.Option(help="The model, where the template runs on several.")] = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="Candidates tried on a minibatch.")] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Size of the search: a race looks at no more rows than so many minibatches and their full evaluations "
+            "have; under `mipro_v2.search: tpe`, candidates tried on a minibatch.",
+        ),
+    ] = None,
     mode: Annotated[str | None, typer.Option(help="light, medium or heavy.")] = None,
     max_calls: Annotated[int | None, typer.Option(min=1, help="Hard limit on model calls.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides every random choice of the search.")] = None,
-    show_rows: Annotated[int, typer.Option(min=0, help="Rows won, and lost, to show with both outputs.")] = 0,
+    show_rows: Annotated[int, typer.Option(min=0, help="Rows won, and lost, to show with input and both outputs.")] = 0,
     preflight: Annotated[
         bool, typer.Option("--preflight", help="Only say what can be proven and what it would cost.")
     ] = False,
@@ -190,6 +213,7 @@ def optimize(
     study, comparison = study_of(bench, target, run.study_id), comparison_of(bench, target, run.study_id)
     published, why = published_version(bench, comparison), reasons(bench, comparison)
     paid = spending(bench, study.study_id)
+    examples = {e.example_id: e for e in bench.samples.load(target, comparison.sample_id).examples}
     if as_json:
         verdict = comparison.verdict
         _print_json(
@@ -210,8 +234,8 @@ def optimize(
                 "usd_per_1000_calls": [
                     None if usd is None else 1_000 * usd for usd in (verdict.cost_usd_live, verdict.cost_usd_candidate)
                 ],
-                "rows_won": [asdict(row) for row in comparison.rows_with("won")[:show_rows]],
-                "rows_lost": [asdict(row) for row in comparison.rows_with("lost")[:show_rows]],
+                "rows_won": [_with_input(row, examples) for row in comparison.rows_with("won")[:show_rows]],
+                "rows_lost": [_with_input(row, examples) for row in comparison.rows_with("lost")[:show_rows]],
                 "published": published is not None,
                 "published_version": published,
                 "reasons": list(why),
@@ -228,7 +252,7 @@ def optimize(
     else:
         console = Console(highlight=False, markup=False)
         print_study(console, study)
-        print_comparison(console, comparison, published=published, reasons=why, show_rows=show_rows)
+        print_comparison(console, comparison, published=published, reasons=why, show_rows=show_rows, examples=examples)
         usd = f", {paid.usd:.4g} USD" if bench.cost_of_call(target)(1, 1) is not None else ""
         console.print(
             f"{paid.calls} model calls, {paid.input_tokens:,} input and {paid.output_tokens:,} output tokens{usd} for "
@@ -245,6 +269,11 @@ def _join(bench: "Workbench", target: "Target") -> None:
         words.print("Stopped. The search goes on without this process.")
         raise typer.Exit(130) from None
     words.print(f"The search has ended; {n} looks were taken here.")
+
+
+def _with_input(row: "ComparedRow", examples: Mapping[str, "Example"]) -> dict[str, Any]:
+    example = examples[row.example_id]
+    return {"variables": dict(example.variables), "messages": list(example.messages), **asdict(row)}
 
 
 def _preflight_only(bench: "Workbench", target: "Target", effort: "Effort", *, as_json: bool) -> None:

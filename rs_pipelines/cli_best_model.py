@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from rs_gateway.data_console import DataConsole
+from rs_gateway.domain.errors import ConfigurationError
 
 words = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
@@ -51,7 +52,7 @@ def find_best_model(
     from rs_pipelines.cli import need_pipelines
 
     need_pipelines()
-    from rs_pipelines.durable_files import write_durably
+    from rs_pipelines.durable_files import check_writable, write_durably
     from rs_pipelines.find_best_model import Crossed, Tuning
     from rs_pipelines.find_best_model import find_best_model as find
     from rs_pipelines.progress import RunProgress
@@ -60,6 +61,20 @@ def find_best_model(
 
     bench = Workbench.at(config)
     named = [model.strip() for model in (models or "").split(",") if model.strip()]
+    if models is not None and not named:
+        known = ", ".join(target.model for target in bench.targets() if target.template_id == template_id)
+        raise ConfigurationError(
+            f"--models {models!r} names no model: {template_id!r} runs on {known or 'none'}. Name some of these, or "
+            "leave --models out for all."
+        )
+    if output_dir is not None:
+        try:
+            check_writable(output_dir)
+        except OSError as error:
+            raise ConfigurationError(
+                f"--output-dir {output_dir} cannot be written ({error.strerror or error}), so nothing was asked yet: "
+                "name another folder, or make this one writable."
+            ) from error
     try:
         with RunProgress(words) as progress:
 
@@ -87,7 +102,6 @@ def find_best_model(
         raise typer.Exit(130) from None
     content = json.dumps(asdict(found), indent=1)
     if output_dir is not None:
-        output_dir.mkdir(parents=True, exist_ok=True)
         write_durably(output_dir / "best-model.json", content.encode())
         write_durably(output_dir / "best-model.html", best_model_page(found).encode())
         words.print(f"Written: {output_dir / 'best-model.json'}, {output_dir / 'best-model.html'}")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from rs_pipelines.defs.analysis import daily_figures
 from rs_pipelines.defs.automation import new_targets, optimize
 from rs_pipelines.defs.calibration import calibration_sample
 from rs_pipelines.defs.checks import beats_live
@@ -18,7 +19,7 @@ from rs_pipelines.defs.traces import traces
 def build_defs(resources: Mapping[str, object] | None = None) -> dg.Definitions:
     """The definitions; tests and in-process runs pass resources of their own."""
     return dg.Definitions(
-        assets=[traces, calibration_sample, study, comparison, publication],
+        assets=[traces, daily_figures, calibration_sample, study, comparison, publication],
         asset_checks=[beats_live],
         jobs=[optimize],
         sensors=[new_targets],

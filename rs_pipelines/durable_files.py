@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, also when the power goes: temporary file, fsync, rename, fsync."""
 
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -31,3 +32,10 @@ def write_durably(path: Path, content: bytes) -> None:
     temporary = temporary_for(path)
     temporary.write_bytes(content)
     put_in_place(temporary, path)
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder and a file in it, and take that file away again. Raises OSError where that cannot be done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(b"x")

@@ -51,23 +51,43 @@ class LabelShortageError(RouteSwitchError):
 
     code = "no_labels"
 
-    def __init__(self, template_id: str, examples: Iterable[Example], *, min_per_split: int) -> None:
+    def __init__(
+        self, template_id: str, examples: Iterable[Example], *, min_per_split: int, door: "FeedbackDoor"
+    ) -> None:
         examples = tuple(examples)
         self.template_id = template_id
         self.by_provenance = Counter(e.provenance for e in examples)
         self.by_split = {split: sum(e.split is split for e in examples) for split in Split}
         origins = ", ".join(f"{n} {provenance}" for provenance, n in sorted(self.by_provenance.items()))
         sides = ", ".join(f"{split} {n}" for split, n in self.by_split.items())
-        label = {"trace_id": "TRACE_ID", "kind": "label", "value": "THE RIGHT OUTPUT", "source": "human"}
         super().__init__(
             f"Template {template_id!r} has {len(examples)} labelled examples ({origins or 'none'}; {sides}); "
             f"at least {min_per_split} in each of train, val and test are needed.\n"
             "Label answers by the trace id in their `x-route-switch-trace-id` header, then ingest:\n"
-            "  curl -X POST http://127.0.0.1:8080/v1/feedback -H 'Content-Type: application/json' "
-            f"-d '{json.dumps(label)}'\n"
+            f"  {door.command}\n"
             'or import a file of lines such as {"variables": {...}, "expected": "..."}:\n'
             f"  route-switch dataset import {template_id} FILE.jsonl"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackDoor:
+    """Where people send labels.
+
+    Attributes:
+        url: the gateway's address.
+        needs_key: whether it lets nobody in without a client key.
+    """
+
+    url: str
+    needs_key: bool
+
+    @property
+    def command(self) -> str:
+        """A label as a command for the shell, with capitals where something is to be filled in."""
+        label = {"trace_id": "TRACE_ID", "kind": "label", "value": "THE RIGHT OUTPUT", "source": "human"}
+        key = "-H 'Authorization: Bearer CLIENT_KEY' " if self.needs_key else ""
+        return f"curl -X POST {self.url}/v1/feedback {key}-H 'Content-Type: application/json' -d '{json.dumps(label)}'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,29 +162,49 @@ class Unlabelled:
     messages: tuple[Message, ...]
 
 
-def unlabelled_inputs(
-    template: PromptTemplate, *, lake: Lake, datasets: DatasetStore, limit: int
-) -> tuple[Unlabelled, ...]:
+@dataclass(frozen=True, slots=True)
+class UnlabelledInputs:
+    """The newest of them, and how many there are in all."""
+
+    newest: tuple[Unlabelled, ...]
+    total: int
+
+
+def unlabelled_inputs(template: PromptTemplate, *, lake: Lake, datasets: DatasetStore, limit: int) -> UnlabelledInputs:
     """What production asked of a template, each input once, the newest first, without those that have a label.
 
     Labels are those of people, files and teachers; a served answer, known to have worked out or not, is none.
     """
     known = {label.key for label in _imported(datasets, template, {})}
     known |= {label.key for label in _said_about_traces(lake, template, _ALL_BARE) if label.trust is not Trust.OUTCOME}
-    found: dict[str, Unlabelled] = {}
+    found: list[Unlabelled] = []
+    counted: set[str] = set()
     for row in _traces(lake, template).sort("seq", descending=True).collect().iter_rows(named=True):
         asked = _input(row, template)
-        if asked is not None and asked[0] not in known and len(found) < limit:
-            found.setdefault(asked[0], Unlabelled(row["trace_id"], asked[1], asked[2]))
-    return tuple(found.values())
+        if asked is None or asked[0] in known or asked[0] in counted:
+            continue
+        counted.add(asked[0])
+        if len(found) < limit:
+            found.append(Unlabelled(row["trace_id"], asked[1], asked[2]))
+    return UnlabelledInputs(tuple(found), len(counted))
 
 
 def draw_sample(
-    target: Target, examples: Sequence[Example], *, max_records: int, seed: int, min_per_split: int = MIN_PER_SPLIT
+    target: Target,
+    examples: Sequence[Example],
+    *,
+    max_records: int,
+    seed: int,
+    door: FeedbackDoor,
+    min_per_split: int = MIN_PER_SPLIT,
 ) -> CalibrationSample:
     """At most `max_records` of the examples, with the splits in proportion, in an order that only `seed` decides.
 
+    Where not all test rows find room, those that a person vouches for come first: the proof rests on them.
     A larger `max_records` with the same seed keeps the rows of a smaller one, as far as proportions allow.
+
+    Args:
+        door: where more labels can be sent, for the one who has too few.
 
     Raises:
         LabelShortageError: fewer than `min_per_split` examples in a split.
@@ -172,16 +212,18 @@ def draw_sample(
     """
     sides = {split: [e for e in examples if e.split is split] for split in Split}
     if any(len(side) < min_per_split for side in sides.values()):
-        raise LabelShortageError(target.template_id, examples, min_per_split=min_per_split)
+        raise LabelShortageError(target.template_id, examples, min_per_split=min_per_split, door=door)
     if max_records < max(1, min_per_split) * len(Split):
         raise ConfigurationError(
             f"A sample of at most {max_records} records has no room for {max(1, min_per_split)} in each of train, val "
             f"and test: allow at least {max(1, min_per_split) * len(Split)}."
         )
     quotas = _quotas({split: len(side) for split, side in sides.items()}, max_records, min_per_split)
-    chosen = [
-        example for split in Split for example in sorted(sides[split], key=lambda e: _draw(seed, e))[: quotas[split]]
-    ]
+
+    def place(example: Example) -> tuple[bool, str]:
+        return example.split is Split.TEST and not example.is_vouched_for, _draw(seed, example)
+
+    chosen = [example for split in Split for example in sorted(sides[split], key=place)[: quotas[split]]]
     return sample_of(target.template_id, target.model, tuple(chosen))
 
 

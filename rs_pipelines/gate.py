@@ -166,8 +166,9 @@ def _proof(verdict: Verdict, saving: "_Saving | None", *, policy: GatePolicy) ->
             f"Cheaper and not worse by more than {policy.max_loss:g}: {_change(verdict)} on {verdict.n} test rows, "
             f"{verdict.guarded_low:+.3f} at worst; {saving.words}."
         )
-    gain = f"Proven gain of {verdict.difference:+.3f} on {verdict.n} test rows, 95 % interval {_interval(verdict)}"
-    return f"{gain}, {_TEST_NAMES[verdict.test]} p = {verdict.p_value:.2g}."
+    scores = f"{verdict.mean_live:.3f} -> {verdict.mean_candidate:.3f}"
+    gain = f"Proven gain of {verdict.difference:+.3f} on {verdict.n} test rows ({scores})"
+    return f"{gain}, 95 % interval {_interval(verdict)}, {_TEST_NAMES[verdict.test]} p = {verdict.p_value:.2g}."
 
 
 def _objections_to_text(verdict: Verdict, *, live: PromptText, candidate: PromptText, policy: GatePolicy) -> list[str]:

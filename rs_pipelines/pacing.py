@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import anyio
 import anyio.to_thread
+import structlog
 
+from rs_gateway.domain.errors import RouteSwitchError
 from rs_gateway.domain.rates import TokenBucket
 from rs_gateway.domain.stats import MINUTE_S, StatsRow
 
@@ -18,6 +20,8 @@ _LEAST_SHARE = 0.05
 _POLL_S = 5.0
 _TROUBLES = ("provider_overloaded", "provider_unreachable", "provider_timeout", "provider_cut")
 """429, 5xx, and what a server does before it says so. Retries and fallbacks count as well: each had one before."""
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class Pace:
     Args:
         rate_per_s: calls a second, at most; None is no limit.
         stats: since when (seconds since the epoch, a whole minute) -> production's live figures by minute; blocking.
+            While it raises a RouteSwitchError, calls do not wait for production; the log says so once.
         on_pause: told why, when calls begin to wait for production, and None when they go on.
         now, clock, sleep: replaced in tests. `now` counts from the epoch, `clock` from anywhere.
     """
@@ -76,27 +81,28 @@ class Pace:
         self._now, self._clock, self._sleep = now, clock, sleep
         self._bucket = None if rate_per_s is None else TokenBucket(rate_per_s, max(1.0, 6 * rate_per_s))
         self._looked_at_s: float | None = None
-        self._paused = False
+        self._paused, self._sees = False, True
         self._lock = anyio.Lock()
 
     async def turn(self) -> None:
-        """Wait until the next call may be made."""
+        """Wait until the next call may be made. Cancelled meanwhile, it has used up nothing."""
         async with self._lock:
             while await self._must_wait():
                 await self._sleep(_POLL_S)
             if self._bucket is not None:
-                wait_s = self._bucket.wait_s(self._clock())
-                self._bucket.take(1, self._clock())
-                if wait_s > 0:
+                # The lock keeps the others behind, so that the turn need not be taken before it has come.
+                while (wait_s := self._bucket.wait_s(self._clock())) > 0:
                     await self._sleep(wait_s)
+                self._bucket.take(1, self._clock())
 
     async def _must_wait(self) -> bool:
-        if self._looked_at_s is not None and not self._paused and self._clock() - self._looked_at_s < _POLL_S:
+        now_s = self._clock()
+        if self._looked_at_s is not None and not self._paused and now_s - self._looked_at_s < _POLL_S:
             return False
-        self._looked_at_s = self._clock()
         minute = int(self._now()) // MINUTE_S * MINUTE_S
         recent_since_s = minute - _RECENT_S
-        rows = await anyio.to_thread.run_sync(self._stats, recent_since_s - _BEFORE_S)
+        rows = await self._figures(recent_since_s - _BEFORE_S)
+        self._looked_at_s = now_s
         recent = load_of(rows, provider=self._provider, since_s=recent_since_s)
         whole = load_of(rows, provider=self._provider, since_s=recent_since_s - _BEFORE_S)
         before = Load(whole.requests - recent.requests, whole.troubles - recent.troubles)
@@ -106,3 +112,14 @@ class Pace:
             why = f"{recent.troubles} of production's last {recent.requests} requests to {self._provider} met trouble"
             self._on_pause(why if trouble else None)
         return trouble
+
+    async def _figures(self, since_s: int) -> list[StatsRow]:
+        try:
+            rows = await anyio.to_thread.run_sync(self._stats, since_s)
+        except RouteSwitchError as error:
+            if self._sees:
+                log.warning("production_not_seen", provider=self._provider, error=str(error))
+            self._sees = False
+            return []
+        self._sees = True
+        return rows

@@ -74,19 +74,22 @@ class LiveProbe:
 
     Attributes:
         values: scores of the rows that were answered; `asked` is how many were tried.
-        noise: mean difference between two draws of the same answer; 0 at temperature 0.
+        noise: mean difference between the scores of two draws of the same answer; None: not measured, because nothing
+            was asked twice, as at temperature 0, or nothing was answered twice.
         input_tokens, output_tokens: means; None where the provider did not say.
         seconds_per_call: at the configured concurrency; None when all answers were in the cache.
         error: of the last row without an answer.
+        asked_twice: how many of the rows.
     """
 
     asked: int
     values: tuple[float, ...]
-    noise: float
+    noise: float | None
     input_tokens: float | None
     output_tokens: float | None
     seconds_per_call: float | None
     error: str | None = None
+    asked_twice: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,7 @@ class Preflight:
     Attributes:
         usable: examples there are; `drawn` of them are in the sample.
         duplicates: labels left out because their input has a better or later one.
+        by_provenance: who vouches for the usable examples; test_by_provenance: for the test rows drawn.
         labels: how often each answer is expected in the sample, when they are a closed list.
         objections: why it is refused, each with its remedy; warnings: what to know all the same.
     """
@@ -149,6 +153,7 @@ class Preflight:
     duplicates: int
     by_provenance: Mapping[str, int]
     by_split: Mapping[str, int]
+    test_by_provenance: Mapping[str, int]
     labels: Mapping[str, int]
     provable: Provable
     evaluator: EvaluatorSanity | None = None
@@ -183,11 +188,12 @@ def probe_of(first: Sequence[RowScore], again: Sequence[RowScore], *, seconds_pe
     return LiveProbe(
         asked=len(first),
         values=tuple(row.value for row in answered if row.value is not None),
-        noise=fmean(drawn_twice) if drawn_twice else 0.0,
+        noise=fmean(drawn_twice) if drawn_twice else None,
         input_tokens=fmean(inputs) if inputs else None,
         output_tokens=fmean(outputs) if outputs else None,
         seconds_per_call=seconds_per_call,
         error=next((row.error for row in reversed(first) if row.error is not None), None),
+        asked_twice=len(again),
     )
 
 
@@ -256,8 +262,9 @@ def assess(
         usable=len(gathered.examples),
         drawn=len(sample.examples),
         duplicates=gathered.duplicates,
-        by_provenance=dict(sorted(Counter(e.provenance for e in gathered.examples).items())),
+        by_provenance=_by_provenance(gathered.examples),
         by_split={split.value: len(sample.rows(split)) for split in Split},
+        test_by_provenance=_by_provenance(sample.rows(Split.TEST)),
         labels={label: counts[label] for label in shape.closed},
         provable=_provable(len(sample.rows(Split.TEST)), policy=policy, evaluator=evaluator, live=live),
         evaluator=evaluator,
@@ -280,7 +287,7 @@ def _provable(
     # A few rows that are all right do not make a prompt perfect.
     score = (sum(values) + 2 * _ASSUMED_SCORE) / (len(values) + 2)
     known = f"live score from {len(values)} rows" if values else f"a live score of {score:g} is assumed"
-    noise = live.noise if live is not None else 0.0
+    noise = (live.noise if live is not None else None) or 0.0
     binary = (evaluator is None or evaluator.binary) and all(value in (0.0, 1.0) for value in values)
     agreement = _AGREEMENT
     # Noise alone changes half of `noise` to the better and half to the worse.
@@ -356,7 +363,7 @@ def _warnings(evaluator: EvaluatorSanity | None, live: LiveProbe | None, *, n_la
         found.append(
             f"The expected answers themselves score {evaluator.mean_right:.3f}, not 1: no prompt can do better."
         )
-    if live is not None and live.noise > 0.05:
+    if live is not None and live.noise is not None and live.noise > 0.05:
         found.append(
             f"The live prompt differs from itself by {live.noise:.3f}: temperature 0 would prove smaller gains."
         )
@@ -405,3 +412,7 @@ def _tokens_of(cost: CostEstimate | None) -> str | None:
     if cost is None or cost.input_tokens is None or cost.output_tokens is None:
         return None
     return f"{cost.input_tokens + cost.output_tokens:,}"
+
+
+def _by_provenance(examples: Sequence[Example]) -> dict[str, int]:
+    return dict(sorted(Counter(e.provenance for e in examples).items()))

@@ -1,6 +1,6 @@
 """What a person at a terminal sees of a run; silent where nobody looks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -26,17 +26,20 @@ from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.preflight import Preflight
 from rs_pipelines.report import (
     call_changes,
-    candidate_name,
+    leader_columns,
     leaders,
     look_words,
     preflight_lines,
     provenance_line,
+    shortened,
+    study_notes,
     verdict_line,
 )
-from rs_pipelines.sample import CalibrationSample, Split
+from rs_pipelines.sample import CalibrationSample, Example, Split
 from rs_pipelines.steps import Event, Ingesting, Paused, Probing, RowsCompared
 
 _SHOWN_TRIALS = 20
+_UNKNOWN: Mapping[str, Example] = {}
 _MANY_ROWS = 200_000
 """An ingest of fewer is over before a line about it helps."""
 
@@ -148,12 +151,13 @@ def print_preflight(console: Console, preflight: Preflight) -> None:
 
 
 def print_study(console: Console, study: StudyRecord) -> None:
-    """The leading candidates and the study's course."""
-    table = Table("candidate", "mean score", "rows", title="Study: leading candidates (* chosen)", title_justify="left")
-    for candidate, mean, n in leaders(study, limit=6):
-        mark = " *" if candidate == study.best else ""
-        table.add_row(candidate_name(study, candidate) + mark, f"{mean:.3f}", str(n))
+    """The leading candidates, how the choice among them was made, and the study's course."""
+    table = Table(*leader_columns(study), title="Study: leading candidates (* chosen)", title_justify="left")
+    for leader in leaders(study, limit=6):
+        table.add_row(*leader.cells(study))
     console.print(table)
+    for note in study_notes(study):
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     width = 40
     valid = [trial for trial in study.trials if trial.value is not None]
     every = -(-len(valid) // _SHOWN_TRIALS)
@@ -177,12 +181,14 @@ def print_comparison(
     published: int | None,
     reasons: Sequence[str] | None = None,
     show_rows: int = 0,
+    examples: Mapping[str, Example] = _UNKNOWN,
 ) -> None:
     """Before and after on the held-out rows, and the verdict.
 
     Args:
         reasons: why nothing was published; None stands for the verdict's own.
-        show_rows: rows won, and as many lost, that are shown with both outputs.
+        show_rows: rows won, and as many lost, that are shown with input and both outputs.
+        examples: example id -> the test row; without it the input stays empty.
     """
     verdict = comparison.verdict
     table = Table("", "live version", "candidate", title="Comparison on held-out rows", title_justify="left")
@@ -197,8 +203,8 @@ def print_comparison(
             labels.add_row(Text(change.label), str(change.n), f"{change.mean_live:.3f}", f"{change.mean_candidate:.3f}")
         console.print(labels)
     if show_rows:
-        _print_rows(console, "Rows won", comparison.rows_with("won"), limit=show_rows)
-        _print_rows(console, "Rows lost", comparison.rows_with("lost"), limit=show_rows)
+        _print_rows(console, "Rows won", comparison.rows_with("won"), examples, limit=show_rows)
+        _print_rows(console, "Rows lost", comparison.rows_with("lost"), examples, limit=show_rows)
     console.print(verdict_line(comparison), highlight=False, soft_wrap=True)
     vouched = provenance_line(comparison)
     if vouched is not None:
@@ -211,11 +217,15 @@ def print_comparison(
             console.print(f"  - {reason}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _print_rows(console: Console, title: str, rows: Sequence[ComparedRow], *, limit: int) -> None:
+def _print_rows(
+    console: Console, title: str, rows: Sequence[ComparedRow], examples: Mapping[str, Example], *, limit: int
+) -> None:
     if not rows:
         return
     shown = f"{title} ({min(limit, len(rows))} of {len(rows)})"
-    table = Table("expected", "live version", "candidate", title=shown, title_justify="left", show_lines=True)
+    columns = ("input", "expected", "live version", "candidate")
+    table = Table(*columns, title=shown, title_justify="left", show_lines=True)
     for row in rows[:limit]:
-        table.add_row(Text(row.expected), Text(row.live_output or ""), Text(row.candidate_output or ""))
+        asked = shortened(examples[row.example_id].input_text) if row.example_id in examples else ""
+        table.add_row(*map(Text, (asked, row.expected, row.live_output or "", row.candidate_output or "")))
     console.print(table)

@@ -79,7 +79,7 @@ def objections(comparison: Comparison, text: PromptText, registered: RegisteredT
     if rolled_back is not None:
         return (
             f"Already published as version {rolled_back}, and rolled back since: a person's rollback is not undone by "
-            "the same proof; new labels make a new study.",
+            "the same proof. New labels make a new study, and so does another seed or setting of the search.",
         )
     taken_back = _taken_back(text, comparison.target.model, registered)
     if taken_back is not None:

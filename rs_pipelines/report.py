@@ -1,12 +1,15 @@
 """What a run looks like to a person: the same pictures and tables for the terminal, Dagster and the notebooks."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from rs_pipelines.comparison import Comparison, LabelChange
 from rs_pipelines.gate import ComparedRow
-from rs_pipelines.mipro.records import Candidate, StudyRecord, TrialRecord
+from rs_pipelines.mipro.choice import rule_of
+from rs_pipelines.mipro.records import LIVE, Candidate, StudyRecord, TrialRecord, Weighed
 from rs_pipelines.preflight import CostEstimate, EvaluatorSanity, LiveProbe, Preflight, Provable
+from rs_pipelines.sample import VOUCHED_FOR
 
 _WIDTH, _HEIGHT, _MARGIN = 640, 240, 40
 _SHOWN_CHARACTERS = 160
@@ -16,7 +19,9 @@ def candidate_name(study: StudyRecord, candidate: Candidate) -> str:
     """`instruction x demo set`, in words, and `x output format` where the study tried several."""
     instruction = study.instructions[candidate.instruction]
     demo_set = study.demo_sets[candidate.demo_set]
-    demos = f"{len(demo_set.demos)} {demo_set.kind} demos" if demo_set.demos else "no demos"
+    kind = "" if demo_set.kind == "nearest" else f"{demo_set.kind} "
+    demos = f"{len(demo_set.demos)} {kind}demos" if demo_set.demos else "no demos"
+    demos = f"the {demo_set.nearest} nearest of {demos}" if demo_set.nearest else demos
     output = f" x {study.output_formats[candidate.output_format]}" if len(study.output_formats) > 1 else ""
     return f"i{candidate.instruction} ({instruction.source}) x d{candidate.demo_set} ({demos}){output}"
 
@@ -28,18 +33,84 @@ def look_words(trial: TrialRecord) -> str:
     return f"{levels}: void" if trial.value is None else f"{levels}: {trial.value:.3f} on {trial.n_rows} rows"
 
 
-def leaders(study: StudyRecord, *, limit: int = 10) -> list[tuple[Candidate, float, int]]:
-    """Candidates with their mean over the rows that they have seen, and how many those are.
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """A candidate that was looked at.
 
-    The chosen one comes first, then the others that were evaluated in full, by their means.
+    Attributes:
+        mean: over the `n_rows` validation rows that it has an answer to.
+        weighed: what the choice knew of it; None in a study that has not ended.
     """
-    ranked: list[tuple[Candidate, float, int]] = []
+
+    candidate: Candidate
+    mean: float
+    n_rows: int
+    weighed: Weighed | None
+
+    def cells(self, study: StudyRecord) -> tuple[str, ...]:
+        """One row under `leader_columns`."""
+        is_live = self.candidate == LIVE
+        marks = (" *" if self.candidate == study.best else "") + (", live version" if is_live else "")
+        name, weighed = candidate_name(study, self.candidate) + marks, self.weighed
+        if weighed is None:
+            return name, f"{self.mean:.3f}", str(self.n_rows), "", "", ""
+        figures = (f"{weighed.believed:.3f}", _probability(weighed.probability), str(weighed.length))
+        return name, f"{self.mean:.3f}", str(self.n_rows), *figures
+
+
+def _probability(value: float | None) -> str:
+    """Whole per cents; what is not quite certain is not said to be."""
+    if value is None:
+        return ""
+    return ">99%" if value > 0.99 else "<1%" if value < 0.01 else f"{value:.0%}"
+
+
+def leader_columns(study: StudyRecord) -> tuple[str, ...]:
+    """Headings of a table of leaders."""
+    probable = "within loss" if study.objective == "cost" else "beats live"
+    return "candidate", "mean", "rows", "believed", probable, "length"
+
+
+def leaders(study: StudyRecord, *, limit: int = 10) -> list[Leader]:
+    """The candidates that stood out: the chosen one first, then by what they are believed to score.
+
+    The live version is always among them, so that there is something to hold the others against.
+    """
+    known = {weighed.candidate: weighed for weighed in study.weighed}
+    found: list[Leader] = []
     for entry in study.rows:
         seen = [value for value in entry.values if value is not None]
         if seen:
-            ranked.append((entry.candidate, sum(seen) / len(seen), len(seen)))
-    ranked.sort(key=lambda item: (item[0] == study.best, item[2] == len(study.row_order), item[1]), reverse=True)
-    return ranked[:limit]
+            found.append(Leader(entry.candidate, sum(seen) / len(seen), len(seen), known.get(entry.candidate)))
+
+    def place(leader: Leader) -> tuple[bool, float, int]:
+        believed = leader.mean if leader.weighed is None else leader.weighed.believed
+        return leader.candidate == study.best, believed, leader.n_rows
+
+    found.sort(key=place, reverse=True)
+    shown = found[:limit]
+    return [*shown, *(leader for leader in found[limit:] if leader.candidate == LIVE)]
+
+
+def nearest_words(study: StudyRecord) -> str | None:
+    """What became of the pool of which each request is shown the demos most like it; None where it was not wanted."""
+    if not study.plan.nearest_pool:
+        return None
+    pool = next((n for n, demo_set in enumerate(study.demo_sets) if demo_set.kind == "nearest"), None)
+    if pool is None:
+        return (
+            "mipro_v2.nearest_demos: no pool was tried. It takes more train rows than a request is shown demos "
+            f"({study.plan.max_labeled_demos}), and a place among the {study.plan.num_candidates} demo sets."
+        )
+    demo_set = study.demo_sets[pool]
+    tried = [leader for leader in leaders(study, limit=len(study.rows)) if leader.candidate.demo_set == pool]
+    shown = f"each request is shown the {demo_set.nearest} most like it of {len(demo_set.demos)} train rows"
+    if not tried:
+        return f"mipro_v2.nearest_demos: d{pool} is such a pool ({shown}); the search looked at no candidate with it."
+    best = max(tried, key=lambda leader: leader.mean if leader.weighed is None else leader.weighed.believed)
+    believed = "" if best.weighed is None else f", believed {best.weighed.believed:.3f}"
+    score = f"i{best.candidate.instruction} x d{pool}, {best.mean:.3f} on {best.n_rows} rows{believed}"
+    return f"mipro_v2.nearest_demos: d{pool} is such a pool ({shown}); its best candidate is {score}."
 
 
 def history_svg(study: StudyRecord) -> str:
@@ -122,12 +193,14 @@ def call_changes(comparison: Comparison) -> list[tuple[str, str, str]]:
 
 def preflight_lines(preflight: Preflight) -> list[tuple[str, str]]:
     """(what, how it is) for a table of two columns."""
-    by = ", ".join(f"{n} {provenance}" for provenance, n in preflight.by_provenance.items())
+    by = _counted(preflight.by_provenance)
     drawn = f", {preflight.drawn} drawn" if preflight.drawn < preflight.usable else ""
     lines = [
         ("usable rows", f"{preflight.usable} ({by}){drawn}; {preflight.duplicates} duplicate labels left out"),
         ("split", ", ".join(f"{n} {split}" for split, n in preflight.by_split.items())),
     ]
+    if not preflight.test_by_provenance.keys() <= VOUCHED_FOR:
+        lines.append(("test rows by", _counted(preflight.test_by_provenance)))
     if preflight.labels:
         lines.append(("labels", ", ".join(f"{label} {n}" for label, n in preflight.labels.items())))
     lines.append(_provable_line(preflight.provable))
@@ -168,7 +241,14 @@ def _live_words(live: LiveProbe) -> str:
     if not live.values:
         return f"no answer to {live.asked} rows"
     mean = sum(live.values) / len(live.values)
-    return f"scores {mean:.3f} on {len(live.values)} rows; differs from itself by {live.noise:.3f}"
+    return f"scores {mean:.3f} on {len(live.values)} rows; {_noise_words(live)}"
+
+
+def _noise_words(live: LiveProbe) -> str:
+    if live.noise is not None:
+        return f"differs from itself by {live.noise:.3f} ({live.asked_twice} rows asked twice)"
+    why = "no row was answered twice" if live.asked_twice else "temperature 0, so each row was asked once"
+    return f"not measured how much it differs from itself ({why})"
 
 
 def _cost_words(cost: CostEstimate) -> str:
@@ -181,10 +261,17 @@ def _cost_words(cost: CostEstimate) -> str:
 
 
 def trials_markdown(study: StudyRecord, *, limit: int = 10) -> str:
-    """A table of the leading candidates."""
-    lines = ["| candidate | mean score | rows |", "|---|---|---|"]
-    lines += [f"| {candidate_name(study, c)} | {mean:.3f} | {n} |" for c, mean, n in leaders(study, limit=limit)]
-    return "\n".join(lines)
+    """A table of the leading candidates, and how the choice among them was made."""
+    columns = leader_columns(study)
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines += [f"| {' | '.join(_escaped(cell) for cell in one.cells(study))} |" for one in leaders(study, limit=limit)]
+    return "\n\n".join(["\n".join(lines), *study_notes(study)])
+
+
+def study_notes(study: StudyRecord) -> list[str]:
+    """What a reader of that table should know."""
+    pool = nearest_words(study)
+    return [f"* {rule_of(study)}", *([pool] if pool is not None else [])]
 
 
 def verdict_line(comparison: Comparison) -> str:
@@ -199,16 +286,24 @@ def verdict_line(comparison: Comparison) -> str:
 def provenance_line(comparison: Comparison) -> str | None:
     """Who vouches for the held-out rows' right answers; None where nobody but people does, or it was not recorded."""
     found = comparison.by_provenance
-    if not found or set(found) <= {"human", "imported"}:
+    if not found or found.keys() <= VOUCHED_FOR:
         return None
-    return "right answers by: " + ", ".join(f"{n} {provenance}" for provenance, n in found.items())
+    return f"right answers by: {_counted(found)}"
+
+
+def _counted(by_provenance: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {provenance}" for provenance, n in by_provenance.items())
+
+
+def shortened(text: str) -> str:
+    """The beginning of a long text."""
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + " ..."
 
 
 def _cell(text: str | None) -> str:
     if text is None:
         return "(no answer)"
-    shown = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + " ..."
-    return _escaped(shown)
+    return _escaped(shortened(text))
 
 
 def _escaped(text: str) -> str:

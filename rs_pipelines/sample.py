@@ -8,6 +8,9 @@ from enum import StrEnum
 
 from rs_gateway.domain.chat import Message
 
+VOUCHED_FOR = frozenset({"human", "imported"})
+"""Provenances of labels that people gave."""
+
 
 class Split(StrEnum):
     """Which side a row is on. A fixed hash of the normalised input decides, or the imported file does."""
@@ -36,6 +39,19 @@ class Example:
     split: Split
     trace_id: str | None = None
 
+    @property
+    def is_vouched_for(self) -> bool:
+        """Whether a person says that the expected output is right, and not a model or an outcome."""
+        return self.provenance in VOUCHED_FOR
+
+    @property
+    def input_text(self) -> str:
+        """The input for a person to read: a lone variable's value as it is, others and messages by their names."""
+        if len(self.variables) == 1 and not self.messages:
+            return next(iter(self.variables.values()))
+        variables = [f"{name}: {value}" for name, value in self.variables.items()]
+        return "\n".join([*variables, *(f"{message.get('role')}: {_content(message)}" for message in self.messages)])
+
 
 @dataclass(frozen=True, slots=True)
 class CalibrationSample:
@@ -53,6 +69,12 @@ class CalibrationSample:
     def rows(self, split: Split) -> tuple[Example, ...]:
         """The rows of one side, in their fixed order."""
         return tuple(e for e in self.examples if e.split is split)
+
+
+def _content(message: Message) -> str:
+    """A message's text; other contents as JSON."""
+    content = message.get("content")
+    return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
 
 
 def sample_of(template_id: str, model: str, examples: tuple[Example, ...]) -> CalibrationSample:

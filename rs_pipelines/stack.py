@@ -17,7 +17,7 @@ def start_gateway(processes: Processes, bench: Workbench) -> str:
     """Start the gateway and wait until it answers; its address."""
     config = bench.settings.config_path.absolute()
     host, port = bench.settings.gateway.host_and_port
-    url = f"http://{host}:{port}"
+    url = bench.settings.gateway.url
     refuse_taken(host, port, what="gateway.addr")
     processes.start("gateway", route_switch("serve", "--config", str(config)))
     processes.wait_until_answers("gateway", f"{url}/health", timeout_s=_GATEWAY_READY_S)

@@ -26,6 +26,7 @@ from rs_pipelines.mipro.budget import (
     plan_for,
     study_allowance,
 )
+from rs_pipelines.mipro.demos import demo_user_text
 from rs_pipelines.mipro.earlier import earlier_winners
 from rs_pipelines.mipro.evaluations import Evaluations, Tools
 from rs_pipelines.mipro.events import StudyEvent
@@ -130,7 +131,13 @@ def draw(bench: Workbench, target: Target, *, watch: Watcher = ignore) -> Calibr
     """Draw and keep the target's calibration sample. Raises LabelShortageError with the remedy."""
     examples = _gathered(bench, target).examples
     settings = bench.settings
-    sample = draw_sample(target, examples, max_records=settings.dataset.max_records, seed=settings.mipro_v2.seed)
+    sample = draw_sample(
+        target,
+        examples,
+        max_records=settings.dataset.max_records,
+        seed=settings.mipro_v2.seed,
+        door=bench.feedback_door,
+    )
     bench.samples.save(sample)
     watch(sample)
     return sample
@@ -316,6 +323,14 @@ def _request(bench: Workbench, target: Target, effort: Effort, comparison: Compa
                     "provider's `prices`, or set mipro_v2.max_calls or mipro_v2.max_tokens instead."
                 )
     registered, live = bench.registry.get(target.template_id), bench.live(target)
+    if bench.settings.mipro_v2.nearest_demos and not any(
+        demo_user_text(live.text, example, template_id=target.template_id) for example in sample.rows(Split.TRAIN)
+    ):
+        raise ConfigurationError(
+            f"mipro_v2.nearest_demos finds nothing in the rows of {target.template_id!r} to choose demos by: the user "
+            "text is the same for all, and no row has a user's message. Put a variable into the user text, as in "
+            "{message}, or leave the setting out."
+        )
     winners = earlier_winners(
         bench.studies.studies(target),
         sample_id=sample.sample_id,

@@ -66,14 +66,7 @@ class StudyFiles:
     def load_study(self, target: Target, study_id: str) -> StudyRecord | None:
         """Read study.json; None when there is none. Raises StoreError when it cannot be understood."""
         content = _read(self.directory(target, study_id) / "study.json")
-        if content is None:
-            return None
-        try:
-            return decode_study(content)
-        except msgspec.DecodeError as error:
-            raise StoreError(
-                f"Study {study_id} of {target.key} cannot be read ({error}): delete its folder."
-            ) from error
+        return None if content is None else _decoded(f"{study_id} of {target.key}", content)
 
     def save_comparison(self, comparison: Comparison) -> None:
         """Write comparison.json beside its study."""
@@ -104,6 +97,11 @@ class StudyFiles:
         found = [self.load_study(target, path.parent.name) for path in (self._root / target.key).glob("*/study.json")]
         return sorted((record for record in found if record is not None), key=lambda record: record.started_at)
 
+    def targets(self) -> list[Target]:
+        """Every target that has a study, in the order of their keys. Raises StoreError: one cannot be understood."""
+        studies = {path.parent.parent.name: path for path in sorted(self._root.glob("*/*/study.json"))}
+        return [_decoded(f"{path.parent.name} of {key}", path.read_bytes()).target for key, path in studies.items()]
+
     @contextmanager
     def lock(self, target: Target) -> Generator[None]:
         """Hold a target for one optimisation. The lock goes with its process, so a dead holder blocks nobody.
@@ -133,6 +131,13 @@ class StudyFiles:
             _held.reset(token)
             holder.unlink(missing_ok=True)
             lock.release()
+
+
+def _decoded(name: str, content: bytes) -> StudyRecord:
+    try:
+        return decode_study(content)
+    except msgspec.DecodeError as error:
+        raise StoreError(f"Study {name} cannot be read ({error}): delete its folder.") from error
 
 
 def _read(path: Path) -> bytes | None:

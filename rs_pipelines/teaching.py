@@ -34,6 +34,7 @@ class Taught:
         unanswered: those that the teacher did not answer, or not to the end.
         calls: made now; answers that were in the cache cost none.
         budget_spent: whether the limit on calls ended it.
+        remaining: inputs that have no label now, those that were not answered among them.
     """
 
     source: str
@@ -42,6 +43,7 @@ class Taught:
     unanswered: int
     calls: int
     budget_spent: bool
+    remaining: int
 
 
 def teach(
@@ -74,7 +76,7 @@ def teach(
     if version is None:
         raise RegistryError(f"No version of {template_id!r} is live for {combination.model!r}.")
     steps.ingest(bench, watch=watch)
-    inputs = unlabelled_inputs(template.template, lake=bench.lake, datasets=bench.datasets, limit=limit)
+    found = unlabelled_inputs(template.template, lake=bench.lake, datasets=bench.datasets, limit=limit)
     source = f"teacher:{combination.model}"
     store = open_trace_store(bench.settings)
 
@@ -84,7 +86,7 @@ def teach(
         allowance = Allowance(None if max_calls is None else spent + max_calls)
         model = models.task.on(CallBudget(models.task.cache, account, allowance))
         lesson = _Lesson(store, template_id, version.text, model, source, on_label)
-        return await lesson.give(inputs)
+        return await lesson.give(found.newest, total=found.total)
 
     try:
         target = Target(template_id, combination.model)
@@ -112,7 +114,8 @@ class _Lesson:
     source: str
     on_label: Callable[[int, int], None]
 
-    async def give(self, inputs: Sequence[Unlabelled]) -> Taught:
+    async def give(self, inputs: Sequence[Unlabelled], *, total: int) -> Taught:
+        """Ask about `inputs`, of `total` that have no label."""
         labelled = done = 0
         spent = False
 
@@ -131,7 +134,15 @@ class _Lesson:
         async with anyio.create_task_group() as group:
             for asked in inputs:
                 group.start_soon(one, asked)
-        return Taught(self.source, len(inputs), labelled, done - labelled, self.model.calls_made - before, spent)
+        return Taught(
+            source=self.source,
+            inputs=len(inputs),
+            labelled=labelled,
+            unanswered=done - labelled,
+            calls=self.model.calls_made - before,
+            budget_spent=spent,
+            remaining=total - labelled,
+        )
 
     async def _label(self, asked: Unlabelled) -> bool:
         messages = render_messages(self.text, asked.variables, asked.messages, template_id=self.template_id)

@@ -25,6 +25,7 @@ from rs_gateway.store_urls import is_postgres
 from rs_gateway.wiring import (
     build_provider,
     combinations_of,
+    needs_client_key,
     open_prices,
     open_registry,
     open_stats_reader,
@@ -34,7 +35,7 @@ from rs_pipelines.answers import AnswerCache
 from rs_pipelines.cached_model import CachedModel, CallCost, CallLimits, ModelIdentity
 from rs_pipelines.datasets import DatasetStore
 from rs_pipelines.evaluators.registry import build_evaluator, resources_of
-from rs_pipelines.examples import SampleStore
+from rs_pipelines.examples import FeedbackDoor, SampleStore
 from rs_pipelines.gate import GatePolicy
 from rs_pipelines.lake import Lake
 from rs_pipelines.mipro.request import StudyModels
@@ -81,6 +82,11 @@ class Workbench:
     def samples(self) -> SampleStore:
         """Calibration samples."""
         return SampleStore(self.data / "samples")
+
+    @property
+    def feedback_door(self) -> FeedbackDoor:
+        """Where labels are sent."""
+        return FeedbackDoor(self.settings.gateway.url, needs_client_key(self.settings))
 
     @cached_property
     def studies(self) -> StudyFiles:

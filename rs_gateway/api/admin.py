@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Body, Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt
 
 from rs_gateway.api.schemas import ErrorBody
 from rs_gateway.domain.errors import InvalidRequestError, TemplateInvalidError, shown
@@ -55,7 +55,7 @@ class VersionForm(BaseModel):
         description="How instruction and demos have the answer written. Omitted: as the live version has it.",
         json_schema_extra=_without_default,
     )
-    nearest: int = Field(
+    nearest: StrictInt = Field(
         default=0,
         ge=0,
         description="How many of the demos are shown: those most like the input; 0 for all. Omitted: as the live "
@@ -104,10 +104,10 @@ class LiveForm(BaseModel):
     """Making a version live by hand: on record with the key's name and the reason."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    version: int = Field(ge=1)
+    version: StrictInt = Field(ge=1)
     model: Model = Field(default=None, description="Null: for every model without a version of its own.")
     reason: str = Field(min_length=1, max_length=2000)
-    previous: int | None = Field(default=None, description="Refuse with 409 unless this version is live now.")
+    previous: StrictInt | None = Field(default=None, description="Refuse with 409 unless this version is live now.")
 
 
 class RollbackForm(BaseModel):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictInt
 
 from rs_gateway.access import Access
 from rs_gateway.api.schemas import ErrorBody
@@ -29,9 +29,9 @@ class LimitsForm(BaseModel):
     """Null is no limit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    requests_per_minute: int | None = Field(default=None, ge=1)
-    tokens_per_minute: int | None = Field(default=None, ge=1)
-    concurrency: int | None = Field(default=None, ge=1)
+    requests_per_minute: StrictInt | None = Field(default=None, ge=1)
+    tokens_per_minute: StrictInt | None = Field(default=None, ge=1)
+    concurrency: StrictInt | None = Field(default=None, ge=1)
     budget_usd: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     budget_period: BudgetPeriod = "total"
     allow_unpriced: bool = False

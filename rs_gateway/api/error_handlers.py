@@ -42,13 +42,13 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return _json(error.status_code, body, headers)
 
 
-async def _invalid_body(request: Request, error: Exception) -> Response:
+async def _invalid_body(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     unreadable = first["type"] == "json_invalid"
     where = "" if unreadable else ".".join(str(part) for part in first["loc"] if part not in ("body", "query"))
     where = where[:_SHOWN_CHARACTERS]
-    if not where and "json" not in request.headers.get("content-type", ""):
+    if not where and isinstance(first["input"], bytes):  # it was not even tried as JSON
         message = "The body is read as JSON only with the header `content-type: application/json`."
     elif where:
         message = f"`{where}`: {first['msg']}."

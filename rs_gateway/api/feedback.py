@@ -9,7 +9,8 @@ from rs_gateway.api.schemas import ErrorBody, FeedbackBody, FeedbackReceipt
 from rs_gateway.domain.feedback import Feedback, FeedbackKind, check_value
 from rs_gateway.domain.ports import TraceStore
 
-router = APIRouter(tags=["feedback"])
+# As with chat, a body without a content type is JSON.
+router = APIRouter(tags=["feedback"], strict_content_type=False)
 
 
 @router.post(

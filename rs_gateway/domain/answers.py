@@ -7,6 +7,8 @@ from rs_gateway.domain.traces import Usage, UsageSource
 
 _CHARACTERS_PER_TOKEN = 4
 """OpenAI's rule of thumb for English; only ever used for counts that are marked as estimated."""
+_MOST_TOKENS = 2**31
+"""No context is nearly as long. Sums of counts below it stay exact, as floats too, and fit every store's columns."""
 
 
 class WireUsage(msgspec.Struct):
@@ -22,12 +24,12 @@ class WireUsage(msgspec.Struct):
     @property
     def input_tokens(self) -> int | None:
         """Tokens of the request; None unless the provider counted them."""
-        return _count(self.prompt_tokens)
+        return token_count(self.prompt_tokens)
 
     @property
     def output_tokens(self) -> int | None:
         """Tokens of the answer; None unless the provider counted them."""
-        return _count(self.completion_tokens)
+        return token_count(self.completion_tokens)
 
     @property
     def has_no_details(self) -> bool:
@@ -43,24 +45,24 @@ class WireUsage(msgspec.Struct):
     def cached_input_tokens(self) -> int | None:
         """Tokens of the request that came out of the provider's cache: OpenAI's spelling, then DeepSeek's."""
         details = self.prompt_tokens_details
-        cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
-        return cached if cached is not None else _count(self.prompt_cache_hit_tokens)
+        cached = token_count(details.get("cached_tokens")) if isinstance(details, dict) else None
+        return cached if cached is not None else token_count(self.prompt_cache_hit_tokens)
 
     @property
     def cache_write_tokens(self) -> int | None:
         """Tokens of the request that went into its cache: as litellm reports Anthropic's, then OpenAI's spellings."""
-        written = _count(self.cache_creation_input_tokens)
+        written = token_count(self.cache_creation_input_tokens)
         details = self.prompt_tokens_details
         if written is None and isinstance(details, dict):
-            written = _count(details.get("cache_creation_tokens"))
-            return written if written is not None else _count(details.get("cache_write_tokens"))
+            written = token_count(details.get("cache_creation_tokens"))
+            return written if written is not None else token_count(details.get("cache_write_tokens"))
         return written
 
     @property
     def reasoning_tokens(self) -> int | None:
         """Tokens of the answer that the client does not see."""
         details = self.completion_tokens_details
-        return _count(details.get("reasoning_tokens")) if isinstance(details, dict) else None
+        return token_count(details.get("reasoning_tokens")) if isinstance(details, dict) else None
 
 
 class WireDelta(msgspec.Struct):
@@ -281,9 +283,9 @@ class StreamedAnswer:
         return message
 
 
-def _count(value: JsonValue) -> int | None:
-    """A token count, if that is what it is."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None
+def token_count(value: JsonValue) -> int | None:
+    """What a provider says that it counted; None where that is no number of tokens that one answer can have."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_TOKENS else None
 
 
 def text_of(content: JsonValue) -> str:

@@ -4,6 +4,7 @@ from typing import ClassVar, Literal, Protocol, TypeAlias
 
 import msgspec
 
+from rs_gateway.domain.answers import token_count
 from rs_gateway.domain.chat import JsonObject, JsonValue
 from rs_gateway.domain.endpoints import EndpointAnswer, EndpointRequest, text_length
 from rs_gateway.domain.traces import Outcome, Usage, UsageSource
@@ -80,7 +81,7 @@ def answer_of(request: EndpointRequest, body: bytes) -> EndpointAnswer:
         embeddings = _embeddings.decode(body)
         if not embeddings.data:
             raise msgspec.ValidationError("embeddings without data")
-        tokens = _count(_object(embeddings.usage).get("prompt_tokens"))
+        tokens = token_count(_object(embeddings.usage).get("prompt_tokens"))
         usage = Usage(tokens, 0, UsageSource.PROVIDER) if tokens is not None else _estimate(request, 0)
         return EndpointAnswer(
             _text(embeddings.model), None, Outcome.COMPLETE, usage, {"n_embeddings": len(embeddings.data)}
@@ -257,7 +258,7 @@ def _answer_of_response(request: EndpointRequest, response: _Response) -> Endpoi
     elif status != "completed":
         outcome = Outcome.PROVIDER_ERROR
     counts = _object(response.usage)
-    input_tokens, output_tokens = _count(counts.get("input_tokens")), _count(counts.get("output_tokens"))
+    input_tokens, output_tokens = token_count(counts.get("input_tokens")), token_count(counts.get("output_tokens"))
     if not input_tokens or output_tokens is None:
         usage = _estimate(request, text_length(response.output))
     else:
@@ -265,8 +266,8 @@ def _answer_of_response(request: EndpointRequest, response: _Response) -> Endpoi
             input_tokens,
             output_tokens,
             UsageSource.PROVIDER,
-            cached_input_tokens=_count(_object(counts.get("input_tokens_details")).get("cached_tokens")),
-            reasoning_tokens=_count(_object(counts.get("output_tokens_details")).get("reasoning_tokens")),
+            cached_input_tokens=token_count(_object(counts.get("input_tokens_details")).get("cached_tokens")),
+            reasoning_tokens=token_count(_object(counts.get("output_tokens_details")).get("reasoning_tokens")),
         )
     return EndpointAnswer(_text(response.model), reason or status, outcome, usage, {"output": response.output})
 
@@ -278,8 +279,11 @@ def _answer_of_message(
     model: str | None,
     stop_reason: str | None,
 ) -> EndpointAnswer:
-    fresh, output_tokens = _count(counts.get("input_tokens")), _count(counts.get("output_tokens"))
-    read, written = _count(counts.get("cache_read_input_tokens")), _count(counts.get("cache_creation_input_tokens"))
+    fresh, output_tokens = token_count(counts.get("input_tokens")), token_count(counts.get("output_tokens"))
+    read, written = (
+        token_count(counts.get("cache_read_input_tokens")),
+        token_count(counts.get("cache_creation_input_tokens")),
+    )
     if fresh is None or output_tokens is None or not fresh + (read or 0) + (written or 0):
         usage = _estimate(request, text_length(content))
     else:
@@ -302,10 +306,6 @@ def _estimate(request: EndpointRequest, output_characters: int) -> Usage:
         -(-output_characters // _CHARACTERS_PER_TOKEN),
         UsageSource.ESTIMATED,
     )
-
-
-def _count(value: JsonValue) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None
 
 
 def _text(value: JsonValue) -> str | None:

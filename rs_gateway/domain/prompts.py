@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+from rs_gateway.domain.answers import text_of
 from rs_gateway.domain.chat import JsonObject, Message
 from rs_gateway.domain.errors import (
     AlreadyLiveError,
@@ -326,7 +327,8 @@ def render_messages(
 ) -> tuple[Message, ...]:
     """What a provider is sent: system, demos as user/assistant turns, the user text, then the client's messages.
 
-    Where only the nearest demos are shown, it is those most like the user text, or without one the client's last words.
+    Where only the nearest demos are shown, it is those most like what the input says (`words_of_input`), or the values
+    in the instruction where it says nothing.
 
     An empty instruction sends no system message. Raises MissingVariablesError, naming what both texts lack.
     """
@@ -338,7 +340,7 @@ def render_messages(
         raise MissingVariablesError(template_id, text.placeholders - variables.keys()) from None
     if instruction:
         rendered.append({"role": "system", "content": instruction})
-    for demo in text.demos if not text.nearest else _nearest_demos(text, user, messages):
+    for demo in text.demos if not text.nearest else _nearest_demos(text, user, variables, messages):
         rendered.append({"role": "user", "content": demo.user})
         rendered.append({"role": "assistant", "content": demo.assistant})
     if user is not None:
@@ -352,22 +354,30 @@ _indexes: dict[int, tuple[tuple[Demo, ...], NearestIndex]] = {}
 _MAX_INDEXES = 64
 
 
-def _nearest_demos(text: PromptText, user: str | None, messages: Sequence[Message]) -> list[Demo]:
+def _nearest_demos(
+    text: PromptText, user: str | None, variables: Mapping[str, str], messages: Sequence[Message]
+) -> list[Demo]:
     known = _indexes.get(id(text.demos))
     if known is None or known[0] is not text.demos:
         if len(_indexes) >= _MAX_INDEXES:
             _indexes.clear()
         known = _indexes[id(text.demos)] = (text.demos, NearestIndex([demo.user for demo in text.demos]))
-    asked = user if user is not None else _last_words(messages)
+    asked = words_of_input(text, user, messages)
+    if asked is None:
+        asked = " ".join(variables[name] for _, name in parse_text(text.instruction) if name is not None)
     return [text.demos[position] for position in known[1].nearest(asked, text.nearest)]
 
 
-def _last_words(messages: Sequence[Message]) -> str:
+def words_of_input(text: PromptText, user: str | None, messages: Sequence[Message]) -> str | None:
+    """What an input says in the place where a demo shows its own.
+
+    That is `user`, the rendered user text, or the client's last user message where the user text has no placeholder and
+    is the same for every input. None where there is neither.
+    """
+    if user is not None and text.user is not None and any(name is not None for _, name in parse_text(text.user)):
+        return user
     for message in reversed(messages):
         if message.get("role") == "user":
-            content = message.get("content")
-            if isinstance(content, list):
-                parts = [part.get("text") for part in content if isinstance(part, dict)]
-                return " ".join(part for part in parts if isinstance(part, str))
-            return content if isinstance(content, str) else ""
-    return ""
+            words = text_of(message.get("content"))
+            return words if words.strip() else None
+    return None

@@ -35,7 +35,11 @@ class StudyConfig(dg.Config):
     """What one run may override of `mipro_v2` in the configuration; empty leaves it as it stands there."""
 
     mode: SearchMode | None = Field(default=None, description="Size of the search.")
-    num_trials: int | None = Field(default=None, description="Candidates that are tried on a minibatch.")
+    num_trials: int | None = Field(
+        default=None,
+        description="Minibatches, with their full evaluations, whose rows a race may evaluate; under `tpe`, candidates "
+        "that are tried on a minibatch.",
+    )
     max_calls: int | None = Field(default=None, description="Hard limit on model calls, the comparison included.")
     seed: int | None = Field(default=None, description="Decides every random choice of the search.")
 

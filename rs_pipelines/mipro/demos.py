@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
@@ -10,7 +9,8 @@ from typing import NamedTuple
 
 from rs_gateway.domain.errors import MissingVariablesError
 from rs_gateway.domain.evaluation import Evaluator
-from rs_gateway.domain.prompts import Demo, PromptText, render
+from rs_gateway.domain.nearest import terms_of
+from rs_gateway.domain.prompts import Demo, PromptText, render, words_of_input
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.mipro.budget import StudyPlan
 from rs_pipelines.mipro.formats import in_format, without_format
@@ -19,7 +19,6 @@ from rs_pipelines.mipro.records import DemoSet, DemoSetKind
 from rs_pipelines.sample import Example
 from rs_pipelines.scoring import score_rows
 
-_WORD = re.compile(r"\w+")
 _POOL = 200
 """Rows that a set is drawn from; farthest-first among more would take seconds and gain nothing."""
 _ODD_SHARE = 0.1
@@ -40,22 +39,15 @@ class DemoRow:
 
 
 def demo_user_text(text: PromptText, example: Example, *, template_id: str) -> str | None:
-    """The user turn of a demo: the version's user text for this row, or the row's own last user message.
+    """The user turn of a demo: what serving compares demos with for this row, if they are chosen by likeness.
 
-    None when the row has neither, or lacks a variable.
+    None when the row says nothing, or lacks a variable.
     """
-    if text.user is not None:
-        try:
-            return render(text.user, example.variables, template_id=template_id)
-        except MissingVariablesError:
-            return None
-    for message in reversed(example.messages):
-        if message.get("role") == "user":
-            content = message.get("content")
-            if isinstance(content, list):
-                content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-            return content if isinstance(content, str) else None
-    return None
+    try:
+        user = render(text.user, example.variables, template_id=template_id) if text.user is not None else None
+    except MissingVariablesError:
+        return None
+    return words_of_input(text, user, example.messages)
 
 
 def demo_rows(text: PromptText, train: Sequence[Example], *, template_id: str, seed: int) -> list[DemoRow]:
@@ -78,7 +70,7 @@ def _row(user: str, example: Example, shape: LabelShape) -> DemoRow:
     return DemoRow(
         Demo(user, example.expected, example.example_id),
         shape.stratum(example.expected),
-        frozenset(_WORD.findall(user.casefold())),
+        frozenset(terms_of(user)),
     )
 
 

@@ -1,6 +1,6 @@
 """What a study has found out so far, row by row, and the way to find out more. Every step is saved before it counts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from statistics import fmean
@@ -15,7 +15,7 @@ from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.mipro.budget import planned_evaluations
 from rs_pipelines.mipro.events import RowsScored, StudyEvent
 from rs_pipelines.mipro.records import LIVE, Candidate, CandidateRows, StudyRecord, TrialKind, TrialRecord
-from rs_pipelines.mipro.reserve import ComparisonReserve, prompt_length
+from rs_pipelines.mipro.reserve import ComparisonReserve
 from rs_pipelines.mipro.shared_trials import RowScores
 from rs_pipelines.sample import Example, Target
 from rs_pipelines.scoring import score_rows
@@ -94,7 +94,7 @@ class Evaluations:
         stored = await anyio.to_thread.run_sync(self._tools.store.load_study, self.record.target, self.record.study_id)
         if stored is not None:
             self.record, self._earlier_seconds = stored, stored.seconds
-            self.results = {entry.candidate: dict(enumerate(entry.values)) for entry in stored.rows}
+            self.results = stored.results
             self._tools.task.remember(stored.measured)
             self._tools.budget.allowance = self._tools.reserve.allowance(stored)
 
@@ -142,10 +142,6 @@ class Evaluations:
         planned, left = planned_evaluations(self.record.plan, self.n_rows), self.answers_left
         affordable = planned if left is None else min(planned, done + left)
         return done / affordable if affordable else 1.0
-
-    def lengths(self) -> Mapping[Candidate, int]:
-        """Characters of every candidate's prompt, apart from the user text that all have."""
-        return {candidate: prompt_length(self.record.text_of(candidate)) for candidate in self.candidates}
 
     async def evaluate(self, candidate: Candidate, n_rows: int, *, kind: TrialKind) -> TrialRecord:
         """Score a candidate on the first `n_rows` rows, paying for those it has not seen.

@@ -32,10 +32,12 @@ _INTERACTION_SPREADS = (0.005, 0.03, 0.1)
 """Standard deviations of the effects, in score units: none to speak of, some, large."""
 _MEAN_SPREAD = 1.0
 _LEAST_VARIANCE = 1e-12
-_LEAST_BELIEF = 0.75
+LEAST_BELIEF = 0.75
+"""Probability with which the choice must be better than the live version."""
+LEAST_SEEN = 0.3
+"""Part of the rows that the choice must have seen."""
 _A_POINT, _DOUBT = 0.01, 0.05
 """A race ends when nothing is left that is likely to be better by a point."""
-_LEAST_SEEN = 0.3
 _LEAST_NOISE = 0.005
 """Variance that one row's score has at least; a handful of equal scores proves nothing."""
 
@@ -128,8 +130,8 @@ def next_look(
         return Look(LIVE, n_rows)
     levels = believed_levels(results, candidates)
     leader = int(np.argmax(levels.means))
-    lacking = ceil(_LEAST_SEEN * n_rows) - rows_seen[candidates[leader]]
-    if lacking > 0 and (left <= _LEAST_SEEN * n_rows or levels.means[leader] >= 1 - _A_POINT):
+    lacking = ceil(LEAST_SEEN * n_rows) - rows_seen[candidates[leader]]
+    if lacking > 0 and (left <= LEAST_SEEN * n_rows or levels.means[leader] >= 1 - _A_POINT):
         return _look(candidates[leader], rows_seen, n_rows, min(step, left))
     others = [n for n in range(len(candidates)) if n != leader]
     for challenger in sorted(others, key=lambda n: -levels.improvement(n, leader)):
@@ -183,7 +185,7 @@ def is_settled(results: Mapping[Candidate, RowValues], candidates: Sequence[Cand
         return False
     levels = believed_levels(results, candidates)
     leader = int(np.argmax(levels.means))
-    if len(results.get(candidates[leader], ())) < _LEAST_SEEN * n_rows:
+    if len(results.get(candidates[leader], ())) < LEAST_SEEN * n_rows:
         return False
     if levels.means[leader] >= 1 - _A_POINT:
         return True
@@ -209,8 +211,8 @@ def cheapest(
         n
         for n, candidate in enumerate(candidates)
         if lengths[candidate] < lengths[LIVE]
-        and len(results.get(candidate, ())) >= _LEAST_SEEN * n_rows
-        and levels.superiority(n, live, by=-max_loss) >= _LEAST_BELIEF
+        and len(results.get(candidate, ())) >= LEAST_SEEN * n_rows
+        and levels.superiority(n, live, by=-max_loss) >= LEAST_BELIEF
     ]
     return candidates[min(eligible, key=lambda n: (lengths[candidates[n]], -levels.means[n], n))] if eligible else LIVE
 
@@ -236,7 +238,7 @@ def chosen(
     eligible = [
         n
         for n, candidate in enumerate(candidates)
-        if len(results.get(candidate, ())) >= _LEAST_SEEN * n_rows and levels.superiority(n, live) >= _LEAST_BELIEF
+        if len(results.get(candidate, ())) >= LEAST_SEEN * n_rows and levels.superiority(n, live) >= LEAST_BELIEF
     ]
     if not eligible:
         return LIVE

@@ -92,6 +92,23 @@ class CandidateRows:
 
 
 @dataclass(frozen=True, slots=True)
+class Weighed:
+    """What the final choice knew of one candidate that was looked at.
+
+    Attributes:
+        believed: the score that it probably has, from its own rows and from what it shares with other candidates.
+        probability: that it is better than the live version or, under the objective `cost`, loses at most `max_loss` to
+            it; None where the choice does not ask.
+        length: characters of its prompt, apart from the user text that all have.
+    """
+
+    candidate: Candidate
+    believed: float
+    probability: float | None
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class StudyRecord:
     """One search, from its inputs to its choice.
 
@@ -106,6 +123,8 @@ class StudyRecord:
         calls, input_tokens, output_tokens, usd: paid for by this study, crashed runs included, until it was last saved.
         booked_tokens: those, and the bookings of calls that were not counted; measured: what calls took, by model.
         seconds: working time, crashed runs included as far as they were saved.
+        objective, max_loss: what the choice went by; see StudyRequest.
+        weighed: what it knew, one entry for each of `rows`; empty in an unfinished study.
         second_round: whether the second round is over: made, or passed over.
         ending: why the search stopped: all that was planned is done, budget spent, nothing left to be seen, or no other
             candidate likely to be better by a point.
@@ -141,6 +160,14 @@ class StudyRecord:
     ending: Ending | None = None
     second_round: bool = False
     finished: bool = False
+    objective: Literal["quality", "cost"] = "quality"
+    max_loss: float = 0.0
+    weighed: tuple[Weighed, ...] = ()
+
+    @property
+    def results(self) -> dict[Candidate, dict[int, float | None]]:
+        """Of each candidate that was looked at, position in the row order -> score; None is missing."""
+        return {entry.candidate: dict(enumerate(entry.values)) for entry in self.rows}
 
     @property
     def seed(self) -> int:

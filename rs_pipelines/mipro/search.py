@@ -16,9 +16,9 @@ from rs_gateway.domain.evaluation import Evaluator
 from rs_gateway.domain.prompts import PromptText
 from rs_pipelines.answers import BudgetExhaustedError, CallBudget
 from rs_pipelines.mipro.budget import DRAWS_PER_PROPOSAL, REVISION_ROWS, estimate_calls, study_allowance
+from rs_pipelines.mipro.choice import choice_of, weighed
 from rs_pipelines.mipro.demos import build_demo_sets, demo_rows, demo_user_text
 from rs_pipelines.mipro.earlier import usable_demos
-from rs_pipelines.mipro.estimates import final_choice
 from rs_pipelines.mipro.evaluations import Evaluations, Tools
 from rs_pipelines.mipro.events import (
     DemoSetsBuilt,
@@ -34,8 +34,7 @@ from rs_pipelines.mipro.events import (
 from rs_pipelines.mipro.formats import offered_formats, without_format
 from rs_pipelines.mipro.instructions import build_instructions
 from rs_pipelines.mipro.race import Race
-from rs_pipelines.mipro.racing import cheapest, chosen
-from rs_pipelines.mipro.records import LIVE, Candidate, DemoSet, Ending, Instruction, StudyRecord
+from rs_pipelines.mipro.records import LIVE, DemoSet, Ending, Instruction, StudyRecord
 from rs_pipelines.mipro.redacted import redacted_examples
 from rs_pipelines.mipro.request import NoLabelsError, StudyModels, StudyRequest, row_order, study_id_of, title_of
 from rs_pipelines.mipro.reserve import ComparisonReserve
@@ -246,25 +245,15 @@ class _Search:
             trials=record.trials,
         )
 
-    def _choice(self) -> Candidate:
-        state = self._state
-        # A budget that ends before the live version is evaluated leaves nothing to choose from.
-        if LIVE not in state.fully_evaluated:
-            return LIVE
-        candidates, lengths, n_rows = state.candidates, state.lengths(), state.n_rows
-        if self._request.objective == "cost":
-            max_loss = self._request.max_loss
-            return cheapest(state.results, candidates, lengths=lengths, n_rows=n_rows, max_loss=max_loss)
-        if self._plan.search == "racing":
-            return chosen(state.results, candidates, lengths=lengths, n_rows=n_rows)
-        return final_choice(state.results, eligible=state.fully_evaluated, lengths=lengths)
-
     async def _finish(self, ending: Ending) -> None:
-        state, best = self._state, self._choice()
-        text = state.record.text_of(best)
+        state, request = self._state, self._request
+        searched = replace(state.record, objective=request.objective, max_loss=request.max_loss)
+        best = choice_of(searched)
+        text = searched.text_of(best)
         done = replace(
-            state.record,
+            searched,
             best=best,
+            weighed=weighed(searched),
             best_text=text,
             best_hash=text.content_hash,
             live_value=state.mean(LIVE),

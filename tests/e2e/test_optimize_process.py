@@ -49,8 +49,10 @@ def test_traffic_becomes_labels_becomes_a_better_prompt_that_is_served_without_a
                 trace_id = ask(example.variables["message"]).headers["x-route-switch-trace-id"]
                 label = {"trace_id": trace_id, "kind": "label", "value": example.expected}
                 assert httpx.post(f"{url}/v1/feedback", json=label).status_code == 201
-            result = optimize(tmp_path)
+            result = optimize(tmp_path, "--show-rows", "1")
             assert result["published"], result
+            [won] = result["rows_won"]
+            assert won["expected"] in won["variables"]["message"], "a row is shown with its input"
             assert result["optimized_score"] > result["baseline_score"]
             assert result["model_calls"] > 0 and result["paid_input_tokens"] > result["paid_output_tokens"] > 0
             assert result["paid_usd"] is None, "nobody knows what this model costs"

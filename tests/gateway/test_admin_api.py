@@ -509,6 +509,30 @@ def test_what_is_wrong_is_refused_in_openais_shape(
     assert [k["name"] for k in done(untouched.admin("GET", "/keys"))] == ["boss"]
 
 
+@pytest.mark.parametrize("value", ["2", True, 2.0, 1.5])
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/templates", {**NEW, "demos": [{"user": "a", "assistant": "b"}] * 5}, "nearest"),
+        (
+            "/templates/support/versions",
+            {"instruction": "x", "demos": [{"user": "a", "assistant": "b"}] * 5},
+            "nearest",
+        ),
+        ("/templates/support/live", {"reason": "x"}, "version"),
+        ("/templates/support/live", {"version": 1, "reason": "x"}, "previous"),
+        ("/keys", {"name": "x", "limits": {}}, "limits.concurrency"),
+    ],
+)
+def test_a_whole_number_is_written_as_one(
+    untouched: Keyed, path: str, body: dict[str, Any], field: str, value: object
+) -> None:
+    *parents, name = field.split(".")
+    inner = {name: value}
+    body = {**body, **({parents[0]: inner} if parents else inner)}
+    assert field in refused(untouched.admin("POST", path, body), 400, "a valid integer")["param"]
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b'{"id": "t", "instruction": "x"', b"[" * 5000])
 def test_a_body_that_is_no_json_is_refused(untouched: Keyed, content: bytes) -> None:
     headers = {"content-type": "application/json"}

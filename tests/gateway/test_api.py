@@ -79,6 +79,26 @@ def test_feedback_is_stored_before_it_is_acknowledged(gateway: RunningGateway) -
         assert response.json()["trace_id"] == trace_id
 
 
+@pytest.mark.parametrize(("path", "status"), [("/v1/chat/completions", 200), ("/v1/feedback", 201)])
+def test_a_body_needs_no_content_type_to_be_read_as_json(gateway: RunningGateway, path: str, status: int) -> None:
+    trace_id = gateway.ask(HELP).headers["x-route-switch-trace-id"]
+    body = HELP if status == 200 else {"trace_id": trace_id, "kind": "score", "value": 1}
+    with gateway.client() as client:
+        response = client.post(path, content=json.dumps(body))
+        assert "content-type" not in response.request.headers
+        assert response.status_code == status, response.text
+
+
+def test_feedback_that_says_it_is_no_json_is_told_what_to_say(gateway: RunningGateway) -> None:
+    with gateway.client() as client:
+        response = client.post("/v1/feedback", data={"kind": "score"})
+        assert response.status_code == 400
+        assert "`content-type: application/json`" in response.json()["error"]["message"]
+        response = client.post("/v1/feedback", content=b"[]")
+        assert response.status_code == 400
+        assert "content-type" not in response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("changes", "status"),
     [

@@ -163,6 +163,57 @@ def test_a_request_that_was_refused_before_any_decision_says_so(folder: Path) ->
     assert "answered by  nobody" in text
 
 
+PLAIN: dict[str, Any] = {
+    "request_model": "gpt-4",
+    "template_id": None,
+    "version": None,
+    "combination_id": "openai/gpt-4",
+    "decision": Decision("openai/gpt-4", (), "weighted_round_robin", {"openai/gpt-4": 1.0}, "the only one", {}),
+    "attempts": (Attempt("openai/gpt-4", "openai", "gpt-4", None, None, 200, 1.0),),
+}
+REFUSED: dict[str, Any] = {
+    **PLAIN,
+    **dict.fromkeys(("combination_id", "decision", "provider", "model", "response_model")),
+    "attempts": (),
+    "outcome": Outcome.REJECTED,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "`model` is the template's name\n"),
+        (
+            {"request_model": "gpt-4"},
+            "or because the template runs the model that was asked for: then its prompt is used",
+        ),
+        ({"request_model": "gpt-4"}, "used, although openai lists it for use without a template"),
+        ({"request_model": "other"}, "by `metadata`, which names the template or one of its combinations"),
+        (PLAIN, "passed through to openai, which lists the model: no template, no prompt of ours\n"),
+        (
+            {**PLAIN, "request_model": "support"},
+            "There is a template of that name now, which the gateway did not know then",
+        ),
+        (
+            {**PLAIN, "request_model": "support", "endpoint": "responses"},
+            "; the template of that name answers on /v1/chat/completions only",
+        ),
+        (
+            {**REFUSED, "request_model": "support", "error_code": "template_unavailable"},
+            "'support' is the name of a template, and of a model that openai lists: for chat the template goes",
+        ),
+    ],
+)
+def test_how_a_name_led_to_a_template_or_past_it_is_told(folder: Path, changes: dict[str, Any], words: str) -> None:
+    (folder / "route-switch.yaml").write_text("data_dir: data\nmodel_providers: {openai: {models: [gpt-4, support]}}\n")
+    register(folder)
+    assert words in explained(folder, **changes)
+
+
+def test_a_name_that_means_nothing_needs_no_words(folder: Path) -> None:
+    assert "reached" not in explained(folder, **REFUSED, error_code="model_not_found")
+
+
 def test_hostile_names_neither_style_nor_steer_the_terminal(folder: Path) -> None:
     hostile = "[red]x[/red]\x1b[2J\x9b31m\r\n:smile:"
     said = TracePayload(({"role": "user", "content": hostile},), {}, {}, (), None)

@@ -367,42 +367,6 @@ def test_a_provider_over_tls_is_reached_when_its_certificate_is_trusted_and_refu
         tls_context.cache_clear()
 
 
-@pytest.mark.parametrize(
-    ("url", "why"),
-    [
-        ("ftp://h/v1", "no http"),
-        ("http:///v1", "no http"),
-        ("nonsense", "no http"),
-        ("http://a..b/v1", "no host can be called 'a..b'"),
-        ("http://" + "a" * 70 + ".example", "no host can be called"),
-        ("http://a b/v1", "no host can be called"),
-        ("http://h:99999/v1", "port"),
-        ("http://h:x/v1", "port"),
-        ("http://h/v1?api-version=1", "query"),
-        ("http://h/v1#part", "fragment"),
-        ("http://me:secret@h/v1", "api_key"),
-    ],
-)
-def test_an_address_that_cannot_be_used_is_refused_with_the_reason(url: str, why: str) -> None:
-    with pytest.raises(ValueError, match=why) as refused:
-        parse_address(url)
-    assert "secret" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("url", "authority", "host", "path"),
-    [
-        ("http://127.0.0.1:81/v1/", "127.0.0.1:81", "127.0.0.1", "/v1"),
-        ("https://[::1]:81", "[::1]:81", "::1", ""),
-        ("https://[::1]/x", "[::1]", "::1", "/x"),
-        ("https://b\u00fccher.example/\u00fc", "xn--bcher-kva.example", "xn--bcher-kva.example", "/%C3%BC"),
-    ],
-)
-def test_an_address_is_what_goes_out_on_the_wire(url: str, authority: str, host: str, path: str) -> None:
-    address = parse_address(url)
-    assert (address.authority, address.host, address.path) == (authority, host, path)
-
-
 async def _member_by_member(members: list[bytes], cut: int) -> bytes:
     wire = b"".join(members)
     head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(wire)

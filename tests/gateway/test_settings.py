@@ -26,6 +26,20 @@ def test_a_minimal_file_is_enough(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("addr", "url"),
+    [
+        ("127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("0.0.0.0:80", "http://127.0.0.1:80"),
+        ("[::]:8080", "http://[::1]:8080"),
+        ("gateway.internal:8080", "http://gateway.internal:8080"),
+        (":8080", "http://127.0.0.1:8080"),
+    ],
+)
+def test_the_address_to_listen_at_gives_the_one_to_ask(tmp_path: Path, addr: str, url: str) -> None:
+    assert load(tmp_path, gateway={**MINIMAL["gateway"], "addr": addr}).gateway.url == url
+
+
+@pytest.mark.parametrize(
     ("sections", "words"),
     [
         ({"gatway": {}}, "did you mean 'gateway'"),

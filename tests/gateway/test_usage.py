@@ -74,6 +74,28 @@ def test_no_shape_of_usage_costs_the_client_its_answer(usage: dict[str, Any]) ->
     assert counted_usage(decode_chunk(payload).usage) or estimated_usage(input_characters=1, output_characters=1)
 
 
+@pytest.mark.parametrize("name", ["prompt_tokens", "completion_tokens"])
+@pytest.mark.parametrize("count", [-1, True, 5.0, "5", None, [5], 2**31, 2**53 + 1, 2**63 - 1, 2**64, 10**400])
+def test_a_count_that_no_answer_can_have_was_not_reported(name: str, count: Any) -> None:
+    usage = read({"prompt_tokens": 100, "completion_tokens": 20, name: count})
+    assert usage == Usage(10, 1, UsageSource.ESTIMATED)
+
+
+@pytest.mark.parametrize("count", [-1, True, 5.0, 2**31, 2**63 - 1, 10**400])
+def test_a_part_that_no_answer_can_have_was_not_reported_and_the_rest_counts(count: Any) -> None:
+    parts: dict[str, Any] = {
+        "prompt_tokens_details": {"cached_tokens": count, "cache_write_tokens": count},
+        "completion_tokens_details": {"reasoning_tokens": count},
+    }
+    assert read({"prompt_tokens": 100, "completion_tokens": 20, **parts}) == counted()
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1))
+def test_every_plausible_count_is_taken_as_it_is(n_input: int, n_output: int) -> None:
+    usage = Usage(n_input, n_output, UsageSource.PROVIDER)
+    assert read({"prompt_tokens": n_input, "completion_tokens": n_output}) == usage
+
+
 @pytest.mark.parametrize("field", ["content", "refusal", "reasoning_content", "tool_calls"])
 def test_content_that_is_nested_deeply_is_counted_without_following_it(field: str) -> None:
     nested: Any = "x"

@@ -106,6 +106,16 @@ def test_the_page_shows_all_models_and_needs_nothing_from_elsewhere() -> None:
     assert "unknown" in console.export_text()
 
 
+def test_one_model_alone_is_no_choice_and_is_not_called_one() -> None:
+    found = ranked(tried("only", GOOD, 5.0))
+    assert conclusions(found)[0].startswith("There was nothing to choose from: only is the only model that was asked.")
+    console = Console(record=True, width=200)
+    print_best_model(console, found)
+    for report in (console.export_text(), best_model_page(found)):
+        assert "nothing to choose from" in report and "0.900" in report
+        assert not re.search(r"Best:|Cheapest|Nobody is better|Transfer|to choose among", report)
+
+
 async def two_models(exchange: Exchange) -> None:
     """`tiny` learns from demos; `deaf` always says the same."""
     body = dict(exchange.body)
@@ -186,6 +196,29 @@ def test_where_only_the_time_cannot_be_taken_any_more_there_is_a_result(tmp_path
     assert runs[3].models[0].p50_s is None
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (["--models", ""], "--models '' names no model: 'parcels' runs on tiny, deaf"),
+        (["--models", " , "], "names no model: 'parcels' runs on tiny, deaf"),
+        (["--output-dir", "/dev/null/report"], "--output-dir /dev/null/report cannot be written"),
+        (["--output-dir", "/proc/report"], "--output-dir /proc/report cannot be written"),
+    ],
+)
+def test_what_could_not_end_in_a_report_is_refused_before_anything_is_asked(
+    tmp_path: Path, option: list[str], words: str
+) -> None:
+    app = typer.Typer()
+    register(app)
+    with Upstream([two_models]).running() as upstream:
+        bench = bench_of_two(tmp_path, upstream)
+        options = ["find-best-model", "parcels", "--config", str(bench.settings.config_path), *option]
+        refused = CliRunner().invoke(app, options)
+    assert isinstance(refused.exception, ConfigurationError)
+    assert words in str(refused.exception)
+    assert upstream.requests == []
+
+
 def test_the_command_prints_tables_or_json_and_writes_a_page(tmp_path: Path) -> None:
     app = typer.Typer()
     register(app)
@@ -196,6 +229,7 @@ def test_the_command_prints_tables_or_json_and_writes_a_page(tmp_path: Path) -> 
         printed = CliRunner().invoke(app, [*options, "--json", "--models", "tiny"])
         unknown = CliRunner().invoke(app, [*options, "--models", "gpt-9"])
     assert shown.exit_code == 0, shown.output
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["best-model.html", "best-model.json"]
     assert "Cheapest within the quality bound" in shown.stdout and "prompt tuned for" in shown.stdout
     assert (tmp_path / "report/best-model.html").read_text().startswith("<!doctype html>")
     assert json.loads((tmp_path / "report/best-model.json").read_text())["n_test"] == 80

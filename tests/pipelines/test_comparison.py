@@ -96,11 +96,14 @@ def test_tokens_and_cost_of_both_prompts_are_compared_and_the_objective_decides(
     assert "Not proven cheaper" in verdict.reasons[0]
     assert all(row.candidate_cost_usd is not None for row in found.rows)
     shown = Console(record=True, width=200)
-    print_comparison(shown, found, published=None, show_rows=2)
+    rows = {example.example_id: example for example in parcels().examples}
+    print_comparison(shown, found, published=None, show_rows=2, examples=rows)
     text = shown.export_text()
     assert "USD per 1,000 calls" in text
     assert "Rows won (2 of" in text
-    assert (found.rows_with("won")[0].candidate_output or "?") in text
+    won = found.rows_with("won")[0]
+    assert (won.candidate_output or "?") in text
+    assert rows[won.example_id].variables["message"] in " ".join(text.split())
 
 
 def test_comparing_again_costs_nothing_and_says_the_same(study: StudyRecord, tmp_path: Path) -> None:
@@ -179,3 +182,17 @@ def test_whatever_covers_the_least_ends_in_a_verdict_and_is_not_exceeded(
     assert spent.usd <= limit * PRICE_USD * (1 + 1e-9)
     assert study.ending == ("budget" if more < 100_000 else "trials")
     assert found.verdict.publish or more < 100_000
+
+
+def test_an_input_is_shown_by_its_names_where_it_has_several_parts() -> None:
+    row = parcels().examples[0]
+    message = {"role": "user", "content": "Hello"}
+    parts = {"role": "user", "content": [{"type": "text", "text": "é"}]}
+    assert row.input_text == row.variables["message"]
+    several = replace(row, variables={"shop": "A", "town": "B"}, messages=(message, parts))
+    assert several.input_text.splitlines() == [
+        "shop: A",
+        "town: B",
+        "user: Hello",
+        'user: [{"type": "text", "text": "é"}]',
+    ]

@@ -12,13 +12,14 @@ from rs_gateway.domain.errors import ConfigurationError, StoreError
 from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.prompts import PromptTemplate
 from rs_pipelines.datasets import DatasetStore, read_dataset
-from rs_pipelines.examples import LabelShortageError, SampleStore, build_examples, draw_sample
+from rs_pipelines.examples import FeedbackDoor, LabelShortageError, SampleStore, build_examples, draw_sample
 from rs_pipelines.inputs import input_key, split_of
 from rs_pipelines.lake import Lake
 from rs_pipelines.sample import Example, Split, Target
 from tests.pipelines.stored_rows import NOON, FakeTraceReader
 
 TARGET = Target("orders", "small")
+DOOR = FeedbackDoor("http://127.0.0.1:8080", needs_key=False)
 
 
 @dataclass
@@ -216,7 +217,7 @@ def test_a_sample_keeps_within_its_limit_and_near_the_proportions(
 ) -> None:
     examples = [example(n, split) for n, split in enumerate(sides)]
     try:
-        sample = draw_sample(TARGET, examples, max_records=max_records, seed=seed, min_per_split=3)
+        sample = draw_sample(TARGET, examples, max_records=max_records, seed=seed, min_per_split=3, door=DOOR)
     except LabelShortageError:
         assert min(sides.count(split) for split in Split) < 3
         return
@@ -234,28 +235,53 @@ def test_a_sample_depends_on_the_seed_and_not_on_the_order_of_the_examples(
 ) -> None:
     examples = [example(n, split) for n, split in enumerate(sides)]
     shuffled = data.draw(st.permutations(examples))
-    drawn = [draw_sample(TARGET, rows, max_records=20, seed=seed, min_per_split=0) for rows in (examples, shuffled)]
+    drawn = [
+        draw_sample(TARGET, rows, max_records=20, seed=seed, min_per_split=0, door=DOOR)
+        for rows in (examples, shuffled)
+    ]
     assert drawn[0] == drawn[1]
 
 
 def test_too_few_labels_are_refused_with_what_there_is_and_what_would_help() -> None:
     examples = [example(1, Split.TRAIN), example(2, Split.TEST), example(3, Split.TEST, "teacher:big")]
     with pytest.raises(LabelShortageError) as refusal:
-        draw_sample(TARGET, examples, max_records=100, seed=0)
+        draw_sample(TARGET, examples, max_records=100, seed=0, door=DOOR)
     message = str(refusal.value)
     assert "3 labelled examples (2 human, 1 teacher:big; train 1, val 0, test 2)" in message
     assert "route-switch dataset import orders FILE.jsonl" in message
     body = message.split("-d '")[1].partition("'\n")[0]
     assert json.loads(body)["kind"] == "label"
+    assert "curl -X POST http://127.0.0.1:8080/v1/feedback -H 'Content-Type" in message
     assert refusal.value.code == "no_labels"
     with pytest.raises(LabelShortageError, match=r"0 labelled examples \(none;"):
-        draw_sample(TARGET, [], max_records=100, seed=0)
+        draw_sample(TARGET, [], max_records=100, seed=0, door=DOOR)
+
+
+def test_the_command_for_a_label_brings_a_key_where_one_is_needed() -> None:
+    door = FeedbackDoor("http://127.0.0.1:9000", needs_key=True)
+    with pytest.raises(LabelShortageError, match=r":9000/v1/feedback -H 'Authorization: Bearer CLIENT"):
+        draw_sample(TARGET, [], max_records=100, seed=0, door=door)
+
+
+@given(vouched=st.integers(0, 40), seed=st.integers())
+def test_test_rows_that_people_labelled_are_drawn_before_those_of_a_model(vouched: int, seed: int) -> None:
+    examples = [
+        example(n, split, "human" if n < 3 * vouched else "teacher:big") for n, split in enumerate([*Split] * 40)
+    ]
+    sample = draw_sample(TARGET, examples, max_records=60, seed=seed, door=DOOR)
+    by_people = {split: sum(e.provenance == "human" for e in sample.rows(split)) for split in Split}
+    assert by_people[Split.TEST] == min(vouched, 20)
+    neutral = [replace(e, provenance="human") for e in examples]
+    other = draw_sample(TARGET, neutral, max_records=60, seed=seed, door=DOOR)
+    for split in (Split.TRAIN, Split.VAL):
+        drawn = [[e.example_id for e in s.rows(split)] for s in (sample, other)]
+        assert drawn[0] == drawn[1], "what is learnt from and judged on is drawn without regard to who labelled it"
 
 
 def test_a_limit_with_no_room_for_a_proof_is_refused() -> None:
     examples = [example(n, split) for n, split in enumerate([*Split] * 20)]
     with pytest.raises(ConfigurationError, match="at least 30"):
-        draw_sample(TARGET, examples, max_records=29, seed=0)
+        draw_sample(TARGET, examples, max_records=29, seed=0, door=DOOR)
 
 
 def test_a_saved_sample_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -263,7 +289,7 @@ def test_a_saved_sample_comes_back_as_it_was(tmp_path: Path) -> None:
     target = Target("orders", "vendor/model:7b")
     assert store.latest(target) is None
     examples = [example(n, split) for n, split in enumerate([*Split] * 12)]
-    first, second = (draw_sample(target, examples, max_records=30, seed=seed) for seed in (1, 2))
+    first, second = (draw_sample(target, examples, max_records=30, seed=seed, door=DOOR) for seed in (1, 2))
     store.save(first)
     assert store.latest(target) == first
     store.save(second)
@@ -274,7 +300,7 @@ def test_a_saved_sample_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_a_sample_that_was_tampered_with_is_refused(tmp_path: Path) -> None:
     store = SampleStore(tmp_path)
     examples = [example(n, split) for n, split in enumerate([*Split] * 12)]
-    one, other = (draw_sample(TARGET, examples, max_records=30, seed=seed) for seed in (1, 2))
+    one, other = (draw_sample(TARGET, examples, max_records=30, seed=seed, door=DOOR) for seed in (1, 2))
     store.save(other).rename(store.save(one))
     with pytest.raises(StoreError, match="was changed"):
         store.latest(TARGET)

@@ -23,8 +23,12 @@ def test_an_answer_is_there_for_every_process_and_the_first_one_stays(database: 
 
 def test_a_budget_is_obeyed_to_the_call_by_many_at_once(database: str) -> None:
     caches = [PostgresAnswerCache(database) for _ in range(4)]
+
+    def book(n: int) -> bool:
+        return caches[n % 4].charge("study", Allowance(calls=10))
+
     with ThreadPoolExecutor(4) as pool:
-        booked = list(pool.map(lambda n: caches[n % 4].charge("study", Allowance(calls=10)), range(40)))
+        booked = list(pool.map(book, range(40)))
     assert sum(booked) == 10
     assert caches[0].spending("study").calls == 10
     for cache in caches:
@@ -37,12 +41,12 @@ def test_what_was_booked_is_replaced_by_what_it_took_and_what_failed_is_given_ba
     assert cache.charge("study", most, booking)
     assert cache.charge("study", most, booking)
     assert not cache.charge("study", most, booking)
-    cache.put("key", ANSWER, account="study", booked=booking, usd=0.1)
-    assert cache.spending("study") == Spending(2, 10, 2, 112, pytest.approx(0.6))
+    cache.put("key", ANSWER, account="study", booked=booking, usd=0.125)
+    assert cache.spending("study") == Spending(2, 10, 2, 112, 0.625)
     cache.refund("study", booking)
     assert cache.charge("study", most, booking)
     cache.cancel("study", booking)
-    assert cache.spending("study") == Spending(2, 10, 2, 12, pytest.approx(0.1))
+    assert cache.spending("study") == Spending(2, 10, 2, 12, 0.125)
     assert cache.spending("nobody") == Spending()
     cache.close()
 

@@ -32,7 +32,7 @@ from rs_pipelines.preflight import (
     probe_of,
 )
 from rs_pipelines.progress import print_preflight
-from rs_pipelines.report import preflight_markdown
+from rs_pipelines.report import preflight_lines, preflight_markdown
 from rs_pipelines.sample import CalibrationSample, Split, sample_of
 from rs_pipelines.scoring import RowScore
 from rs_pipelines.steps import Effort
@@ -44,7 +44,7 @@ SANE = EvaluatorSanity(40, 1.0, 0.0, binary=True)
 COST = GatePolicy(objective="cost", max_loss=0.05)
 
 
-def probe(*values: float, noise: float = 0.0, tokens: tuple[float, float] | None = (40, 5)) -> LiveProbe:
+def probe(*values: float, noise: float | None = None, tokens: tuple[float, float] | None = (40, 5)) -> LiveProbe:
     known = tokens or (None, None)
     return LiveProbe(len(values), values, noise, known[0], known[1], 0.5)
 
@@ -215,6 +215,25 @@ def test_terminal_and_dagster_show_the_same_lines() -> None:
         assert words in markdown
 
 
+def test_noise_that_was_not_measured_is_not_said_to_be_nothing() -> None:
+    def words(live: LiveProbe) -> str:
+        return dict(preflight_lines(assessed(live=live)))["live prompt"]
+
+    scored, silent = RowScore("e1", 1.0, True, "x", None, 1, 1), RowScore("e1", None, None, None, "slow", None, None)
+    once, twice, half = (probe_of([scored], again, seconds_per_call=1) for again in ([], [scored], [silent]))
+    assert "not measured how much it differs from itself (temperature 0, so each row was asked once)" in words(once)
+    assert "differs from itself by 0.000 (1 rows asked twice)" in words(twice)
+    assert "not measured how much it differs from itself (no row was answered twice)" in words(half)
+
+
+def test_who_vouches_for_the_test_rows_is_told_where_it_is_not_people_alone() -> None:
+    sample = parcels()
+    taught = tuple(replace(e, provenance="teacher:big") if n >= 140 else e for n, e in enumerate(sample.examples))
+    found = assessed(sample_of(sample.template_id, sample.model, taught))
+    assert dict(preflight_lines(found))["test rows by"] == "40 human, 40 teacher:big"
+    assert "test rows by" not in dict(preflight_lines(assessed()))
+
+
 def test_the_probe_calls_are_the_searches_own_and_are_made_once(tmp_path: Path) -> None:
     with Upstream([tiny]).running() as upstream:
         bench = workbench(tmp_path, upstream)
@@ -226,7 +245,7 @@ def test_the_probe_calls_are_the_searches_own_and_are_made_once(tmp_path: Path) 
         assert events == [steps.Probing(10), found]
         assert len(upstream.requests) == 10
         assert found.live is not None
-        assert (len(found.live.values), found.live.noise) == (10, 0.0)
+        assert (len(found.live.values), found.live.noise, found.live.asked_twice) == (10, None, 0)
         assert steps.preflight(bench, target, Effort(num_trials=1)).live == replace(found.live, seconds_per_call=None)
         study = steps.search(bench, target, Effort(num_trials=1))
         assert len(upstream.requests) == study.calls
@@ -241,8 +260,10 @@ def test_at_a_temperature_above_zero_some_rows_are_asked_twice(tmp_path: Path) -
         import_parcels(tmp_path, bench)
         target = bench.target("parcels")
         steps.draw(bench, target)
-        steps.preflight(bench, target)
+        found = steps.preflight(bench, target)
     assert len(upstream.requests) == 15
+    assert found.live is not None
+    assert (found.live.asked_twice, found.live.noise) == (5, 0.0)
 
 
 def test_a_search_that_could_prove_nothing_is_refused_after_the_probe_calls(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_what_nobody_labelled_gets_the_teachers_answer_and_its_name(tmp_path: Pa
         again = teach(bench, "parcels", teacher="parcels-large", limit=100)
     # Of twelve inputs a person labelled one, and one answer was cut short.
     assert (taught.inputs, taught.labelled, taught.unanswered) == (N_ASKED - 1, N_ASKED - 2, 1)
-    assert taught.calls == N_ASKED - 1
+    assert (taught.calls, taught.remaining) == (N_ASKED - 1, 1)
     assert (again.inputs, again.labelled, again.calls) == (1, 0, 0)
     labels = {example.expected: example.provenance for example in examples(bench)}
     assert labels.pop("a person's word") == "human"
@@ -93,7 +93,19 @@ def test_the_command_says_what_came_of_it_and_an_unknown_teacher_is_refused(tmp_
         bench = asked_bench(tmp_path, upstream)
         options = ["dataset", "teach", "parcels", "--config", str(bench.settings.config_path), "--json", "--teacher"]
         printed = CliRunner().invoke(app, [*options, "parcels-large", "--limit", "5"])
+        options.remove("--json")
+        told = [
+            " ".join(CliRunner().invoke(app, [*options, "parcels-large", "--limit", limit]).stderr.split())
+            for limit in ("2", "100", "100")
+        ]
         with pytest.raises(ConfigurationError, match=r"'gpt-9' is no combination.*parcels-large, parcels-tiny"):
             CliRunner().invoke(app, [*options, "gpt-9"], catch_exceptions=False)
     assert json.loads(printed.stdout)["inputs"] == 5
+    # Twelve were asked: a person labelled one, and the teacher does not answer another to the end.
+    assert json.loads(printed.stdout)["remaining"] == 6
+    assert "2 of 2 unlabelled inputs labelled" in told[0]
+    assert "4 inputs have no label yet: the same command goes on with what is left." in told[0]
+    assert "3 of 4 unlabelled inputs labelled as teacher:large, 1 not answered" in told[1]
+    assert "1 input has no label yet, because the teacher did not answer to the end" in told[1]
+    assert "0 of 1 unlabelled inputs labelled" in told[2]
     assert json.loads(printed.stdout)["source"] == "teacher:large"

@@ -6,11 +6,34 @@ from typing import Any
 import pytest
 
 from rs_gateway.domain.errors import ConfigurationError
+from rs_gateway.wiring import open_registry
 from rs_pipelines import steps
+from rs_pipelines.examples import LabelShortageError
 from rs_pipelines.workbench import Workbench
-from tests.pipelines.parcels import parcels
-from tests.pipelines.tiny_upstream import configuration, import_parcels, tiny, workbench
+from tests.gateway.keyed import issue
+from tests.pipelines.parcels import LIVE, ORIGIN, parcels
+from tests.pipelines.tiny_upstream import TEMPLATE, configuration, import_parcels, tiny, workbench
+from tests.running import write_configuration
 from tests.upstream import Upstream
+
+
+def test_who_lacks_labels_is_told_the_gateways_own_address_and_that_it_wants_a_key(tmp_path: Path) -> None:
+    sections = {
+        "model_providers": {"scripted": {"base_url": "http://127.0.0.1:9/v1"}},
+        "gateway": {
+            "addr": "0.0.0.0:9123",
+            "combinations": [{"id": "c", "template_id": "parcels", "model": "tiny", "provider": "scripted"}],
+        },
+    }
+    bench = Workbench.at(write_configuration(tmp_path, sections))
+    open_registry(bench.settings).register(TEMPLATE, LIVE, origin=ORIGIN)
+    with pytest.raises(LabelShortageError, match=r"http://127\.0\.0\.1:9123/v1/feedback -H 'Content-Type") as open_door:
+        steps.draw(bench, bench.target("parcels"))
+    assert "Authorization" not in str(open_door.value)
+    assert not (tmp_path / "data/access.db").exists(), "a look makes no store"
+    issue(tmp_path, "app")
+    with pytest.raises(LabelShortageError, match="/v1/feedback -H 'Authorization: Bearer CLIENT_KEY'"):
+        steps.draw(bench, bench.target("parcels"))
 
 
 def proposing(folder: Path, task: Upstream, proposer: Upstream, prompt_model: str) -> Workbench:

@@ -82,6 +82,14 @@ def test_without_user_text_the_demo_shows_the_rows_last_user_message() -> None:
     assert demo_user_text(PromptText("Do it."), example, template_id="t") == "last"
 
 
+def test_a_user_text_that_is_the_same_for_all_rows_is_no_demo() -> None:
+    text = PromptText("Sort {message}", "Answer in one word.")
+    messages = ({"role": "user", "content": "where is it?"},)
+    example = Example("e", {"message": "x"}, messages, "delivery", "human", Split.TRAIN)
+    assert demo_user_text(text, example, template_id="t") == "where is it?"
+    assert demo_user_text(text, replace(example, messages=()), template_id="t") is None
+
+
 def test_rows_without_text_or_answer_are_no_demos() -> None:
     silent = Example("a", {"message": "  "}, (), "x", "human", Split.TRAIN)
     unanswered = Example("b", {"message": "hello"}, (), "", "human", Split.TRAIN)
