@@ -151,13 +151,12 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 def _access_problems(settings: "Settings") -> list[str]:
     """What keeps the gateway from its address: a public one needs a client key. Makes no store."""
     from rs_gateway.access import public_address_allowed
-    from rs_gateway.adapters.sqlite_traces import sqlite_path
     from rs_gateway.settings import is_loopback
-    from rs_gateway.wiring import open_access_store
+    from rs_gateway.wiring import access_store_exists, open_access_store
 
     keyed = False
     try:
-        if settings.path(sqlite_path(settings.access_url)).exists():
+        if access_store_exists(settings):
             with closing(open_access_store(settings)) as store:
                 keyed = public_address_allowed(store, now_s=time.time())
     except RouteSwitchError as error:

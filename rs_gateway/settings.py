@@ -31,7 +31,7 @@ from rs_gateway.setting_sections import (
     StoreSettings,
     TelemetrySettings,
 )
-from rs_gateway.store_urls import escaped, is_postgres, password_in, without_password
+from rs_gateway.store_urls import escaped, is_database, password_in, without_password
 from rs_gateway.yaml_text import YamlTextError, parse_yaml
 
 CONFIG_VARIABLE = "RS_CONFIG"
@@ -277,7 +277,7 @@ def _interpolate(value: Any, where: str, environment: Mapping[str, str]) -> Any:
             raise ConfigurationError(f"{where} needs the environment variable {match[1]}, which is not set.")
         found = environment[match[1]]
         # A password may hold anything, and is not a place; a variable that is the whole URL is written as URLs are.
-        return escaped(found) if where.startswith("stores.") and is_postgres(value) else found
+        return escaped(found) if where.startswith("stores.") and is_database(value) else found
 
     return _REFERENCE.sub(substitute, value)
 

@@ -7,8 +7,13 @@ _SECRETS = ("password", "sslpassword")
 
 
 def is_postgres(url: str) -> bool:
-    """Whether a URL names a Postgres database."""
+    """Whether a URL names a Postgres database, as libpq writes it."""
     return url.partition("://")[0].lower() in POSTGRES_SCHEMES
+
+
+def is_database(url: str) -> bool:
+    """Whether a URL names a Postgres database, a driver's name behind a plus sign or not."""
+    return url.partition("://")[0].partition("+")[0].lower() in POSTGRES_SCHEMES
 
 
 def without_password(url: str) -> str:
@@ -41,7 +46,7 @@ def _parts(url: str) -> tuple[str | None, str | None, str]:
 
     A password that was not escaped, as one with a slash in it, still counts as the password and not as a host.
     """
-    if not is_postgres(url):
+    if not is_database(url):
         return None, None, ""
     scheme, _, rest = url.partition("://")
     place, mark, query = rest.partition("?")

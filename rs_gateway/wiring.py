@@ -11,8 +11,9 @@ from rs_gateway.adapters.litellm_chat import LiteLLMChat
 from rs_gateway.adapters.openai_http import OpenAIHttp
 from rs_gateway.adapters.price_table import load_prices
 from rs_gateway.adapters.prompt_files import PromptFiles
-from rs_gateway.adapters.request_log import RequestLog, write_to_stderr
+from rs_gateway.adapters.request_log import RequestLog
 from rs_gateway.adapters.sqlite_access import SqliteAccessStore
+from rs_gateway.adapters.sqlite_erasure import SqliteEraser
 from rs_gateway.adapters.sqlite_stats import SqliteStatsReader
 from rs_gateway.adapters.sqlite_traces import SqliteTraceReader, SqliteTraceStore, sqlite_path
 from rs_gateway.adapters.trace_retention import Retention
@@ -20,7 +21,7 @@ from rs_gateway.adapters.trace_writer import Prepare
 from rs_gateway.domain.access_store import AccessStore
 from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.errors import ConfigurationError, RouteSwitchError
-from rs_gateway.domain.ports import ChatProvider, PromptRegistry, ScoreReader, TraceReader, TraceStore
+from rs_gateway.domain.ports import ChatProvider, PromptRegistry, ScoreReader, TraceEraser, TraceReader, TraceStore
 from rs_gateway.domain.pricing import PriceBook
 from rs_gateway.domain.rates import TokenBucket
 from rs_gateway.domain.redaction import Redactor
@@ -29,6 +30,7 @@ from rs_gateway.domain.stats import StatsReader
 from rs_gateway.domain.traces import Trace
 from rs_gateway.setting_sections import ProviderSettings
 from rs_gateway.settings import COUNTS_UNASKED, DIRECT_BASE_URLS, OWN_PROTOCOL, Settings, StoreName, provider_key
+from rs_gateway.stderr_lines import write_lines
 from rs_gateway.store_urls import is_postgres
 
 if TYPE_CHECKING:
@@ -130,9 +132,19 @@ def passthrough_of(settings: Settings) -> Mapping[str, Combination]:
 def open_trace_store(settings: Settings) -> TraceStore:
     """The store that the gateway writes to. Raises StoreError, SchemaTooNewError, ConfigurationError."""
     kept = settings.privacy.retention
-    retention = Retention(payload_days=kept.payload_days, trace_days=kept.trace_days, feedback_days=kept.feedback_days)
+    retention = Retention(
+        payload_days=kept.payload_days,
+        trace_days=kept.trace_days,
+        feedback_days=kept.feedback_days,
+        store_bytes=None if kept.store_gb is None else kept.store_gb * 1e9,
+    )
     flush_interval_s, prepare = settings.stores.flush_interval_seconds, redaction_of(settings)
     if is_postgres(settings.traces_url):
+        if retention.store_bytes is not None:
+            raise ConfigurationError(
+                "privacy.retention.store_gb is the size of a SQLite file, and a table in Postgres does not shrink when "
+                "rows are deleted: keep stores.traces small there by payload_days and trace_days."
+            )
         place = _postgres(settings, "traces")
         from rs_gateway.adapters.postgres_traces import PostgresTraceStore
 
@@ -170,10 +182,20 @@ def open_access_store(settings: Settings) -> AccessStore:
     return SqliteAccessStore(settings.path(sqlite_path(settings.access_url)))
 
 
+def access_store_exists(settings: Settings) -> bool:
+    """Whether there is an access store; looks without making one. Raises as `open_access_store` does."""
+    if is_postgres(settings.access_url):
+        place = _postgres(settings, "access")
+        from rs_gateway.adapters.postgres_access import has_access_store
+
+        return has_access_store(place)
+    return settings.path(sqlite_path(settings.access_url)).exists()
+
+
 def needs_client_key(settings: Settings) -> bool:
     """Whether clients need a key: there has been one, or the store cannot say. Makes no store."""
     try:
-        if not settings.path(sqlite_path(settings.access_url)).exists():
+        if not access_store_exists(settings):
             return False
         with closing(open_access_store(settings)) as store:
             return len(store.records(now_s=time.time())) > 0
@@ -198,6 +220,16 @@ def _trace_reader(settings: Settings) -> "SqliteTraceReader | PostgresTraceReade
 
         return PostgresTraceReader(place)
     return SqliteTraceReader(settings.path(sqlite_path(settings.traces_url)))
+
+
+def open_trace_eraser(settings: Settings) -> TraceEraser:
+    """The same store, to take traces out of it."""
+    if is_postgres(settings.traces_url):
+        place = _postgres(settings, "traces")
+        from rs_gateway.adapters.postgres_erasure import PostgresEraser
+
+        return PostgresEraser(place)
+    return SqliteEraser(settings.path(sqlite_path(settings.traces_url)))
 
 
 def _postgres(settings: Settings, store: StoreName) -> "PostgresPlace":
@@ -247,7 +279,7 @@ def open_observers(settings: Settings) -> tuple[TraceObserver, ...]:
     """Request log and telemetry, as far as they are configured. Raises ConfigurationError."""
     section, observers = settings.telemetry, list[TraceObserver]()
     if section.request_log:
-        observers.append(RequestLog(write_to_stderr))
+        observers.append(RequestLog(write_lines))
     if section.otlp_endpoint is not None:
         from rs_gateway.adapters.telemetry import Telemetry
 

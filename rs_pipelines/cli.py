@@ -14,7 +14,9 @@ from rich.console import Console
 
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.logs import configure_logs
+from rs_pipelines.cli_backup import backup, restore
 from rs_pipelines.cli_best_model import find_best_model
+from rs_pipelines.cli_forget import forget
 from rs_pipelines.cli_ingest import ingest
 
 if TYPE_CHECKING:
@@ -40,6 +42,9 @@ def register(app: typer.Typer) -> None:
     app.command("ingest")(ingest)
     app.command("optimize")(optimize)
     app.command("find-best-model")(find_best_model)
+    app.command("backup")(backup)
+    app.command("restore")(restore)
+    app.command("forget")(forget)
     app.command("up")(up)
     app.command("demo")(demo)
 

@@ -109,6 +109,10 @@ class Lake:
         with edit(self._files, clock=self._clock) as lake:
             yield lake
 
+    def exists(self) -> bool:
+        """Whether anything was ever ingested here."""
+        return self._files.manifest() is not None
+
     def manifest(self) -> Manifest:
         """What counts at this moment; an empty one where nothing was ever ingested."""
         return read_manifest(self._files)

@@ -1,5 +1,6 @@
 """The answer cache in Postgres, for pipelines on several machines: one budget, and nothing paid for twice."""
 
+from collections.abc import Collection
 from typing import Any
 
 from rs_gateway.adapters.postgres_database import PostgresDatabase, PostgresPlace
@@ -17,8 +18,11 @@ _SCHEMA = PostgresSchema(
                 text TEXT NOT NULL,
                 finish_reason TEXT,
                 input_tokens BIGINT,
-                output_tokens BIGINT
+                output_tokens BIGINT,
+                account TEXT,
+                stored_at DOUBLE PRECISION NOT NULL DEFAULT EXTRACT(EPOCH FROM now())
             )""",
+            "CREATE INDEX answers_stored_at ON route_switch.answers (stored_at)",
             """CREATE TABLE route_switch.spending (
                 account TEXT PRIMARY KEY,
                 calls BIGINT NOT NULL,
@@ -31,7 +35,10 @@ _SCHEMA = PostgresSchema(
     ),
 )
 _GET = b"SELECT text, finish_reason, input_tokens, output_tokens FROM route_switch.answers WHERE key = %s"
-_PUT = "INSERT INTO route_switch.answers VALUES (%s, %s, %s, %s, %s) ON CONFLICT (key) DO NOTHING"
+_PUT = (
+    "INSERT INTO route_switch.answers (key, text, finish_reason, input_tokens, output_tokens, account)"
+    " VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (key) DO NOTHING"
+)
 _ACCOUNT_FOR = (
     "UPDATE route_switch.spending SET input_tokens = input_tokens + %s, output_tokens = output_tokens + %s,"
     " booked_tokens = booked_tokens + %s, usd = usd + %s WHERE account = %s"
@@ -49,6 +56,14 @@ _TAKE_BACK = (
 _SPENDING = (
     b"SELECT calls, input_tokens, output_tokens, booked_tokens, usd FROM route_switch.spending WHERE account = %s"
 )
+
+_EXPIRE_OLD = "DELETE FROM route_switch.answers WHERE stored_at < %s"
+_EXPIRE_OLDEST = """DELETE FROM route_switch.answers USING (
+    SELECT key, sum(octet_length(text) + octet_length(key)) OVER (ORDER BY stored_at DESC, key) AS newer
+    FROM route_switch.answers
+) AS sized WHERE answers.key = sized.key AND newer > %s"""
+_TEXTS_BUT_OF = b"SELECT text FROM route_switch.answers WHERE account IS NULL OR account <> ALL (%s)"
+_KEEP_ONLY_OF = "DELETE FROM route_switch.answers WHERE account IS NULL OR account <> ALL (%s)"
 
 
 class PostgresAnswerCache(AnswerCache):
@@ -76,7 +91,9 @@ class PostgresAnswerCache(AnswerCache):
         # The one character that Postgres' texts cannot hold; stores of the gateway put the same in its place.
         text = answer.text.replace("\0", "\ufffd")
         with self._database.writing() as connection:
-            connection.execute(_PUT, (key, text, answer.finish_reason, answer.input_tokens, answer.output_tokens))
+            connection.execute(
+                _PUT, (key, text, answer.finish_reason, answer.input_tokens, answer.output_tokens, account)
+            )
             connection.execute(_ACCOUNT_FOR, (tokens_in, tokens_out, more_tokens, more_usd, account))
 
     def charge(self, account: str, allowance: Allowance, booking: Booking = NOTHING) -> bool:
@@ -104,6 +121,32 @@ class PostgresAnswerCache(AnswerCache):
         """What was booked on an account, in all processes and since ever."""
         rows = self._database.rows(_SPENDING, (account,))
         return Spending(*rows[0]) if rows else Spending()
+
+    def expire(self, *, before_s: float | None = None, max_bytes: float | None = None) -> int:
+        """Remove answers that were paid for before an instant, and the oldest ones of what is too large; how many.
+
+        Args:
+            max_bytes: of keys and texts.
+        """
+        removed = 0
+        with self._database.writing() as connection:
+            if before_s is not None:
+                removed += connection.execute(_EXPIRE_OLD, (before_s,)).rowcount
+            if max_bytes is not None:
+                removed += connection.execute(_EXPIRE_OLDEST, (max_bytes,)).rowcount
+        return removed
+
+    def texts_but_of(self, accounts: Collection[str]) -> list[str]:
+        """Answers that nobody of these paid for, those of unknown payers included."""
+        return [text for (text,) in self._database.rows(_TEXTS_BUT_OF, (list(accounts),))]
+
+    def keep_only_of(self, accounts: Collection[str]) -> int:
+        """Remove every answer that nobody of these paid for; how many. What was spent stays counted.
+
+        Postgres clears the rows out of its files at the next vacuum.
+        """
+        with self._database.writing() as connection:
+            return connection.execute(_KEEP_ONLY_OF, (list(accounts),)).rowcount
 
     def close(self) -> None:
         """Release the connection."""

@@ -46,6 +46,7 @@ from rs_pipelines.preflight import (
     probe_of,
 )
 from rs_pipelines.publishing import NothingPublished, Published, objections, publish, taken_back_hashes
+from rs_pipelines.retention import expire
 from rs_pipelines.sample import CalibrationSample, Split, Target
 from rs_pipelines.scoring import score_rows
 from rs_pipelines.workbench import Workbench
@@ -112,7 +113,7 @@ def ignore(_: Event) -> None:
 
 
 def ingest(bench: Workbench, *, watch: Watcher = ignore) -> IngestReport:
-    """Bring new traces and feedback into the lake."""
+    """Bring new traces and feedback into the lake, and let go what is kept no longer (`privacy.retention`)."""
 
     def show(page: IngestReport) -> None:
         done = page.rows + page.feedback_rows
@@ -123,6 +124,7 @@ def ingest(bench: Workbench, *, watch: Watcher = ignore) -> IngestReport:
         report = bench.lake.ingest(reader, on_page=show)
     finally:
         reader.close()
+    expire(bench, now=datetime.now(UTC))
     watch(report)
     return report
 

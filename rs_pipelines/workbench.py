@@ -107,6 +107,11 @@ class Workbench:
 
         return PostgresAnswerCache(url.get_secret_value())
 
+    def known_answers(self) -> AnswerCache | None:
+        """The same; None where no model was ever asked."""
+        path = self.data / "cache" / "answers.db"
+        return None if self.settings.stores.answers is None and not path.exists() else self.open_answers()
+
     @cached_property
     def trials(self) -> "BaseStorage | None":
         """Where Optuna keeps trials that several processes reach; None: in a file beside each study."""

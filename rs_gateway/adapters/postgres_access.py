@@ -123,6 +123,16 @@ _WORKER_KEPT_S = 86_400.0
 """Longer than anybody tries to store one batch again."""
 
 
+def has_access_store(place: PostgresPlace) -> bool:
+    """Whether there are tables. Raises SchemaTooNewError, StoreError, ConfigurationError: it cannot be told."""
+    database = PostgresDatabase(place, ACCESS_SCHEMA)
+    try:
+        with database.reading() as connection:
+            return connection is not None
+    finally:
+        database.close()
+
+
 class PostgresAccessStore:
     """See AccessStore. The clocks of the hosts that share it have to agree, as those of NTP do.
 

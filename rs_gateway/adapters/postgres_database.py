@@ -134,7 +134,11 @@ class PostgresDatabase:
         """All rows of one query; none where there are no tables yet. Raises as `reading` does."""
         with self._lock, self._translated():
             connection = self._connected(make=False)
-            return [] if connection is None else connection.execute(query, parameters).fetchall()
+            if connection is None:
+                return []
+            # Without parameters in the simple protocol, in which VACUUM has to come.
+            cursor = connection.execute(query, parameters or None)
+            return cursor.fetchall() if cursor.description is not None else []
 
     def close(self) -> None:
         """Release the connection; a later use opens it again."""

@@ -57,6 +57,8 @@ def test_the_address_to_listen_at_gives_the_one_to_ask(tmp_path: Path, addr: str
         ),
         ({"model_providers": {"openai": {"api_key": "sk-abc"}}}, "holds the key itself"),
         ({"model_providers": {"openai": {"api_key": "${NOT_SET_ANYWHERE}"}}}, "NOT_SET_ANYWHERE"),
+        ({"stores": {"access": "postgresql://rs:hunter2@db/d"}}, "stores.access holds the password itself"),
+        ({"stores": {"traces": "postgresql://db/d?password=hunter2"}}, r"\$\{POSTGRES_PASSWORD\}"),
     ],
 )
 def test_a_mistake_is_named_with_its_place(tmp_path: Path, sections: dict[str, Any], words: str) -> None:
@@ -120,3 +122,17 @@ def test_a_key_from_a_file_with_windows_line_ends_is_usable_and_one_with_a_break
 def test_the_hint_for_a_key_names_a_variable_that_exists(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"\$\{MY_LLM_API_KEY\}"):
         load(tmp_path, model_providers={"my-llm": {"api_key": "sk-abc"}})
+
+
+def test_a_database_password_comes_from_the_environment_as_it_is_and_shows_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "p@ss/w?rd:%41")
+    monkeypatch.setenv("DATABASE_URL", "postgres://rs:p%40ss@other/d")
+    monkeypatch.setenv("RS_STORES__ACCESS", "postgresql://rs:direct@db/keys")
+    settings = load(tmp_path, stores={"traces": "postgresql://rs:${DB_PASSWORD}@db/d", "prompts": "${DATABASE_URL}"})
+    assert (settings.traces_url, settings.password_of("traces")) == ("postgresql://rs@db/d", "p@ss/w?rd:%41")
+    assert (settings.prompts_url, settings.password_of("prompts")) == ("postgres://rs@other/d", "p@ss")
+    assert (settings.access_url, settings.password_of("access")) == ("postgresql://rs@db/keys", "direct")
+    shown = f"{settings!r} {settings.fixed_at_start} {settings.model_dump()}"
+    assert not any(word in shown for word in ("p@ss", "p%40ss", "direct"))

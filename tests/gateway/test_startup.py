@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-HEAVY = ("dagster", "torch", "duckdb", "polars", "optuna", "litellm", "sentence_transformers", "xllamacpp")
+HEAVY = ("dagster", "torch", "duckdb", "polars", "optuna", "litellm", "sentence_transformers", "xllamacpp", "psycopg")
 
 
 def loaded_by(statement: str) -> set[str]:
