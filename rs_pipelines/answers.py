@@ -64,9 +64,10 @@ class BudgetExhaustedError(RouteSwitchError):
 
     def __init__(self, account: str, spent: str, setting: str, *, may_fit_later: bool = False) -> None:
         self.account, self.may_fit_later = account, may_fit_later
+        option = " (or --max-calls, where it was given)" if setting == "max_calls" else ""
         super().__init__(
-            f"{account}: {spent}. Raise `mipro_v2.{setting}` to go on: answers that were paid for are kept and cost "
-            "nothing again."
+            f"{account}: {spent}. Raise `mipro_v2.{setting}`{option} to go on: answers that were paid for are kept and "
+            "cost nothing again."
         )
 
 

@@ -114,13 +114,14 @@ def teach_dataset(
     Example: `route-switch dataset teach support --teacher support-large --limit 300`
     """
     need_pipelines()
+    from rs_pipelines.interrupts import sigterm_interrupts
     from rs_pipelines.progress import RunProgress
     from rs_pipelines.teaching import teach
     from rs_pipelines.workbench import Workbench
 
     bench = Workbench.at(config)
     try:
-        with RunProgress(words) as progress:
+        with sigterm_interrupts(), RunProgress(words) as progress:
             taught = teach(
                 bench,
                 template_id,

@@ -8,8 +8,9 @@ overwritten unseen. Who may write says a lease, an object of its own that is tak
 import io
 import os
 import socket
+import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -18,8 +19,8 @@ import msgspec
 import polars as pl
 
 from rs_gateway.domain.errors import ConfigurationError, StoreError
-from rs_pipelines.lake_files import LakeBusyError
-from rs_pipelines.lake_schema import TABLES
+from rs_pipelines.lake_files import CODECS, ROW_GROUP_ROWS, LakeBusyError
+from rs_pipelines.lake_schema import TABLES, Packing
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -67,6 +68,7 @@ class LakeBucket:
         self._manifest_tag: str | None = None
         self._lease: Lease | None = None
         self._lease_tag: str | None = None
+        self._renewing = threading.Lock()
 
     @property
     def storage_options(self) -> Mapping[str, str]:
@@ -89,11 +91,11 @@ class LakeBucket:
         self._manifest_tag = self._put(_MANIFEST, content, instead_of=self._manifest_tag)
         self._step("return from manifest")
 
-    def write_part(self, name: str, rows: pl.DataFrame) -> int:
+    def write_part(self, name: str, rows: pl.DataFrame, *, packing: Packing) -> int:
         """Put one part; its size in bytes."""
         self._renew()
         buffer = io.BytesIO()
-        rows.write_parquet(buffer, compression="zstd", compression_level=1)
+        rows.write_parquet(buffer, compression=CODECS[packing], row_group_size=ROW_GROUP_ROWS)
         self._step(f"put {name}")
         obstore, store = self._open()
         with _translated(self.root):
@@ -101,8 +103,11 @@ class LakeBucket:
         self._step(f"return from {name}")
         return buffer.tell()
 
-    def sync_parts(self, names: Iterable[str]) -> None:
+    def sync_parts(self, names: Collection[str]) -> None:
         """What was put is durable already."""
+
+    def sync_folders(self, names: Collection[str]) -> None:
+        """There are none."""
 
     def remove(self, name: str) -> None:
         """Remove an object; one that is gone already is no error."""
@@ -162,15 +167,17 @@ class LakeBucket:
 
     def _renew(self) -> None:
         """Prove that the lease is still ours, and prolong it, once a third of it is over."""
-        lease = self._lease
-        if lease is None or lease.until - self._now() > self._lease_s * 2 / 3:
-            return
-        self._lease = msgspec.structs.replace(lease, until=self._now() + self._lease_s, renewed=lease.renewed + 1)
-        try:
-            self._lease_tag = self._put(_LEASE, msgspec.json.encode(self._lease), instead_of=self._lease_tag)
-        except LakeBusyError:
-            self._lease = None
-            raise
+        # Parts are written beside the thread that commits them.
+        with self._renewing:
+            lease = self._lease
+            if lease is None or lease.until - self._now() > self._lease_s * 2 / 3:
+                return
+            self._lease = msgspec.structs.replace(lease, until=self._now() + self._lease_s, renewed=lease.renewed + 1)
+            try:
+                self._lease_tag = self._put(_LEASE, msgspec.json.encode(self._lease), instead_of=self._lease_tag)
+            except LakeBusyError:
+                self._lease = None
+                raise
 
     def _get(self, name: str) -> tuple[bytes | None, str | None]:
         obstore, store = self._open()

@@ -1,11 +1,13 @@
 """What the lake asks of the place where its files are: a folder (lake_files.py) or a bucket (lake_bucket.py)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
 import polars as pl
+
+from rs_pipelines.lake_schema import Packing
 
 
 class LakePlace(Protocol):
@@ -33,12 +35,16 @@ class LakePlace(Protocol):
         """Make this the manifest, durably; a reader sees the old one or this one."""
         ...
 
-    def write_part(self, name: str, rows: pl.DataFrame) -> int:
+    def write_part(self, name: str, rows: pl.DataFrame, *, packing: Packing) -> int:
         """Write one part; its size in bytes. It is durable after `sync_parts`."""
         ...
 
-    def sync_parts(self, names: Iterable[str]) -> None:
+    def sync_parts(self, names: Collection[str]) -> None:
         """Wait until these parts are durable."""
+        ...
+
+    def sync_folders(self, names: Collection[str]) -> None:
+        """Wait until it is durable that these parts are there, or gone."""
         ...
 
     def remove(self, name: str) -> None:

@@ -127,14 +127,14 @@ def test_the_lease_of_a_killed_writer_ends_and_one_that_lives_is_renewed(bucket:
     block = dead.alone()
     block.__enter__()
     now += 45
-    dead.write_part("traces/dt=2026-01-01/a.parquet", pl.DataFrame({"seq": [1]}))  # renews
+    dead.write_part("traces/dt=2026-01-01/a.parquet", pl.DataFrame({"seq": [1]}), packing="fast")  # renews
     now += 45
     other = LakeBucket(bucket, now=lambda: now, lease_s=60, lock_timeout_s=0)
     with pytest.raises(LakeBusyError), other.alone():
         pass
     now += 60
     with other.alone(), pytest.raises(LakeBusyError, match="changed by another process"):
-        dead.write_part("traces/dt=2026-01-01/b.parquet", pl.DataFrame({"seq": [2]}))
+        dead.write_part("traces/dt=2026-01-01/b.parquet", pl.DataFrame({"seq": [2]}), packing="fast")
     block.__exit__(None, None, None)
 
 

@@ -54,3 +54,27 @@ def test_what_was_booked_is_replaced_by_what_it_took_and_what_failed_is_given_ba
 def test_a_server_that_is_not_there_is_an_error_that_names_the_setting() -> None:
     with pytest.raises(StoreError, match=r"stores\.answers"):
         PostgresAnswerCache("postgresql://nobody@127.0.0.1:1/none").get("key")
+
+
+def test_answers_expire_by_age_and_by_size_the_oldest_first(database: str) -> None:
+    cache = PostgresAnswerCache(database)
+    for n in range(4):
+        cache.put(f"key{n}", ModelAnswer("x" * 96, "stop", 1, 1))
+    assert cache.expire(before_s=0, max_bytes=250) == 2
+    assert [cache.get(f"key{n}") is not None for n in range(4)] == [False, False, True, True]
+    assert cache.expire(before_s=4e9) == 2
+    cache.close()
+
+
+def test_answers_that_nobody_kept_paid_for_are_removed_and_what_was_spent_stays(database: str) -> None:
+    cache = PostgresAnswerCache(database)
+    assert cache.charge("study", Allowance())
+    cache.put("one", ANSWER, account="study")
+    cache.put("two", ModelAnswer("no", "stop", 1, 1), account="other")
+    cache.put("three", ModelAnswer("perhaps", "stop", 1, 1))
+    assert sorted(cache.texts_but_of({"study"})) == ["no", "perhaps"]
+    assert cache.keep_only_of({"study"}) == 2
+    assert cache.get("one") is not None
+    assert cache.get("two") is None
+    assert cache.spending("study").calls == 1
+    cache.close()
