@@ -1,29 +1,24 @@
 """The `route-switch` command: a thin door. Data on stdout, words on stderr; exit 0 done, 1 failed, 2 wrong usage."""
 
 import io
-import json
 import os
 import sys
 import time
 import traceback
 from contextlib import closing
-from datetime import UTC, datetime
-from getpass import getuser
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-import yaml
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from rs_gateway.cli_explain import explain_trace
 from rs_gateway.cli_keys import keys_app
-from rs_gateway.data_console import DataConsole, printable
-from rs_gateway.domain.errors import RouteSwitchError, TemplateInvalidError
-from rs_gateway.domain.prompts import Origin, PromptTemplate, PromptText
+from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.cli_templates import template_app
+from rs_gateway.data_console import print_json, words
+from rs_gateway.domain.errors import RouteSwitchError
 
 if TYPE_CHECKING:
     from rs_gateway.settings import Settings
@@ -35,25 +30,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-template_app = typer.Typer(no_args_is_help=True, help="Register and look at prompt templates.")
 model_app = typer.Typer(no_args_is_help=True, help="A small local model that needs no key.")
 app.add_typer(template_app, name="template")
 app.add_typer(model_app, name="model")
 app.add_typer(keys_app, name="keys")
 app.command("explain")(explain_trace)
 
-# Without markup: what is printed holds names and texts of other people, and "[/red]" is one of them.
-words = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
-data = DataConsole()
-
 DEBUG_VARIABLE = "ROUTE_SWITCH_DEBUG"
 """Set to 1, an error that nobody expected comes with its traceback."""
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="The configuration file.  [default: $RS_CONFIG, else route-switch.yaml]"),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
 
 
 def run() -> None:
@@ -139,7 +123,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     ]
     problems += _trace_store_problems(settings)
     if as_json:
-        print(json.dumps({"ok": not problems, "templates": sorted(state.templates), "problems": problems}))  # noqa: T201
+        print_json({"ok": not problems, "templates": sorted(state.templates), "problems": problems})
     else:
         for problem in problems:
             words.print(f"- {problem}")
@@ -180,131 +164,6 @@ def _trace_store_problems(settings: "Settings") -> list[str]:
     except RouteSwitchError as error:
         return [str(error)]
     return []
-
-
-@template_app.command("register")
-def register_template(
-    file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="YAML: id, instruction, user, evaluator ...")
-    ],
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Register a prompt template; its first version is live at once, with you on record as the one who did it.
-
-    Example: `route-switch template register support.yaml`
-    """
-    from rs_gateway.settings import load_settings
-    from rs_gateway.wiring import open_registry
-
-    template, text = read_template(file)
-    settings = load_settings(config)
-    check_template(template, settings)
-    origin = Origin(kind="registered", by=_user(), at=datetime.now(UTC).isoformat(timespec="seconds"))
-    registered = open_registry(settings).register(template, text, origin=origin)
-    if as_json:
-        print(json.dumps({"template_id": registered.template.template_id, "version": 1}))  # noqa: T201
-    else:
-        words.print(
-            f"Registered {template.template_id!r}, version 1 live. A running gateway serves it at its next refresh."
-        )
-
-
-def _user() -> str:
-    try:
-        return getuser()
-    except (KeyError, OSError):  # a container's user id that no passwd entry names; OSError from Python 3.13 on
-        return f"uid {os.getuid()}"
-
-
-def check_template(template: PromptTemplate, settings: "Settings | None" = None) -> None:
-    """Let what is installed object: the pipelines refuse an evaluator that they or these settings do not have."""
-    for point in entry_points(group="route_switch.template_checks"):
-        try:
-            check = point.load()
-        except ImportError:
-            continue  # the base install has no pipelines; theirs will object when they optimise
-        check(template, settings)
-
-
-def read_template(file: Path) -> tuple[PromptTemplate, PromptText]:
-    """A template file, checked. Raises TemplateInvalidError naming the file and what is wrong."""
-    from rs_gateway.template_form import TemplateForm
-
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TemplateInvalidError(f"{file} is not valid YAML: {error}") from None
-    try:
-        return TemplateForm.read(content).to_template()
-    except TemplateInvalidError as error:
-        raise TemplateInvalidError(f"{file}: {error}") from None
-
-
-@template_app.command("list")
-def list_templates(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """List registered templates and what is live.
-
-    Example: `route-switch template list`
-    """
-    from rs_gateway.settings import load_settings
-    from rs_gateway.wiring import open_registry
-
-    state = open_registry(load_settings(config)).load()
-    rows: list[dict[str, Any]] = [
-        {
-            "template_id": t,
-            "name": r.template.name,
-            "versions": len(r.versions),
-            "serving": dict(r.serving),
-            "problem": state.problems.get(t),
-        }
-        for t, r in sorted(state.templates.items())
-    ]
-    rows += [
-        {"template_id": t, "name": "", "versions": 0, "serving": {}, "problem": p}
-        for t, p in sorted(state.problems.items())
-        if t not in state.templates
-    ]
-    if as_json:
-        print(json.dumps(rows))  # noqa: T201
-        return
-    table = Table("template", "name", "versions", "live", "problem")
-    for row in rows:
-        live = ", ".join(f"{m}: v{v}" for m, v in row["serving"].items())
-        table.add_row(row["template_id"], row["name"], str(row["versions"]), live, row["problem"] or "")
-    data.print(table)
-
-
-@template_app.command("show")
-def show_template(template_id: str, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show a template: what is live and why in a few lines, then all versions and the whole history as YAML.
-
-    Example: `route-switch template show support`
-    """
-    from dataclasses import asdict
-
-    from rs_gateway.settings import load_settings
-    from rs_gateway.template_summary import summary_of
-    from rs_gateway.wiring import open_registry
-
-    registered = open_registry(load_settings(config)).get(template_id)
-    shown = {
-        "template": asdict(registered.template),
-        "serving": dict(registered.serving),
-        "versions": [
-            {**asdict(v), "content_hash": v.text.content_hash} for _, v in sorted(registered.versions.items())
-        ],
-        "history": [asdict(change) for change in registered.history],
-    }
-    if as_json:
-        print(json.dumps(shown, default=str))  # noqa: T201
-    else:
-        # As comments, so that the whole stays YAML.
-        sys.stdout.writelines(f"# {printable(line)}\n" for line in summary_of(registered))
-        sys.stdout.write(
-            yaml.safe_dump(json.loads(json.dumps(shown, default=str)), sort_keys=False, allow_unicode=True)
-        )
 
 
 @model_app.command("fetch")

@@ -5,21 +5,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from rs_gateway.data_console import DataConsole, printable
+from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.data_console import data, printable, words
 
 if TYPE_CHECKING:
     from rs_gateway.settings import Settings
-
-# Without markup: what is printed holds names and texts of other people, and "[/red]" is one of them.
-words = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
-data = DataConsole()
 
 Facts: TypeAlias = dict[str, Any]
 """One trace by column name; decision, attempts and payload as what their JSON says."""
@@ -32,11 +27,8 @@ _ULID_DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 def explain_trace(
     trace_id: Annotated[str, typer.Argument(help="The `x-route-switch-trace-id` header of an answer.")],
     payload: Annotated[bool, typer.Option("--payload", help="What was said too, as far as it is stored.")] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", help="The configuration file.  [default: $RS_CONFIG, else route-switch.yaml]"),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Explain one request: who could have answered, how likely each was, who did, and how it went.
 

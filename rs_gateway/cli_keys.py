@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from rs_gateway.data_console import DataConsole
+from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.current_user import current_user
+from rs_gateway.data_console import data, words
 from rs_gateway.domain.access import BUDGET_PERIODS, BudgetPeriod, ClientKey, KeyLimits
 from rs_gateway.domain.traces import StoreMode
 
@@ -22,18 +23,10 @@ if TYPE_CHECKING:
 
 keys_app = typer.Typer(no_args_is_help=True, help="Client keys: who may use the gateway, for what, and how much.")
 
-words = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
-data = DataConsole()
-
 _SECONDS = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _NO_LIMIT = "none"
 _EVERYTHING = "*"
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="The configuration file.  [default: $RS_CONFIG, else route-switch.yaml]"),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
 TemplateOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -106,7 +99,7 @@ def create_key(
     )
     with _opened(config) as access:
         first = not access.records(now_s=now_s)
-        issued = issue_key(access, grant, by=_user(), now_s=now_s)
+        issued = issue_key(access, grant, by=current_user(), now_s=now_s)
     if as_json:
         print(json.dumps({**key_facts(issued.key, now_s=now_s), "key": issued.secret}))  # noqa: T201
         return
@@ -267,16 +260,6 @@ def _opened(config: Path | None) -> "Generator[AccessStore]":
         yield access
     finally:
         access.close()
-
-
-def _user() -> str:
-    from getpass import getuser
-    from os import getuid
-
-    try:
-        return getuser()
-    except (KeyError, OSError):  # a container's user id that no passwd entry names; OSError from Python 3.13 on
-        return f"uid {getuid()}"
 
 
 def _scopes(

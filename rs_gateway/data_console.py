@@ -1,6 +1,8 @@
 """Where commands print what they were asked for."""
 
+import json
 import os
+import sys
 
 from rich.console import Console, ConsoleDimensions
 
@@ -30,3 +32,13 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def print_json(value: object) -> None:
+    """One line of JSON on stdout; what JSON has no type for, such as an enum, as its text."""
+    sys.stdout.write(json.dumps(value, default=str) + "\n")
+
+
+data = DataConsole()
+words = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+"""What is said beside the data."""

@@ -1,6 +1,6 @@
 """What a person sends to register a template or a version: the same keys in a file and over the admin API."""
 
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
@@ -33,6 +33,20 @@ class TextForm(BaseModel):
         default=0, ge=0, description="How many of the demos are shown: those most like the input; 0 for all."
     )
 
+    @classmethod
+    def read(cls, content: object) -> Self:
+        """Raises TemplateInvalidError listing every key that is wrong."""
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            known = ", ".join(sorted(cls.model_fields))
+            lines = "; ".join(
+                f"{'.'.join(map(str, e['loc'])) or 'file'}: "
+                + (f"unknown key; there are {known}" if e["type"] == "extra_forbidden" else e["msg"])
+                for e in error.errors()
+            )
+            raise TemplateInvalidError(lines) from None
+
     def to_text(self) -> PromptText:
         """The text, not yet checked against a template."""
         demos = tuple(Demo(d.user, d.assistant) for d in self.demos)
@@ -49,20 +63,6 @@ class TemplateForm(TextForm):
     default: bool = False
     reference: str | None = Field(default=None, description="captured:COMBINATION_ID")
     store: StoreMode | None = None
-
-    @classmethod
-    def read(cls, content: object) -> "TemplateForm":
-        """Raises TemplateInvalidError listing every key that is wrong."""
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            known = ", ".join(sorted(cls.model_fields))
-            lines = "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'file'}: "
-                + (f"unknown key; there are {known}" if e["type"] == "extra_forbidden" else e["msg"])
-                for e in error.errors()
-            )
-            raise TemplateInvalidError(lines) from None
 
     def to_template(self) -> tuple[PromptTemplate, PromptText]:
         """Raises TemplateInvalidError."""

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from rs_gateway.cli import check_template
 from rs_gateway.domain.prompts import check_text
 from rs_gateway.settings import Settings, load_settings
+from rs_gateway.template_file import check_template
 from rs_gateway.template_form import TemplateForm
 
 ROOT = Path(__file__).parents[1]

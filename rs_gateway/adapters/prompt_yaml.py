@@ -124,6 +124,18 @@ def dump_version(version: PromptVersion) -> bytes:
     return _dump(version_fields(version))
 
 
+def dump_text(text: PromptText) -> bytes:
+    """What a version says and nothing else, as a person edits it: every key there is, the empty ones too."""
+    content: JsonObject = {
+        "instruction": text.instruction,
+        "user": text.user,
+        "output": text.output.value,
+        "nearest": text.nearest,
+        "demos": [{"user": d.user, "assistant": d.assistant} for d in text.demos],
+    }
+    return _dump(content)
+
+
 def dump_live(registered: RegisteredTemplate) -> bytes:
     """The content of live.yaml."""
     return _dump(live_fields(registered))

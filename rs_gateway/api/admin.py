@@ -1,6 +1,5 @@
 """`/admin`: what an operator does to a running gateway. Every route needs a client key with the admin scope."""
 
-import json
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -10,12 +9,14 @@ from fastapi import APIRouter, Body, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt
 
 from rs_gateway.api.schemas import ErrorBody
-from rs_gateway.domain.errors import InvalidRequestError, TemplateInvalidError, shown
+from rs_gateway.domain.errors import InvalidRequestError, TemplateInvalidError
 from rs_gateway.domain.evaluation import names_python
 from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.ports import PromptRegistry
-from rs_gateway.domain.prompts import ANY_MODEL, Demo, Origin, PromptText, RegisteredTemplate, listed_versions
-from rs_gateway.domain.publication import Action, Change, served_before
+from rs_gateway.domain.prompts import ANY_MODEL, Demo, Origin, PromptText, RegisteredTemplate
+from rs_gateway.domain.publication import Action, Change
+from rs_gateway.live_changes import ByHand, publish_by_hand
+from rs_gateway.live_changes import roll_back as roll_back_by_hand
 from rs_gateway.serving import Serving
 from rs_gateway.template_form import DemoForm, TemplateForm
 
@@ -184,12 +185,13 @@ async def make_live(template_id: str, form: LiveForm, request: Request) -> dict[
     """
 
     def change() -> RegisteredTemplate:
-        registered = _registry(request).get(template_id)
-        _check_runs(request, registered, form.model)
-        previous = form.previous if form.previous is not None else _live(registered, form.model)
-        return _registry(request).make_live(
+        return publish_by_hand(
+            _registry(request),
             template_id,
-            Change(Action.PUBLISH, form.version, form.model, _who(request), _now(), form.reason, previous),
+            form.version,
+            ByHand(_who(request), _now(), form.reason, form.model),
+            runs_on=_models(request, template_id),
+            previous=form.previous,
         )
 
     return await _served_to(request, await anyio.to_thread.run_sync(change), form.model)
@@ -200,15 +202,8 @@ async def roll_back(template_id: str, form: RollbackForm, request: Request) -> d
     """400 when there is nothing to go back to. For every model: `still_pinned`, as when a version is made live."""
 
     def change() -> RegisteredTemplate:
-        registered = _registry(request).get(template_id)
-        _check_runs(request, registered, form.model)
-        before = served_before(registered.history, model=form.model)
-        if before is None:
-            raise _nothing_before(registered, form.model)
-        live = _live(registered, form.model)
-        return _registry(request).make_live(
-            template_id, Change(Action.ROLLBACK, before, form.model, _who(request), _now(), form.reason, live)
-        )
+        by_hand = ByHand(_who(request), _now(), form.reason, form.model)
+        return roll_back_by_hand(_registry(request), template_id, by_hand, runs_on=_models(request, template_id))
 
     return await _served_to(request, await anyio.to_thread.run_sync(change), form.model)
 
@@ -265,32 +260,9 @@ async def _served_to(request: Request, registered: RegisteredTemplate, model: st
     return answer if model is not None else {**answer, "still_pinned": registered.own_versions}
 
 
-def _check_runs(request: Request, registered: RegisteredTemplate, model: str | None) -> None:
-    """Raises InvalidRequestError: no combination runs the template on `model`, nor has `model` a version of its own."""
+def _models(request: Request, template_id: str) -> set[str]:
     serving: Serving = request.app.state.serving
-    template_id = registered.template.template_id
-    models = {c.model for c in serving.served.combinations.values() if c.template_id == template_id}
-    if model is not None and model not in models | registered.own_versions.keys():
-        known = ", ".join(sorted(models))[:300] or "none: no combination has it"
-        raise InvalidRequestError(
-            f"Template {template_id!r} does not run on {shown(model)}; it runs on {known}.", param="model"
-        )
-
-
-def _nothing_before(registered: RegisteredTemplate, model: str | None) -> InvalidRequestError:
-    """Why a rollback is refused; where models have versions of their own to take back, which ones."""
-    whom = shown(model) if model is not None else "every model"
-    own = {m: n for m, n in registered.own_versions.items() if served_before(registered.history, model=m) is not None}
-    advice = "Make the one that you mean live by its number."
-    if model is None and len(own) == 1:
-        ((only, number),) = own.items()
-        advice = f'{only[:100]} has a version of its own ({number}): send "model": {json.dumps(only)[:102]}.'
-    elif model is None and own:
-        advice = f'Models with a version of their own: {listed_versions(own)}. Send the one that you mean as "model".'
-    return InvalidRequestError(
-        f"Template {registered.template.template_id!r} has no earlier version to go back to for {whom}. {advice}",
-        param="model",
-    )
+    return {c.model for c in serving.served.combinations.values() if c.template_id == template_id}
 
 
 def _registry(request: Request) -> PromptRegistry:
@@ -303,11 +275,6 @@ def _who(request: Request) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _live(registered: RegisteredTemplate, model: str | None) -> int | None:
-    live = registered.live(model if model is not None else ANY_MODEL)
-    return live.number if live is not None else None
 
 
 def _facts(registered: RegisteredTemplate, problem: str | None) -> dict[str, Any]:

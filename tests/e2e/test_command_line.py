@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from rs_gateway import cli
+from rs_gateway import cli, current_user
 from rs_gateway.adapters.prompt_files import PromptFiles
+from rs_gateway.cli_templates import register_template
 from rs_gateway.domain.prompts import PromptTemplate, PromptText
 from tests.e2e.processes import free_address, route_switch
 from tests.pipelines.tiny_upstream import configuration, tiny, workbench
@@ -165,9 +166,9 @@ def test_a_user_without_a_name_registers_under_the_number(tmp_path: Path, monkey
 
     configured(tmp_path)
     (tmp_path / "new.yaml").write_text("id: new\ninstruction: Do it.\n")
-    monkeypatch.setattr(cli, "getuser", nameless)
-    monkeypatch.setattr("os.getuid", lambda: 4711)
-    cli.register_template(tmp_path / "new.yaml", tmp_path / "route-switch.yaml")
+    monkeypatch.setattr(current_user, "getuser", nameless)
+    monkeypatch.setattr(current_user, "getuid", lambda: 4711)
+    register_template(tmp_path / "new.yaml", tmp_path / "route-switch.yaml")
     assert PromptFiles(tmp_path / "data/prompts").get("new").versions[1].origin.by == "uid 4711"
 
 

@@ -300,7 +300,7 @@ def history(stage: Keyed) -> list[dict[str, Any]]:
 
 def test_a_rollback_without_model_names_the_one_that_has_a_version_of_its_own(stage: Keyed) -> None:
     pinned(stage, "gpt-5")
-    error = refused(rollback(stage), 400, 'gpt-5 has a version of its own (2): send "model": "gpt-5"')
+    error = refused(rollback(stage), 400, "gpt-5 has a version of its own (2)")
     assert error["param"] == "model"
     assert "by its number" not in error["message"]
     assert done(rollback(stage, model="gpt-5"))["serving"] == {"*": 1, "gpt-5": 1}
@@ -309,7 +309,7 @@ def test_a_rollback_without_model_names_the_one_that_has_a_version_of_its_own(st
 
 def test_a_rollback_without_model_lists_all_that_have_versions_of_their_own(stage: Keyed) -> None:
     pinned(stage, "gpt-4", "gpt-5")
-    refused(rollback(stage), 400, 'gpt-4 (2), gpt-5 (3). Send the one that you mean as "model"')
+    refused(rollback(stage), 400, "gpt-4 (2), gpt-5 (3). Give the one that you mean")
     assert len(history(stage)) == 3
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from rs_gateway.adapters.scripted_chat import ScriptedChat
-from rs_gateway.cli import check_template
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.domain.evaluation import Answer, EvaluatorFailedError, names_python
 from rs_gateway.domain.prompts import PromptTemplate
 from rs_gateway.settings import load_settings
+from rs_gateway.template_file import check_template
 from rs_gateway.template_form import TemplateForm
 from rs_pipelines.evaluators.registry import Resources, build_evaluator
 from rs_pipelines.sample import Split
