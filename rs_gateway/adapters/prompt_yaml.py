@@ -16,8 +16,9 @@ from rs_gateway.adapters.prompt_records import (
     template_fields,
     version_fields,
 )
+from rs_gateway.domain.chat import JsonObject
 from rs_gateway.domain.errors import RegistryError
-from rs_gateway.domain.prompts import PromptTemplate, PromptVersion, RegisteredTemplate
+from rs_gateway.domain.prompts import PromptTemplate, PromptText, PromptVersion, RegisteredTemplate
 from rs_gateway.yaml_text import YamlTextError, parse_yaml
 
 _Model = TypeVar("_Model", bound=Record)
