@@ -153,8 +153,33 @@ class StoreSettings(Section):
     """By default `file:DATA_DIR/prompts`."""
     access: SecretStr | None = None
     """Client keys and their accounts; by default `sqlite:///DATA_DIR/access.db`."""
+    lake: str | None = Field(default=None, pattern=r"^s3://[^/]+(/.*)?$")
+    """Where the pipelines keep what they ingested, such as s3://bucket/prefix; by default the folder DATA_DIR/lake."""
+    answers: SecretStr | None = None
+    """What models answered the pipelines, and what was paid, for pipelines on several machines:
+    `postgresql://USER:${VARIABLE}@HOST/DATABASE`; by default `DATA_DIR/cache/answers.db`."""
+    trials: SecretStr | None = None
+    """Optuna's trials, in a database of their own, such as `postgresql+psycopg2://USER:PASSWORD@HOST/optuna`, for
+    several processes on one study; by default a journal file beside each study."""
     durability: Literal["batched", "sync"] = "batched"
     flush_interval_seconds: PositiveFloat = 0.05
+
+
+class PipelineSettings(Section):
+    """Section `pipelines`: where the steps of a run are carried out."""
+
+    executor: Literal["in_process", "multiprocess", "celery"] = "in_process"
+    """In the run's own process, in a process for each step, or by Celery's workers on any machine."""
+    broker: SecretStr | None = None
+    """Where Celery's workers are handed steps, and hand back results, such as redis://127.0.0.1:6379/0."""
+    lost_after_seconds: PositiveFloat = 30.0
+    """How long a worker may not know of a step that it began before another one is given it."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "PipelineSettings":
+        if self.executor == "celery" and self.broker is None:
+            raise ValueError("executor celery needs a broker, such as redis://127.0.0.1:6379/0")
+        return self
 
 
 class AccessSettings(Section):
@@ -214,6 +239,8 @@ class MiproSettings(Section):
     """`racing` looks at whoever may beat the leader, a few rows at a time; `tpe` is MIPROv2's own way."""
     look_rows: PositiveInt | None = None
     """Rows of one look of a race."""
+    looks_at_once: PositiveInt = 1
+    """Candidates that a race looks at at the same time; more than one for workers that join (`optimize --join`)."""
     num_candidates: PositiveInt | None = None
     num_instruction_candidates: PositiveInt | None = None
     num_revisions: int | None = Field(default=None, ge=0)
@@ -244,6 +271,12 @@ class MiproSettings(Section):
     """Ways to have the answer written that are tried; the live version's own is always among them."""
     prompt_model: str | None = None
     """`provider/model` that proposes instructions; None is the model that is being optimised for."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "MiproSettings":
+        if self.looks_at_once > 1 and self.search != "racing":
+            raise ValueError("looks_at_once over 1 needs `search: racing`")
+        return self
 
 
 class EvaluationSettings(Section):

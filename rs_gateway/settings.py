@@ -25,6 +25,7 @@ from rs_gateway.setting_sections import (
     EvaluationSettings,
     GatewaySettings,
     MiproSettings,
+    PipelineSettings,
     PrivacySettings,
     ProviderSettings,
     StoreSettings,
@@ -87,6 +88,7 @@ class Settings(BaseSettings):
     privacy: PrivacySettings = PrivacySettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     mipro_v2: MiproSettings = MiproSettings()
+    pipelines: PipelineSettings = PipelineSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     dataset: DatasetSettings = DatasetSettings()
 

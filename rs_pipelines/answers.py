@@ -41,7 +41,7 @@ ANSWER_SCHEMA = Schema(
     ),
 )
 """The tables of an answer cache, and how an older file gets them. Forward only: append, never edit."""
-_UNLIMITED = 2**62
+UNLIMITED = 2**62
 _DELETE_OLDEST = "DELETE FROM answers WHERE key IN (SELECT key FROM answers ORDER BY stored_at LIMIT ?)"
 
 
@@ -183,8 +183,8 @@ class AnswerCache:
 
     def charge(self, account: str, allowance: Allowance, booking: Booking = NOTHING) -> bool:
         """Book one call, unless that would be too much. Committed before the call is made."""
-        calls = _UNLIMITED if allowance.calls is None else allowance.calls
-        tokens = _UNLIMITED if allowance.tokens is None else allowance.tokens
+        calls = UNLIMITED if allowance.calls is None else allowance.calls
+        tokens = UNLIMITED if allowance.tokens is None else allowance.tokens
         usd = float("inf") if allowance.usd is None else allowance.usd
         if calls < 1 or booking.tokens > tokens or booking.usd > usd:
             return False

@@ -176,6 +176,9 @@ def optimize(
     preflight: Annotated[
         bool, typer.Option("--preflight", help="Only say what can be proven and what it would cost.")
     ] = False,
+    join: Annotated[
+        bool, typer.Option("--join", help="Only help the search that another process leads for this template.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Search a better prompt, prove it on held-out rows, publish it if the proof holds. Exit 0 in either case.
@@ -183,6 +186,7 @@ def optimize(
     The same assets as in the Dagster UI, in this process; the run shows there too. Interrupted, it goes on where it was
     when started again. Before the search it says what the rows can prove and what the search may cost; where no proof
     is possible it refuses. `--preflight` stops there, after at most 15 questions that the search need not ask again.
+    `--join` helps a search that another process leads (docs/scaling.md).
 
     Example: `route-switch optimize support --trials 12`
     """
@@ -200,6 +204,9 @@ def optimize(
     effort = Effort(chosen, trials, max_calls, seed)
     if preflight:
         _preflight_only(bench, target, effort, as_json=as_json)
+        return
+    if join:
+        _join(bench, target)
         return
     began = time.monotonic()
     words.print(f"Optimising {target.template_id!r} for {target.model!r}", highlight=False)
@@ -257,6 +264,17 @@ def optimize(
             f"{paid.calls} model calls, {paid.input_tokens:,} input and {paid.output_tokens:,} output tokens{usd} for "
             f"this study in all, interrupted runs included; {time.monotonic() - began:.0f} s now"
         )
+
+
+def _join(bench: "Workbench", target: "Target") -> None:
+    from rs_pipelines import steps
+
+    try:
+        n = steps.join(bench, target, on_delivered=lambda n: words.print(f"{n} looks taken"))
+    except KeyboardInterrupt:
+        words.print("Stopped. The search goes on without this process.")
+        raise typer.Exit(130) from None
+    words.print(f"The search has ended; {n} looks were taken here.")
 
 
 def _with_input(row: "ComparedRow", examples: Mapping[str, "Example"]) -> dict[str, Any]:

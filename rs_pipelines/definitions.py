@@ -9,6 +9,7 @@ from rs_pipelines.defs.automation import new_targets, optimize
 from rs_pipelines.defs.calibration import calibration_sample
 from rs_pipelines.defs.checks import beats_live
 from rs_pipelines.defs.evaluation import comparison
+from rs_pipelines.defs.executors import executor_of, pipeline_settings
 from rs_pipelines.defs.optimization import study
 from rs_pipelines.defs.publication import publication
 from rs_pipelines.defs.resources import Stores
@@ -23,8 +24,7 @@ def build_defs(resources: Mapping[str, object] | None = None) -> dg.Definitions:
         jobs=[optimize],
         sensors=[new_targets],
         resources={"stores": Stores(), **(resources or {})},
-        # A process for every step costs ten seconds a step and gains nothing: the model is the bottleneck.
-        executor=dg.in_process_executor,
+        executor=executor_of(pipeline_settings()),
     )
 
 

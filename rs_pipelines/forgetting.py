@@ -4,7 +4,7 @@ What was derived goes first and the trace store last: interrupted, the same requ
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,6 @@ import polars as pl
 
 from rs_gateway.domain.ports import StoredInput
 from rs_gateway.wiring import open_trace_eraser
-from rs_pipelines.answers import AnswerCache
 from rs_pipelines.evaluators.embedding_cache import EmbeddingCache
 from rs_pipelines.examples import key_of_input
 from rs_pipelines.inputs import example_id
@@ -138,7 +137,7 @@ def forget(bench: Workbench, found: Found) -> None:
             if target.key in touched:
                 stack.enter_context(bench.studies.lock(target))
         # Held from here on, so that no ingest brings over what is about to go.
-        lake = stack.enter_context(bench.lake.edit()) if (bench.lake.root / "manifest.json").exists() else None
+        lake = stack.enter_context(bench.lake.edit()) if bench.lake.exists() else None
         _forget_derived(bench, found)
         if lake is not None:
             _forget_in_lake(lake, found.trace_ids)
@@ -151,12 +150,10 @@ def _forget_derived(bench: Workbench, found: Found) -> None:
     for path, rows in found.samples.items():
         texts |= bench.samples.texts(path, rows)
     EmbeddingCache(bench.data / "cache" / "embeddings.db").forget(texts)
-    if found.answers:
-        cache = AnswerCache(_cache_path(bench))
-        try:
+    cache = bench.known_answers() if found.answers else None
+    if cache is not None:
+        with closing(cache):
             cache.keep_only_of(kept_accounts)
-        finally:
-            cache.close()
     for template_id in found.dataset_rows:
         bench.datasets.forget(template_id, found.keys[template_id])
     for path in found.studies:
@@ -204,17 +201,11 @@ def _keys(bench: Workbench, inputs: Sequence[StoredInput]) -> dict[str, frozense
 
 
 def _answers(bench: Workbench, kept_accounts: Collection[str]) -> list[str]:
-    if not _cache_path(bench).exists():
+    cache = bench.known_answers()
+    if cache is None:
         return []
-    cache = AnswerCache(_cache_path(bench))
-    try:
+    with closing(cache):
         return cache.texts_but_of(kept_accounts)
-    finally:
-        cache.close()
-
-
-def _cache_path(bench: Workbench) -> Path:
-    return bench.data / "cache" / "answers.db"
 
 
 def _quoting_versions(bench: Workbench, examples: Collection[str]) -> tuple[QuotingVersion, ...]:

@@ -19,9 +19,11 @@ from rs_gateway.domain.feedback import FeedbackKind
 from rs_gateway.domain.ports import TraceReader
 from rs_pipelines.compaction import CompactionReport, OnMerge, crowded_parts, ignore_merge, merge, small_parts
 from rs_pipelines.ingest import IngestReport, OnPage, ignore_page, ingest
+from rs_pipelines.lake_bucket import LakeBucket
 from rs_pipelines.lake_edit import KEPT_FOR_READERS, Clock, LakeEdit, edit, read_manifest, scan_parts, utc_now
 from rs_pipelines.lake_files import LakeFiles
 from rs_pipelines.lake_manifest import Manifest, Part
+from rs_pipelines.lake_place import LakePlace
 from rs_pipelines.lake_schema import FEEDBACK, INSTANT, SQL_TYPES, TABLES, TRACES, Table
 
 _SAID: Mapping[str, pl.DataType] = {
@@ -48,20 +50,28 @@ _FAN_IN = 8
 
 
 class Lake:
-    """Parquet under one folder: `traces/dt=YYYY-MM-DD/`, `feedback/dt=YYYY-MM-DD/` and `manifest.json`."""
+    """Parquet in one place: `traces/dt=YYYY-MM-DD/`, `feedback/dt=YYYY-MM-DD/` and `manifest.json`."""
 
     def __init__(
         self,
-        root: Path,
+        root: Path | str,
         *,
         lock_timeout_s: float = 30.0,
         before_step: Callable[[str], None] | None = None,
         clock: Clock = utc_now,
     ) -> None:
-        """A lake in `root`, which need not exist yet. See LakeFiles for the arguments."""
+        """A lake in the folder `root`, which need not exist yet, or under a URL such as s3://bucket/prefix.
+
+        See LakeFiles and LakeBucket for the arguments.
+        """
         self.root = root
         self._clock = clock
-        self._files = LakeFiles(root, lock_timeout_s=lock_timeout_s, before_step=before_step or _ignore_step)
+        place = LakeBucket if isinstance(root, str) else LakeFiles
+        self._files: LakePlace = place(
+            root,  # pyright: ignore[reportArgumentType]  # each gets its own kind
+            lock_timeout_s=lock_timeout_s,
+            before_step=before_step or _ignore_step,
+        )
 
     def ingest(self, reader: TraceReader, *, page_rows: int = 25_000, on_page: OnPage = ignore_page) -> IngestReport:
         """Bring what is new in the trace store. Killed anywhere, the next call goes on; no row is lost or doubled.
@@ -99,6 +109,10 @@ class Lake:
         with edit(self._files, clock=self._clock) as lake:
             yield lake
 
+    def exists(self) -> bool:
+        """Whether anything was ever ingested here."""
+        return self._files.manifest() is not None
+
     def manifest(self) -> Manifest:
         """What counts at this moment; an empty one where nothing was ever ingested."""
         return read_manifest(self._files)
@@ -132,6 +146,9 @@ class Lake:
         """
         connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false"})
         connection.execute("SET TimeZone = 'UTC'")
+        filesystem = self._files.filesystem()
+        if filesystem is not None:
+            connection.register_filesystem(filesystem)
         manifest = self.manifest()
         for table in TABLES:
             connection.execute(f"CREATE VIEW {table.name} AS {self._view(table, manifest.table(table.name).parts)}")
@@ -156,7 +173,7 @@ def _ignore_step(step: str) -> None:
     del step
 
 
-def _sql_path(path: Path) -> str:
+def _sql_path(path: Path | str) -> str:
     """A DuckDB string literal that names exactly this file."""
     escaped = "".join(f"[{char}]" if char in "[*?" else char for char in str(path))
     return "'" + escaped.replace("'", "''") + "'"

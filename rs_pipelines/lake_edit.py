@@ -17,7 +17,6 @@ from typing import Any
 
 import polars as pl
 
-from rs_pipelines.lake_files import LakeFiles
 from rs_pipelines.lake_manifest import (
     Anchor,
     LakeCorruptError,
@@ -27,6 +26,7 @@ from rs_pipelines.lake_manifest import (
     encode,
     with_parts,
 )
+from rs_pipelines.lake_place import LakePlace
 from rs_pipelines.lake_schema import Packing, Table
 
 KEPT_FOR_READERS = timedelta(days=1)
@@ -43,7 +43,7 @@ def utc_now() -> datetime:
 class LakeEdit:
     """The lake in the hands of its only writer; `manifest` is what counts now. Get one from `edit`."""
 
-    def __init__(self, files: LakeFiles, manifest: Manifest, clock: Clock) -> None:
+    def __init__(self, files: LakePlace, manifest: Manifest, clock: Clock) -> None:
         self.manifest = manifest
         self.root = files.root
         self._files, self._clock = files, clock
@@ -115,7 +115,7 @@ class LakeEdit:
 
 
 @contextmanager
-def edit(files: LakeFiles, *, clock: Clock = utc_now) -> Generator[LakeEdit]:
+def edit(files: LakePlace, *, clock: Clock = utc_now) -> Generator[LakeEdit]:
     """Change the lake. What a killed writer left behind is removed first.
 
     Raises:
@@ -127,21 +127,28 @@ def edit(files: LakeFiles, *, clock: Clock = utc_now) -> Generator[LakeEdit]:
         yield LakeEdit(files, _begin(files), clock)
 
 
-def read_manifest(files: LakeFiles) -> Manifest:
+def read_manifest(files: LakePlace) -> Manifest:
     """What counts at this moment; an empty one where nothing was ever ingested. Raises as `edit`, but LakeBusyError."""
     content = files.manifest()
     return Manifest() if content is None else decode(content, lake=str(files.root))
 
 
-def scan_parts(files: LakeFiles, table: Table, parts: Collection[Part]) -> pl.LazyFrame:
+def scan_parts(files: LakePlace, table: Table, parts: Collection[Part]) -> pl.LazyFrame:
     """The rows of these parts, with all columns of the table."""
     if not parts:
         return pl.LazyFrame(schema=table.schema)
-    paths = [files.path(part.path) for part in parts]
-    return pl.scan_parquet(paths, schema=table.schema, missing_columns="insert", glob=False, hive_partitioning=False)
+    paths = [str(files.path(part.path)) for part in parts]
+    return pl.scan_parquet(
+        paths,
+        schema=table.schema,
+        missing_columns="insert",
+        glob=False,
+        hive_partitioning=False,
+        storage_options=dict(files.storage_options) or None,
+    )
 
 
-def _begin(files: LakeFiles) -> Manifest:
+def _begin(files: LakePlace) -> Manifest:
     manifest, present = read_manifest(files), files.names()
     if files.manifest() is None:
         # The manifest is written before the first file, so files without one mean that it was lost.

@@ -16,8 +16,8 @@ from rs_pipelines.durable_files import sync_path, temporary_for
 from rs_pipelines.lake_schema import TABLES, Packing
 
 _MANIFEST = "manifest.json"
-_CODECS: Mapping[Packing, Literal["lz4", "zstd"]] = {"fast": "lz4", "small": "zstd"}
-_ROW_GROUP_ROWS = 16_384
+CODECS: Mapping[Packing, Literal["lz4", "zstd"]] = {"fast": "lz4", "small": "zstd"}
+ROW_GROUP_ROWS = 16_384
 """Larger ones take more memory and more time to write: they do not fit into the processor's cache."""
 
 
@@ -51,6 +51,14 @@ class LakeFiles:
         self._lock_timeout_s = lock_timeout_s
         self._step = before_step
 
+    @property
+    def storage_options(self) -> Mapping[str, str]:
+        """Polars reads files by itself."""
+        return {}
+
+    def filesystem(self) -> None:
+        """So does DuckDB."""
+
     def path(self, name: str) -> Path:
         """Where a part is."""
         return self.root / name
@@ -83,7 +91,7 @@ class LakeFiles:
         self._step(f"make folder of {name}")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._step(f"write {name}")
-        rows.write_parquet(temporary, compression=_CODECS[packing], row_group_size=_ROW_GROUP_ROWS)
+        rows.write_parquet(temporary, compression=CODECS[packing], row_group_size=ROW_GROUP_ROWS)
         self._step(f"rename {name}")
         temporary.replace(path)
         return path.stat().st_size

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from rs_pipelines.answers import AnswerCache
 from rs_pipelines.lake_manifest import Manifest, Part
 from rs_pipelines.lake_schema import TABLES
 from rs_pipelines.workbench import Workbench
@@ -31,9 +30,10 @@ def expire(bench: Workbench, *, now: datetime) -> Expired:
     kept = bench.settings.privacy.retention
     days = _expire_lake(bench, now)
     removed = 0
-    path = bench.data / "cache" / "answers.db"
-    if path.exists() and (kept.cache_days is not None or kept.cache_gb is not None):
-        cache = AnswerCache(path)
+    cache = None
+    if kept.cache_days is not None or kept.cache_gb is not None:
+        cache = bench.known_answers()
+    if cache is not None:
         try:
             removed = cache.expire(
                 before_s=None if kept.cache_days is None else now.timestamp() - kept.cache_days * 86_400,

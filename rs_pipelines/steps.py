@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias, TypeVar
 
@@ -10,7 +10,7 @@ from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.errors import ConfigurationError, RouteSwitchError
 from rs_gateway.domain.evaluation import JudgingEvaluator, questions_per_answer
 from rs_gateway.wiring import open_trace_reader
-from rs_pipelines.answers import AnswerCache, CallBudget, Spending
+from rs_pipelines.answers import CallBudget, Spending
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.comparison import Comparison, run_comparison
 from rs_pipelines.examples import Gathered, draw_sample, gather
@@ -28,11 +28,13 @@ from rs_pipelines.mipro.budget import (
 )
 from rs_pipelines.mipro.demos import demo_user_text
 from rs_pipelines.mipro.earlier import earlier_winners
+from rs_pipelines.mipro.evaluations import Evaluations, Tools
 from rs_pipelines.mipro.events import StudyEvent
 from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.mipro.request import StudyModels, StudyRequest, row_order, study_id_of, title_of
 from rs_pipelines.mipro.reserve import ComparisonReserve
-from rs_pipelines.mipro.search import run_study
+from rs_pipelines.mipro.search import run_study, utc_now
+from rs_pipelines.mipro.teamwork import join_study
 from rs_pipelines.preflight import (
     BudgetCheck,
     LiveProbe,
@@ -284,7 +286,41 @@ def search(
     evaluator = bench.evaluator(bench.registry.get(target.template_id).template)
 
     async def run(models: StudyModels) -> StudyRecord:
-        return await run_study(request, models, evaluator=evaluator, files=bench.studies, on_event=watch)
+        return await run_study(
+            request, models, evaluator=evaluator, files=bench.studies, storage=bench.trials, on_event=watch
+        )
+
+    return with_models(bench, target, run, watch=watch)
+
+
+def join(bench: Workbench, target: Target, *, on_delivered: Callable[[int], None], watch: Watcher = ignore) -> int:
+    """Take looks of the search that another process leads for the target, until it has ended; how many were taken.
+
+    Raises:
+        ConfigurationError: no storage is configured that both reach.
+        StepMissingError: nobody searches for the target.
+    """
+    storage = bench.trials
+    if storage is None:
+        raise ConfigurationError(
+            "A search can be joined only where `stores.trials` names a database that both processes reach, and "
+            "`mipro_v2.looks_at_once` is over 1."
+        )
+    record = next((r for r in reversed(bench.studies.studies(target)) if not r.finished), None)
+    if record is None:
+        raise StepMissingError(f"No search for {target.key} is under way: start one with `route-switch optimize`.")
+    sample = bench.samples.load(target, record.sample_id)
+    evaluator = bench.evaluator(bench.registry.get(target.template_id).template)
+    by_id = {example.example_id: example for example in sample.rows(Split.VAL)}
+    rows = tuple(by_id[example_id] for example_id in record.row_order)
+    request = replace(_request(bench, target, Effort(), LIVE_AND_WINNER), sample=sample, plan=record.plan)
+
+    async def run(models: StudyModels) -> int:
+        reserve = ComparisonReserve(request, task=models.task, evaluator=evaluator)
+        allowance = study_allowance(request.plan, sample, request.comparison)
+        budget = CallBudget(models.task.cache, record.study_id, allowance, title=title_of(target, record.study_id))
+        tools = Tools(models.task.on(budget), evaluator, budget, reserve, bench.studies, watch, utc_now)
+        return await join_study(Evaluations(record, rows, tools), storage, on_delivered=on_delivered)
 
     return with_models(bench, target, run, watch=watch)
 
@@ -319,6 +355,7 @@ def _request(bench: Workbench, target: Target, effort: Effort, comparison: Compa
         earlier=winners,
         redactor=bench.redactor,
         comparison=comparison,
+        looks_at_once=bench.settings.mipro_v2.looks_at_once,
     )
 
 
@@ -409,7 +446,7 @@ def reasons(bench: Workbench, comparison: Comparison) -> tuple[str, ...]:
 
 def spending(bench: Workbench, study_id: str) -> Spending:
     """What a study and its comparison have paid for, interrupted runs included."""
-    cache = AnswerCache(bench.data / "cache" / "answers.db")
+    cache = bench.open_answers()
     try:
         return cache.spending(study_id)
     finally:

@@ -53,10 +53,20 @@ def parts_of(settings: Settings) -> tuple[tuple[Part, ...], tuple[Elsewhere, ...
         Part("studies", "folder", data / "studies", "data_dir"),
         Part("samples", "folder", data / "samples", "data_dir"),
         Part("datasets", "folder", settings.datasets_path, "dataset.base_path"),
-        Part("answers.db", "database", data / "cache" / "answers.db", "data_dir"),
         Part("embeddings.db", "database", data / "cache" / "embeddings.db", "data_dir"),
-        Part("lake", "folder", data / "lake", "data_dir"),
     ]
+    if settings.stores.answers is None:
+        parts.append(Part("answers.db", "database", data / "cache" / "answers.db", "data_dir"))
+    else:
+        elsewhere.append(_on_a_server("answers", "postgresql"))
+    if settings.stores.lake is None:
+        parts.append(Part("lake", "folder", data / "lake", "data_dir"))
+    else:
+        elsewhere.append(
+            Elsewhere(
+                "lake", f"stores.lake is {settings.stores.lake}: keep versions of its objects, or copy the bucket"
+            )
+        )
     for name, url in (("traces", settings.traces_url), ("access", settings.access_url)):
         scheme = url.partition(":")[0]
         if scheme == "sqlite":

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,6 +21,7 @@ from rs_gateway.domain.redaction import Redactor
 from rs_gateway.domain.stats import StatsReader
 from rs_gateway.domain.traces import Usage, UsageSource
 from rs_gateway.settings import Settings, load_settings
+from rs_gateway.store_urls import is_postgres
 from rs_gateway.wiring import (
     build_provider,
     combinations_of,
@@ -40,6 +42,9 @@ from rs_pipelines.mipro.request import StudyModels
 from rs_pipelines.pacing import Pace
 from rs_pipelines.sample import Target
 from rs_pipelines.studies import StudyFiles
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Workbench:
     @cached_property
     def lake(self) -> Lake:
         """Ingested traces and feedback."""
-        return Lake(self.data / "lake")
+        return Lake(self.settings.stores.lake or self.data / "lake")
 
     @cached_property
     def datasets(self) -> DatasetStore:
@@ -87,6 +92,35 @@ class Workbench:
     def studies(self) -> StudyFiles:
         """Studies and comparisons."""
         return StudyFiles(self.data / "studies")
+
+    def open_answers(self) -> AnswerCache:
+        """What models answered and what was paid; to be closed. Raises ConfigurationError, StoreError."""
+        url = self.settings.stores.answers
+        if url is None:
+            return AnswerCache(self.data / "cache" / "answers.db")
+        if not is_postgres(url.get_secret_value()):
+            raise ConfigurationError(
+                "stores.answers names no Postgres database: write "
+                "postgresql://USER:${POSTGRES_PASSWORD}@HOST/DATABASE, or leave it out for a file."
+            )
+        from rs_pipelines.postgres_answers import PostgresAnswerCache
+
+        return PostgresAnswerCache(url.get_secret_value())
+
+    def known_answers(self) -> AnswerCache | None:
+        """The same; None where no model was ever asked."""
+        path = self.data / "cache" / "answers.db"
+        return None if self.settings.stores.answers is None and not path.exists() else self.open_answers()
+
+    @cached_property
+    def trials(self) -> "BaseStorage | None":
+        """Where Optuna keeps trials that several processes reach; None: in a file beside each study."""
+        url = self.settings.stores.trials
+        if url is None:
+            return None
+        from rs_pipelines.mipro.shared_trials import open_storage
+
+        return open_storage(url.get_secret_value())
 
     @cached_property
     def redactor(self) -> Redactor | None:
@@ -200,7 +234,7 @@ class Workbench:
         proposer, model = self._proposer(combination)
         # Proposals want variety (DSPy's proposer runs at 1.0) and room; the task's own limits are not theirs.
         options = {**self.settings.model_providers[proposer].options, "temperature": 1.0, "max_tokens": 300}
-        cache = AnswerCache(self.data / "cache" / "answers.db")
+        cache = self.open_answers()
         providers: dict[str, ChatProvider] = {}
         paces: dict[str, Pace] = {}
         stats = open_stats_reader(self.settings)

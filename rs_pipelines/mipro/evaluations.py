@@ -1,6 +1,6 @@
 """What a study has found out so far, row by row, and the way to find out more. Every step is saved before it counts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from statistics import fmean
@@ -16,6 +16,7 @@ from rs_pipelines.mipro.budget import planned_evaluations
 from rs_pipelines.mipro.events import RowsScored, StudyEvent
 from rs_pipelines.mipro.records import LIVE, Candidate, CandidateRows, StudyRecord, TrialKind, TrialRecord
 from rs_pipelines.mipro.reserve import ComparisonReserve
+from rs_pipelines.mipro.shared_trials import RowScores
 from rs_pipelines.sample import Example, Target
 from rs_pipelines.scoring import score_rows
 
@@ -60,6 +61,16 @@ class Tools:
     store: StudyStore
     emit: Callable[[StudyEvent], None]
     now: Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What one look at a candidate brought, and what it took in the process that looked."""
+
+    values: RowScores
+    seconds: float = 0.0
+    calls: int = 0
+    error: str | None = None
 
 
 class Evaluations:
@@ -139,39 +150,62 @@ class Evaluations:
             StudyFailedError: too much got no answer.
             BudgetExhaustedError: what was answered until then is in the answer cache.
         """
-        tools, record = self._tools, self.record
-        started, calls = tools.now(), tools.task.calls_made
+        wanted = self.wanted(candidate, n_rows)
+        return await self.accept(candidate, await self.score(candidate, wanted, kind=kind), kind=kind)
+
+    def wanted(self, candidate: Candidate, n_rows: int) -> tuple[int, ...]:
+        """Of the first `n_rows` rows, those that the candidate has no score on."""
         known = self.results.get(candidate, {})
-        wanted = [row for row in range(n_rows) if known.get(row) is None]
+        return tuple(row for row in range(n_rows) if known.get(row) is None)
+
+    async def score(self, candidate: Candidate, rows: Sequence[int], *, kind: TrialKind) -> Scored:
+        """Score a candidate on these rows. Changes nothing. Raises BudgetExhaustedError."""
+        tools = self._tools
+        started, calls = tools.now(), tools.task.calls_made
         scores = await score_rows(
-            record.text_of(candidate),
-            [self._rows[row] for row in wanted],
-            template_id=record.target.template_id,
+            self.record.text_of(candidate),
+            [self._rows[row] for row in rows],
+            template_id=self.record.target.template_id,
             model=tools.task,
             evaluator=tools.evaluator,
             on_row=lambda done, total: tools.emit(RowsScored(kind, done, total)),
         )
-        self._last_error = next((s.error for s in reversed(scores) if s.error is not None), self._last_error)
-        values = {**known, **{row: score.value for row, score in zip(wanted, scores, strict=True)}}
+        return Scored(
+            values={row: score.value for row, score in zip(rows, scores, strict=True)},
+            seconds=(tools.now() - started).total_seconds(),
+            calls=tools.task.calls_made - calls,
+            error=next((s.error for s in reversed(scores) if s.error is not None), None),
+        )
+
+    def value(self, candidate: Candidate, scored: RowScores) -> float | None:
+        """Mean of what a candidate has with these scores; None when too much of it is missing."""
+        values = {**self.results.get(candidate, {}), **scored}
         present = [value for value in values.values() if value is not None]
-        missing = len(values) - len(present)
-        void = missing > _MAX_MISSING * len(values)
-        if candidate == LIVE and void:
+        return None if len(values) - len(present) > _MAX_MISSING * len(values) else fmean(present)
+
+    async def accept(self, candidate: Candidate, scored: Scored, *, kind: TrialKind) -> TrialRecord:
+        """Keep what a candidate scored as the study's next trial. Raises StudyFailedError."""
+        record = self.record
+        self._last_error = scored.error or self._last_error
+        values = {**self.results.get(candidate, {}), **scored.values}
+        missing = sum(value is None for value in values.values())
+        value = self.value(candidate, scored.values)
+        if candidate == LIVE and value is None:
             raise StudyFailedError(record.study_id, missing, len(values), self._last_error or "")
-        if not void:
+        if value is not None:
             self.results[candidate] = values
         trial = TrialRecord(
             number=len(record.trials),
             candidate=candidate,
             kind=kind,
             n_rows=len(values),
-            value=None if void else fmean(present),
+            value=value,
             missing=missing,
-            seconds=(tools.now() - started).total_seconds(),
-            calls=tools.task.calls_made - calls,
+            seconds=scored.seconds,
+            calls=scored.calls,
         )
         await self.save(replace(record, trials=(*record.trials, trial)))
-        self._n_void = self._n_void + 1 if void else 0
+        self._n_void = self._n_void + 1 if value is None else 0
         if self._n_void >= _MAX_VOID:
             cause = f"{self._n_void} void trials in a row; the last row: {self._last_error}"
             raise StudyFailedError(record.study_id, trial.missing, trial.n_rows, cause)

@@ -142,6 +142,36 @@ def next_look(
     return None
 
 
+def next_looks(
+    results: Mapping[Candidate, RowValues],
+    candidates: Sequence[Candidate],
+    *,
+    n_rows: int,
+    step: int,
+    left: int,
+    at_once: int,
+) -> list[Look]:
+    """Up to `at_once` looks at different candidates: each is what would come next if the ones before it brought what is
+    believed.
+
+    Args:
+        n_rows, step, left: as of `next_look`.
+    """
+    expected, looks = dict(results), list[Look]()
+    while left > 0 and len(looks) < at_once:
+        look = next_look(expected, candidates, n_rows=n_rows, step=step, left=left)
+        if look is None or any(look.candidate == other.candidate for other in looks):
+            break
+        looks.append(look)
+        left -= look.n_rows - look.seen
+        if look.candidate == LIVE or len(looks) == at_once:
+            break
+        believed = believed_levels(expected, candidates).means[candidates.index(look.candidate)]
+        known = expected.get(look.candidate, {})
+        expected[look.candidate] = {**known, **{row: float(believed) for row in range(look.seen, look.n_rows)}}
+    return looks
+
+
 def _look(candidate: Candidate, rows_seen: Mapping[Candidate, int], n_rows: int, step: int) -> Look:
     return Look(candidate, min(n_rows, rows_seen[candidate] + step), rows_seen[candidate])
 

@@ -35,6 +35,7 @@ class StudyRequest:
         objective: `quality` chooses what is believed to be best; `cost` the shortest prompt that is believed to lose no
             more than `max_loss`.
         earlier: winners of searches before this one, the newest first; their instructions and demos are tried again.
+        looks_at_once: candidates that a race looks at at the same time, so that several processes have something to do.
         comparison: what of the budget is kept back for after the search.
         redactor: what demos and the prompt model may not see of a train row; None takes nothing out.
     """
@@ -49,6 +50,7 @@ class StudyRequest:
     max_loss: float = 0.02
     earlier: tuple[PromptText, ...] = ()
     redactor: Redactor | None = None
+    looks_at_once: int = 1
     comparison: ComparisonSize = LIVE_AND_WINNER
 
 
@@ -78,6 +80,8 @@ def study_id_of(request: StudyRequest, models: StudyModels, evaluator: Evaluator
         content.append([request.objective, request.max_loss])
     if request.earlier:
         content.append([text.content_hash for text in request.earlier])
+    if request.looks_at_once != 1:
+        content.append(["looks at once", request.looks_at_once])
     if request.redactor is not None:
         content.append(["redacted", *request.redactor.names])
     if request.plan.allowance != Allowance() and request.comparison != LIVE_AND_WINNER:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import anyio.to_thread
+from optuna.storages import BaseStorage
 
 from rs_gateway.domain.evaluation import Evaluator
 from rs_gateway.domain.prompts import PromptText
@@ -64,10 +65,14 @@ async def run_study(
     *,
     evaluator: Evaluator,
     files: StudyFiles,
+    storage: BaseStorage | None = None,
     on_event: Callable[[StudyEvent], None] = ignore_event,
     now: Callable[[], datetime] = utc_now,
 ) -> StudyRecord:
     """Search a better prompt for the target, or go on with a search that was interrupted. Never touches test rows.
+
+    Args:
+        storage: where Optuna keeps the trials, for processes that join; None is a journal file beside the study.
 
     Returns:
         The finished record; its choice may be the live version itself. A spent budget ends the search early, with the
@@ -86,7 +91,7 @@ async def run_study(
             "POST /v1/feedback, or import some with `route-switch dataset import`."
         )
     with files.lock(request.target):
-        return await _Search(request, models, evaluator, files, on_event, now).run()
+        return await _Search(request, models, evaluator, files, storage, on_event, now).run()
 
 
 class _Search:
@@ -96,11 +101,12 @@ class _Search:
         models: StudyModels,
         evaluator: Evaluator,
         files: StudyFiles,
+        storage: BaseStorage | None,
         emit: Callable[[StudyEvent], None],
         now: Callable[[], datetime],
     ) -> None:
         self._request, self._plan = request, request.plan
-        self._evaluator, self._files, self._emit = evaluator, files, emit
+        self._evaluator, self._files, self._storage, self._emit = evaluator, files, storage, emit
         study_id = study_id_of(request, models, evaluator)
         reserve = ComparisonReserve(request, task=models.task, evaluator=evaluator)
         budget = CallBudget(
@@ -163,8 +169,10 @@ class _Search:
     async def _follow_policy(self, *, share: float = 1.0) -> Ending | None:
         """Opens the log anew: the second round adds candidates."""
         log = await anyio.to_thread.run_sync(self._open_log)
-        policy = Race if self._plan.search == "racing" else TpeSearch
-        return await policy(self._state, log, emit=self._emit).run(share=share)
+        if self._plan.search == "racing":
+            race = Race(self._state, log, emit=self._emit, looks_at_once=self._request.looks_at_once)
+            return await race.run(share=share)
+        return await TpeSearch(self._state, log, emit=self._emit).run(share=share)
 
     async def _second_round(self) -> None:
         """Add what is written from the leader's failures, unless that would take most of what is left to spend."""
@@ -228,7 +236,7 @@ class _Search:
     def _open_log(self) -> TrialLog:
         record = self._state.record
         return TrialLog(
-            self._files.journal(self._request.target, record.study_id),
+            self._storage or self._files.journal(self._request.target, record.study_id),
             record.study_id,
             n_instructions=len(record.instructions),
             n_demo_sets=len(record.demo_sets),

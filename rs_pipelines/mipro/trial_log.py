@@ -1,4 +1,4 @@
-"""The study in Optuna: proposes candidates by TPE, and mirrors our trials in a journal file for Optuna's own tools."""
+"""The study in Optuna: proposes candidates by TPE, and mirrors our trials where Optuna's own tools find them."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,25 +7,26 @@ from pathlib import Path
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from rs_pipelines.mipro.records import Candidate, TrialRecord
+from rs_pipelines.mipro.shared_trials import Assignment, Offer, SharedTrials
 
 _STARTUP_TRIALS = 4
 """Random trials before TPE takes over; Optuna's 10 would make a small study random altogether."""
 
 
 class TrialLog:
-    """One Optuna study. The study record is the truth; the journal follows it and is rebuilt where it does not.
+    """One Optuna study. The study record is the truth; Optuna's trials follow it and are rebuilt where they do not.
 
     Blocking: call it from a worker thread.
     """
 
     def __init__(
         self,
-        path: Path,
+        place: Path | BaseStorage,
         study_id: str,
         *,
         n_instructions: int,
@@ -34,19 +35,24 @@ class TrialLog:
         seed: int,
         trials: Sequence[TrialRecord],
     ) -> None:
-        """Open or create the journal and bring it in line with `trials`. What a crash left running is told FAIL."""
+        """Open or create the study and bring it in line with `trials`. What a crash left running is told FAIL.
+
+        Args:
+            place: the journal file, or a storage that other processes reach too.
+        """
         # Optuna reports every trial on stderr otherwise; progress is our events' job.
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._path, self._study_id, self._seed = path, study_id, seed
+        self._place, self._study_id, self._seed = place, study_id, seed
         self._space: dict[str, BaseDistribution] = {
             "instruction": CategoricalDistribution(tuple(range(n_instructions))),
             "demo_set": CategoricalDistribution(tuple(range(n_demo_sets))),
         }
         if n_output_formats > 1:  # one alone is no choice, and older journals have none
             self._space["output_format"] = CategoricalDistribution(tuple(range(n_output_formats)))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The lock of a killed process; whoever opens the journal holds the target's own lock.
-        path.with_name(path.name + ".lock").unlink(missing_ok=True)
+        if isinstance(place, Path):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            # The lock of a killed process; whoever opens the journal holds the target's own lock.
+            place.with_name(place.name + ".lock").unlink(missing_ok=True)
         self._study = self._agreeing(trials) or self._rebuilt(trials)
 
     def propose(self, number: int) -> tuple[FrozenTrial, Candidate]:
@@ -71,10 +77,23 @@ class TrialLog:
         """Add an evaluation that the sampler did not propose."""
         self._study.add_trial(self._completed(candidate, value))
 
+    def offer(self, work: Sequence[Assignment]) -> list[Offer]:
+        """Let whoever has joined take a part; `shared` says how far they are."""
+        return self.shared.offer(work, self._space)
+
+    @property
+    def shared(self) -> SharedTrials:
+        """The same trials, for several processes."""
+        return SharedTrials(self._study, self._storage)
+
     def _open(self) -> optuna.Study:
-        backend = JournalFileBackend(str(self._path), lock_obj=JournalFileOpenLock(str(self._path)))
+        if isinstance(self._place, Path):
+            lock = JournalFileOpenLock(str(self._place))
+            self._storage: BaseStorage = JournalStorage(JournalFileBackend(str(self._place), lock_obj=lock))
+        else:
+            self._storage = self._place
         return optuna.create_study(
-            storage=JournalStorage(backend),
+            storage=self._storage,
             study_name=self._study_id,
             sampler=_sampler(self._seed),
             direction="maximize",
@@ -84,14 +103,15 @@ class TrialLog:
     def _agreeing(self, trials: Sequence[TrialRecord]) -> optuna.Study | None:
         """The study on disk, if it can be read and says what the record says."""
         # A killed process can leave half a line at the end, and whatever is written next would be glued to it.
-        if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
+        path = self._place
+        if isinstance(path, Path) and path.exists() and not path.read_bytes().endswith(b"\n"):
             return None
         try:
             study = self._open()
         except (ValueError, KeyError):
             return None
-        for running in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            study.tell(running.number, state=TrialState.FAIL)
+        for unfinished in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+            study.tell(unfinished.number, state=TrialState.FAIL)
         completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if any(trial.distributions != self._space for trial in completed):
             return None
@@ -99,7 +119,10 @@ class TrialLog:
         return study if told == [(t.candidate, t.value) for t in _valid(trials)] else None
 
     def _rebuilt(self, trials: Sequence[TrialRecord]) -> optuna.Study:
-        self._path.unlink(missing_ok=True)
+        if isinstance(self._place, Path):
+            self._place.unlink(missing_ok=True)
+        elif self._study_id in optuna.get_all_study_names(self._place):
+            optuna.delete_study(study_name=self._study_id, storage=self._place)
         study = self._open()
         study.add_trials([self._completed(trial.candidate, trial.value or 0.0) for trial in _valid(trials)])
         return study

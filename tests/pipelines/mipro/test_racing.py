@@ -5,7 +5,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rs_pipelines.mipro.racing import Look, believed_levels, cheapest, chosen, is_settled, next_look
+from rs_pipelines.mipro.racing import Look, believed_levels, cheapest, chosen, is_settled, next_look, next_looks
 from rs_pipelines.mipro.records import LIVE, Candidate
 
 CANDIDATES = [Candidate(instruction, demo_set) for instruction in range(3) for demo_set in range(4)]
@@ -41,6 +41,22 @@ def test_a_look_always_adds_rows_and_never_more_than_there_are(seed: int, step: 
     assert look is not None
     assert len(results[look.candidate]) < look.n_rows <= N_ROWS
     assert look.n_rows - len(results[look.candidate]) <= step
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1_000), left=st.integers(1, 40), at_once=st.integers(1, 4))
+def test_looks_at_once_go_to_different_candidates_and_together_take_no_more_than_is_left(
+    seed: int, left: int, at_once: int
+) -> None:
+    rng = Random(seed)
+    results = _results(dict.fromkeys(CANDIDATES, 0.5), seed=seed)
+    results = {
+        c: dict(list(rows.items())[: N_ROWS if c == LIVE else rng.randrange(N_ROWS)]) for c, rows in results.items()
+    }
+    looks = next_looks(results, CANDIDATES, n_rows=N_ROWS, step=8, left=left, at_once=at_once)
+    assert looks[0] == next_look(results, CANDIDATES, n_rows=N_ROWS, step=8, left=left)
+    assert len({look.candidate for look in looks}) == len(looks) <= at_once
+    assert sum(look.n_rows - look.seen for look in looks) <= left
 
 
 def test_the_last_rows_go_to_a_leader_that_could_not_be_chosen_without_them() -> None:
