@@ -16,6 +16,7 @@ from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.logs import configure_logs
 from rs_pipelines.cli_best_model import find_best_model
 from rs_pipelines.cli_ingest import ingest
+from rs_pipelines.cli_study import study_app
 
 if TYPE_CHECKING:
     from rs_pipelines.gate import ComparedRow
@@ -37,6 +38,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, 
 def register(app: typer.Typer) -> None:
     """Called through the `route_switch.commands` entry point."""
     app.add_typer(dataset_app, name="dataset")
+    app.add_typer(study_app, name="study")
     app.command("ingest")(ingest)
     app.command("optimize")(optimize)
     app.command("find-best-model")(find_best_model)
