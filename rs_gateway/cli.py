@@ -14,9 +14,13 @@ import typer
 from rich.text import Text
 
 from rs_gateway.cli_explain import explain_trace
+from rs_gateway.cli_feedback import feedback_app
+from rs_gateway.cli_gateway import gateway_app
 from rs_gateway.cli_keys import keys_app
 from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.cli_stats import show_stats
 from rs_gateway.cli_templates import template_app
+from rs_gateway.cli_traces import traces_app
 from rs_gateway.data_console import print_json, words
 from rs_gateway.domain.errors import RouteSwitchError
 
@@ -34,7 +38,11 @@ model_app = typer.Typer(no_args_is_help=True, help="A small local model that nee
 app.add_typer(template_app, name="template")
 app.add_typer(model_app, name="model")
 app.add_typer(keys_app, name="keys")
+app.add_typer(gateway_app, name="gateway")
+app.add_typer(traces_app, name="traces")
+app.add_typer(feedback_app, name="feedback")
 app.command("explain")(explain_trace)
+app.command("stats")(show_stats)
 
 DEBUG_VARIABLE = "ROUTE_SWITCH_DEBUG"
 """Set to 1, an error that nobody expected comes with its traceback."""
