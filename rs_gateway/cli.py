@@ -6,6 +6,7 @@ import sys
 import time
 import traceback
 from contextlib import closing
+from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,7 @@ from rich.text import Text
 from rs_gateway.cli_explain import explain_trace
 from rs_gateway.cli_feedback import feedback_app
 from rs_gateway.cli_gateway import gateway_app
+from rs_gateway.cli_init import write_configuration
 from rs_gateway.cli_keys import keys_app
 from rs_gateway.cli_options import ConfigOption, JsonOption
 from rs_gateway.cli_stats import show_stats
@@ -25,6 +27,7 @@ from rs_gateway.data_console import print_json, words
 from rs_gateway.domain.errors import RouteSwitchError
 
 if TYPE_CHECKING:
+    from rs_gateway.provider_probe import Probe
     from rs_gateway.settings import Settings
 
 app = typer.Typer(
@@ -41,6 +44,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(gateway_app, name="gateway")
 app.add_typer(traces_app, name="traces")
 app.add_typer(feedback_app, name="feedback")
+app.command("init")(write_configuration)
 app.command("explain")(explain_trace)
 app.command("stats")(show_stats)
 
@@ -96,10 +100,17 @@ def serve(
 
 
 @app.command()
-def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def check(
+    live: Annotated[bool, typer.Option("--live", help="Ask every model one short question, too.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Check configuration and stores without starting anything; exit 1 if something is wrong.
 
-    Example: `route-switch check --json`
+    With --live each model of a combination, or the first one that a provider lists, is asked for one word: that costs
+    a few tokens.
+
+    Example: `route-switch check --live`
     """
     from rs_gateway.settings import KEYED_PROVIDERS, key_variables, load_settings, provider_key
     from rs_gateway.wiring import build_providers, open_registry, redaction_of
@@ -130,14 +141,31 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         for name in keyless
     ]
     problems += _trace_store_problems(settings)
+    probes = _ask_all(settings) if live else []
+    problems += [f"{probe.provider}, model {probe.model!r}: {probe.error}" for probe in probes if probe.error]
     if as_json:
-        print_json({"ok": not problems, "templates": sorted(state.templates), "problems": problems})
+        facts = {"ok": not problems, "templates": sorted(state.templates), "problems": problems}
+        print_json({**facts, "live": [asdict(probe) for probe in probes]} if live else facts)
     else:
+        for probe in probes:
+            if probe.error is None:
+                words.print(f"{probe.provider}, model {probe.model!r}: answered after {probe.latency_s:.2f} s")
         for problem in problems:
             words.print(f"- {problem}")
         words.print("Everything is in order." if not problems else f"{len(problems)} problem(s).")
     if problems:
         raise typer.Exit(1)
+
+
+def _ask_all(settings: "Settings") -> "list[Probe]":
+    import anyio
+
+    from rs_gateway.progress_bar import progress_bar
+    from rs_gateway.provider_probe import probe_all, questions_of
+    from rs_gateway.wiring import build_providers
+
+    with progress_bar("models") as show:
+        return anyio.run(lambda: probe_all(questions_of(settings), lambda: build_providers(settings), on_answer=show))
 
 
 def _access_problems(settings: "Settings") -> list[str]:

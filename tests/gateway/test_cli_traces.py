@@ -156,12 +156,11 @@ class SparseReader:
     """A store whose positions are far apart, as those of a transaction counter are."""
 
     def __init__(self, n: int) -> None:
-        self._rows = [((k + 1) * 65_536, n_th) for k, n_th in enumerate(range(n))]
+        self._rows = [(65_536 * (k + 1), k) for k in range(n)]
 
     def traces(self, *, after: int, limit: int) -> StoredRows:
-        rows: list[tuple[object, ...]] = [row for row in self._rows if row[0] > after][:limit]
+        rows = [row for row in self._rows if row[0] > after][:limit]
         last = rows[-1][0] if rows else after
-        assert isinstance(last, int)
         columns = ("seq", "trace_id", "template_id", "outcome", "started_at", "stream")
         return StoredRows(columns, [(*row, "orders", "complete", 0.0, 0) for row in rows], last)
 
