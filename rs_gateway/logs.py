@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from rs_gateway.domain.redaction import api_keys
+from rs_gateway.stderr_lines import print_line
 
 _HANDLER = "route-switch"
 _SILENT = ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router")
@@ -65,15 +66,14 @@ def configure_logs() -> None:
 
 
 class _Lines:
-    """Writes a line with one call, its end included: unbuffered, two calls would let another thread's line between."""
+    """structlog's way to stderr."""
 
     def __init__(self, *_: Any) -> None:
         """structlog hands over the logger's name; there is one place to write to."""
 
     def msg(self, line: str) -> None:
-        """Write it to what stderr is now."""
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+        """Write it."""
+        print_line(line)
 
     debug = info = warning = error = critical = exception = log = msg
 

@@ -17,6 +17,7 @@ from rs_gateway.http_protocol import LimitedHttpTools
 from rs_gateway.logs import configure_logs
 from rs_gateway.settings import CONFIG_VARIABLE, Settings, is_loopback
 from rs_gateway.shutdown import GRACE_S
+from rs_gateway.unfinished_restore import refuse_half_restored
 from rs_gateway.wiring import (
     build_providers,
     open_access_store,
@@ -86,6 +87,7 @@ def _allow_many_connections() -> None:
 
 def _try_stores(settings: Settings) -> None:
     """Raise here, where it becomes one line, what would otherwise be a worker's traceback."""
+    refuse_half_restored(settings.path(settings.data_dir))
     build_providers(settings)
     open_registry(settings).load()
     open_trace_store(settings).close()

@@ -162,11 +162,21 @@ class AccessSettings(Section):
 
 
 class RetentionSettings(Section):
-    """How many days the parts of the trace store are kept; None is for ever."""
+    """How long each part is kept, and how large it may get, in days and in GB of 10^9 bytes; None is for ever."""
 
     trace_days: PositiveFloat | None = None
     payload_days: PositiveFloat | None = None
     feedback_days: PositiveFloat | None = None
+    store_gb: PositiveFloat | None = None
+    """Of the trace store: over it, the oldest payloads go, and traces once no payload is left."""
+    lake_days: PositiveFloat | None = None
+    """Of the lake: whole UTC days go, feedback by the day on which it was given."""
+    lake_gb: PositiveFloat | None = None
+    """Of the lake: over it, the oldest days go; today's stays."""
+    cache_days: PositiveFloat | None = None
+    """Of cached model answers, from when they were paid for."""
+    cache_gb: PositiveFloat | None = None
+    """Of cached model answers: over it, the oldest go."""
 
 
 class PrivacySettings(Section):

@@ -11,8 +11,9 @@ from rs_gateway.adapters.litellm_chat import LiteLLMChat
 from rs_gateway.adapters.openai_http import OpenAIHttp
 from rs_gateway.adapters.price_table import load_prices
 from rs_gateway.adapters.prompt_files import PromptFiles
-from rs_gateway.adapters.request_log import RequestLog, write_to_stderr
+from rs_gateway.adapters.request_log import RequestLog
 from rs_gateway.adapters.sqlite_access import SqliteAccessStore
+from rs_gateway.adapters.sqlite_erasure import SqliteEraser
 from rs_gateway.adapters.sqlite_stats import SqliteStatsReader
 from rs_gateway.adapters.sqlite_traces import SqliteTraceReader, SqliteTraceStore, sqlite_path
 from rs_gateway.adapters.trace_retention import Retention
@@ -20,7 +21,7 @@ from rs_gateway.adapters.trace_writer import Prepare
 from rs_gateway.domain.access_store import AccessStore
 from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.errors import ConfigurationError, RouteSwitchError
-from rs_gateway.domain.ports import ChatProvider, PromptRegistry, ScoreReader, TraceReader, TraceStore
+from rs_gateway.domain.ports import ChatProvider, PromptRegistry, ScoreReader, TraceEraser, TraceReader, TraceStore
 from rs_gateway.domain.pricing import PriceBook
 from rs_gateway.domain.rates import TokenBucket
 from rs_gateway.domain.redaction import Redactor
@@ -28,6 +29,7 @@ from rs_gateway.domain.routing import RouterRules
 from rs_gateway.domain.traces import Trace
 from rs_gateway.setting_sections import ProviderSettings
 from rs_gateway.settings import COUNTS_UNASKED, DIRECT_BASE_URLS, OWN_PROTOCOL, Settings, provider_key
+from rs_gateway.stderr_lines import write_lines
 
 
 def build_provider(name: str, provider: ProviderSettings, settings: Settings) -> ChatProvider:
@@ -128,7 +130,10 @@ def open_trace_store(settings: Settings) -> TraceStore:
         settings.path(sqlite_path(settings.traces_url)),
         flush_interval_s=settings.stores.flush_interval_seconds,
         retention=Retention(
-            payload_days=kept.payload_days, trace_days=kept.trace_days, feedback_days=kept.feedback_days
+            payload_days=kept.payload_days,
+            trace_days=kept.trace_days,
+            feedback_days=kept.feedback_days,
+            store_bytes=None if kept.store_gb is None else kept.store_gb * 1e9,
         ),
         prepare=redaction_of(settings),
     )
@@ -170,6 +175,11 @@ def open_trace_reader(settings: Settings) -> TraceReader:
     return SqliteTraceReader(settings.path(sqlite_path(settings.traces_url)))
 
 
+def open_trace_eraser(settings: Settings) -> TraceEraser:
+    """The same store, to take traces out of it."""
+    return SqliteEraser(settings.path(sqlite_path(settings.traces_url)))
+
+
 def redaction_of(settings: Settings) -> Prepare | None:
     """What runs over records before they are stored; None changes nothing. Raises ConfigurationError."""
     redactor = redactor_of(settings)
@@ -205,7 +215,7 @@ def open_observers(settings: Settings) -> tuple[TraceObserver, ...]:
     """Request log and telemetry, as far as they are configured. Raises ConfigurationError."""
     section, observers = settings.telemetry, list[TraceObserver]()
     if section.request_log:
-        observers.append(RequestLog(write_to_stderr))
+        observers.append(RequestLog(write_lines))
     if section.otlp_endpoint is not None:
         from rs_gateway.adapters.telemetry import Telemetry
 

@@ -1,9 +1,10 @@
 """Model answers, paid for once: a content-addressed cache on disk, and budgets that are counted in the same file."""
 
+import math
 import sqlite3
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,37 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from rs_gateway.domain.errors import RouteSwitchError, SchemaTooNewError, StoreError
+from rs_gateway.adapters.sqlite_schema import Schema
+from rs_gateway.domain.errors import RouteSwitchError, StoreError
 
-_SCHEMA = 2
+ANSWER_SCHEMA = Schema(
+    "answer cache",
+    None,
+    (
+        (
+            # Files of the first days were made without a number.
+            "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, text TEXT NOT NULL, finish_reason TEXT,"
+            " input_tokens INTEGER, output_tokens INTEGER) WITHOUT ROWID",
+            "CREATE TABLE IF NOT EXISTS spending (account TEXT PRIMARY KEY, calls INTEGER NOT NULL,"
+            " input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL)",
+        ),
+        (
+            # Money and tokens are budgets since then.
+            "ALTER TABLE spending ADD COLUMN booked_tokens INTEGER NOT NULL DEFAULT 0",
+            "ALTER TABLE spending ADD COLUMN usd REAL NOT NULL DEFAULT 0",
+            "UPDATE spending SET booked_tokens = input_tokens + output_tokens",
+        ),
+        # Who paid for an answer tells whose rows it is about; and answers may expire.
+        (
+            "ALTER TABLE answers ADD COLUMN account TEXT",
+            "ALTER TABLE answers ADD COLUMN stored_at REAL NOT NULL DEFAULT 0",
+            "UPDATE answers SET stored_at = strftime('%s', 'now')",
+        ),
+    ),
+)
+"""The tables of an answer cache, and how an older file gets them. Forward only: append, never edit."""
 _UNLIMITED = 2**62
+_DELETE_OLDEST = "DELETE FROM answers WHERE key IN (SELECT key FROM answers ORDER BY stored_at LIMIT ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +64,10 @@ class BudgetExhaustedError(RouteSwitchError):
 
     def __init__(self, account: str, spent: str, setting: str, *, may_fit_later: bool = False) -> None:
         self.account, self.may_fit_later = account, may_fit_later
+        option = " (or --max-calls, where it was given)" if setting == "max_calls" else ""
         super().__init__(
-            f"{account}: {spent}. Raise `mipro_v2.{setting}` to go on: answers that were paid for are kept and cost "
-            "nothing again."
+            f"{account}: {spent}. Raise `mipro_v2.{setting}`{option} to go on: answers that were paid for are kept and "
+            "cost nothing again."
         )
 
 
@@ -106,6 +135,7 @@ class AnswerCache:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
@@ -133,8 +163,11 @@ class AnswerCache:
         counted = answer.input_tokens is not None and answer.output_tokens is not None
         with self._statements() as connection, self._transaction():
             connection.execute(
-                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?)",
-                (key, answer.text, answer.finish_reason, answer.input_tokens, answer.output_tokens),
+                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(key, answer.text, answer.finish_reason, answer.input_tokens, answer.output_tokens),
+                    *(account, time.time()),
+                ),
             )
             connection.execute(
                 "UPDATE spending SET input_tokens = input_tokens + ?, output_tokens = output_tokens + ?,"
@@ -193,6 +226,58 @@ class AnswerCache:
             ).fetchone()
         return Spending() if row is None else Spending(*row)
 
+    def expire(self, *, before_s: float | None = None, max_bytes: float | None = None) -> int:
+        """Remove answers that were paid for before an instant, and the oldest ones of what is too large; how many.
+
+        Args:
+            before_s: seconds since the epoch; None: none is too old.
+            max_bytes: of the file, without what is free in it; None: it is never too large.
+        """
+        removed = 0
+        with self._statements() as connection:
+            if before_s is not None:
+                with self._transaction():
+                    removed += connection.execute("DELETE FROM answers WHERE stored_at < ?", (before_s,)).rowcount
+            while max_bytes is not None and (used := self._used_bytes(connection)) > max_bytes:
+                with self._transaction():
+                    (n,) = connection.execute("SELECT count(*) FROM answers").fetchone()
+                    due = math.ceil(n * (1 - max_bytes / used))
+                    connection.execute(_DELETE_OLDEST, (due,))
+                removed += due
+                if n == due:
+                    break
+            if removed:
+                connection.execute("VACUUM")
+        return removed
+
+    def _used_bytes(self, connection: sqlite3.Connection) -> int:
+        pages, free, page_bytes = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+        )
+        return (pages - free) * page_bytes
+
+    def texts_but_of(self, accounts: Collection[str]) -> list[str]:
+        """Answers that nobody of these paid for, those of unknown payers included."""
+        with self._statements() as connection:
+            rows = connection.execute("SELECT account, text FROM answers").fetchall()
+        return [text for account, text in rows if account is None or account not in accounts]
+
+    def keep_only_of(self, accounts: Collection[str]) -> int:
+        """Remove for good every answer that nobody of these paid for; how many. What was spent stays counted."""
+        with self._statements() as connection:
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.execute("CREATE TEMP TABLE kept (account TEXT PRIMARY KEY)")
+            with self._transaction():
+                connection.executemany("INSERT INTO temp.kept VALUES (?)", [(account,) for account in accounts])
+                removed = connection.execute(
+                    "DELETE FROM answers WHERE account IS NULL OR account NOT IN (SELECT account FROM temp.kept)"
+                ).rowcount
+            connection.execute("DROP TABLE temp.kept")
+            # Pages that grew into two still have copies of the rows that moved.
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return removed
+
     def close(self) -> None:
         """Close the file."""
         with self._lock:
@@ -207,27 +292,7 @@ class AnswerCache:
             except sqlite3.OperationalError:
                 time.sleep(0.05)
         self._connection.execute("PRAGMA synchronous = NORMAL")
-        with self._transaction():
-            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > _SCHEMA:
-                raise SchemaTooNewError(
-                    f"The answer cache has schema {version}; this program knows {_SCHEMA}: update it."
-                )
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, text TEXT NOT NULL, finish_reason TEXT,"
-                " input_tokens INTEGER, output_tokens INTEGER) WITHOUT ROWID"
-            )
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS spending (account TEXT PRIMARY KEY, calls INTEGER NOT NULL,"
-                " input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL)"
-            )
-            if version < 2:  # money and tokens are budgets since then
-                columns = {row[1] for row in self._connection.execute("PRAGMA table_info(spending)")}
-                if "usd" not in columns:
-                    self._connection.execute("ALTER TABLE spending ADD COLUMN booked_tokens INTEGER NOT NULL DEFAULT 0")
-                    self._connection.execute("ALTER TABLE spending ADD COLUMN usd REAL NOT NULL DEFAULT 0")
-                    self._connection.execute("UPDATE spending SET booked_tokens = input_tokens + output_tokens")
-            self._connection.execute(f"PRAGMA user_version = {_SCHEMA}")
+        ANSWER_SCHEMA.migrate(self._connection, self._path)
 
     @contextmanager
     def _statements(self) -> Generator[sqlite3.Connection]:

@@ -15,7 +15,7 @@ from rs_gateway.domain.answers import WireUsage, decode_completion, text_of
 from rs_gateway.domain.chat import JsonObject, Message, ProviderCall
 from rs_gateway.domain.errors import ConfigurationError, ProviderError, ProviderGarbageError
 from rs_gateway.domain.ports import ChatProvider
-from rs_pipelines.answers import AnswerCache, Booking, CallBudget, ModelAnswer
+from rs_pipelines.answers import Allowance, AnswerCache, Booking, CallBudget, ModelAnswer
 from rs_pipelines.call_sizes import CallSize, MeasuredCalls, size_bound
 from rs_pipelines.pacing import Pace
 
@@ -105,6 +105,16 @@ class UnboundedAnswerError(ConfigurationError):
             f"mipro_v2.max_tokens and max_cost_usd cannot be kept: nothing limits how long an answer of {model} may "
             "be. Give it `max_tokens` in the parameters of its combination or the options of its provider (what is "
             "served keeps to it too), or set mipro_v2.max_calls instead."
+        )
+
+
+class UnpricedModelError(ConfigurationError):
+    """A budget in dollars cannot be kept, because nobody knows what the model costs."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"mipro_v2.max_cost_usd cannot be kept: nobody knows what {model} costs. Give its price in the provider's "
+            "`prices`, or set mipro_v2.max_calls or mipro_v2.max_tokens instead."
         )
 
 
@@ -235,9 +245,27 @@ class CachedModel:
         """What calls took, by model (`provider/model`), those of peers and those out of the cache included."""
         return dict(self._tally.measured)
 
+    @property
+    def calls_per_answer(self) -> float:
+        """How often an answer has to be asked for, by what was measured so far; 1 where no call failed."""
+        answered = sum(measured.answered for measured in self._tally.measured.values())
+        failed = sum(measured.failed for measured in self._tally.measured.values())
+        return 1 + failed / answered if answered else 1.0
+
     def remember(self, measured: Mapping[str, MeasuredCalls]) -> None:
         """Begin with what an earlier process measured."""
         self._tally.measured.update(measured)
+
+    def check(self, allowance: Allowance) -> None:
+        """Whether calls of this model can be kept within an allowance.
+
+        Raises:
+            UnboundedAnswerError, UnpricedModelError: they cannot, because nobody knows what one takes at the most.
+        """
+        if not allowance.only_calls and size_bound((), self.identity.request_parameters(0)).output_tokens is None:
+            raise UnboundedAnswerError(self.identity.name)
+        if allowance.usd is not None and self._cost(1, 1) is None:
+            raise UnpricedModelError(self.identity.name)
 
     def expected(self, messages: Sequence[Message]) -> Booking:
         """What asking this will probably take, by what was measured so far."""
@@ -284,8 +312,7 @@ class CachedModel:
         if budget is None:
             await self._turn()
             return await self._send(key, call, bound, Booking())
-        if bound.output_tokens is None and not budget.allowance.only_calls:
-            raise UnboundedAnswerError(self.identity.name)
+        self.check(budget.allowance)
         booking = self._booking(self._own_measured.largest(bound))
         # Before its turn: a budget that is spent says so at once.
         await budget.book(booking)
@@ -298,7 +325,9 @@ class CachedModel:
             return await self._send(key, call, bound, booking)
         except ProviderError as error:
             # Whatever may have been billed stays booked: a late answer, a broken one, one that cannot be read.
-            if _is_unbilled(error):
+            unbilled = _is_unbilled(error)
+            self._tally.measured[self.identity.name] = self._own_measured.with_failure(billed=not unbilled)
+            if unbilled:
                 await budget.refund(booking)
             raise
         finally:
@@ -311,6 +340,7 @@ class CachedModel:
     async def _send(self, key: str, call: ProviderCall, bound: CallSize, booked: Booking) -> ModelAnswer:
         self._tally.calls_made += 1
         answer = parse_completion(await self._provider.complete(call), provider=self.identity.provider)
+        self._tally.measured[self.identity.name] = self._own_measured.with_answer()
         self._measure(bound, answer)
         # Paid for: keep it even if whoever wanted it has gone.
         with anyio.CancelScope(shield=True):

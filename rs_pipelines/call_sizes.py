@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -25,11 +25,12 @@ class CallSize:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredCalls:
-    """What the calls of one model took, those that the provider counted.
+    """What the calls of one model took.
 
     Attributes:
-        n: how many; bound_tokens: what their requests could have taken at the most.
+        n: how many the provider counted; bound_tokens: what their requests could have taken at the most.
         largest_excess: the most that a request took, as a multiple of its bound; largest_output: of one answer.
+        answered, failed: calls that were sent, by how they ended; lost: of the failed ones, those that may be billed.
     """
 
     n: int = 0
@@ -38,17 +39,29 @@ class MeasuredCalls:
     output_tokens: int = 0
     largest_excess: float = 0.0
     largest_output: int = 0
+    answered: int = 0
+    failed: int = 0
+    lost: int = 0
 
     def with_call(self, bound: CallSize, input_tokens: int, output_tokens: int) -> "MeasuredCalls":
-        """The same with one more."""
-        return MeasuredCalls(
-            self.n + 1,
-            self.bound_tokens + bound.input_tokens,
-            self.input_tokens + input_tokens,
-            self.output_tokens + output_tokens,
-            max(self.largest_excess, input_tokens / bound.input_tokens),
-            max(self.largest_output, output_tokens),
+        """The same with one more that was counted."""
+        return replace(
+            self,
+            n=self.n + 1,
+            bound_tokens=self.bound_tokens + bound.input_tokens,
+            input_tokens=self.input_tokens + input_tokens,
+            output_tokens=self.output_tokens + output_tokens,
+            largest_excess=max(self.largest_excess, input_tokens / bound.input_tokens),
+            largest_output=max(self.largest_output, output_tokens),
         )
+
+    def with_answer(self) -> "MeasuredCalls":
+        """The same with one more that was sent and answered."""
+        return replace(self, answered=self.answered + 1)
+
+    def with_failure(self, *, billed: bool) -> "MeasuredCalls":
+        """The same with one more that was sent and failed."""
+        return replace(self, failed=self.failed + 1, lost=self.lost + billed)
 
     def largest(self, bound: CallSize) -> CallSize:
         """The bound, corrected by calls that took more than theirs: not every provider keeps to what it was asked."""
@@ -56,12 +69,20 @@ class MeasuredCalls:
         return CallSize(math.ceil(bound.input_tokens * max(1.0, self.largest_excess)), most_out)
 
     def expected(self, bound: CallSize) -> CallSize:
-        """What such a call probably takes; as long as none was measured, all that it may."""
+        """What an answer to it probably takes, with the failures on the way that stay booked with all that they may.
+
+        As long as none was measured, an answer takes all that it may as well.
+        """
+        most, lost = self.largest(bound), self.lost / self.answered if self.answered else 0.0
         if not self.n:
-            return self.largest(bound)
+            tokens_in, tokens_out = most.input_tokens, float(most.output_tokens or 0)
+        else:
+            tokens_in, tokens_out = (
+                bound.input_tokens * self.input_tokens / self.bound_tokens,
+                self.output_tokens / self.n,
+            )
         return CallSize(
-            math.ceil(bound.input_tokens * self.input_tokens / self.bound_tokens),
-            math.ceil(self.output_tokens / self.n),
+            math.ceil(tokens_in + lost * most.input_tokens), math.ceil(tokens_out + lost * (most.output_tokens or 0))
         )
 
 

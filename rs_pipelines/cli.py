@@ -14,7 +14,9 @@ from rich.console import Console
 
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.logs import configure_logs
+from rs_pipelines.cli_backup import backup, restore
 from rs_pipelines.cli_best_model import find_best_model
+from rs_pipelines.cli_forget import forget
 from rs_pipelines.cli_ingest import ingest
 from rs_pipelines.cli_study import study_app
 
@@ -42,6 +44,9 @@ def register(app: typer.Typer) -> None:
     app.command("ingest")(ingest)
     app.command("optimize")(optimize)
     app.command("find-best-model")(find_best_model)
+    app.command("backup")(backup)
+    app.command("restore")(restore)
+    app.command("forget")(forget)
     app.command("up")(up)
     app.command("demo")(demo)
 
@@ -111,13 +116,14 @@ def teach_dataset(
     Example: `route-switch dataset teach support --teacher support-large --limit 300`
     """
     need_pipelines()
+    from rs_pipelines.interrupts import sigterm_interrupts
     from rs_pipelines.progress import RunProgress
     from rs_pipelines.teaching import teach
     from rs_pipelines.workbench import Workbench
 
     bench = Workbench.at(config)
     try:
-        with RunProgress(words) as progress:
+        with sigterm_interrupts(), RunProgress(words) as progress:
             taught = teach(
                 bench,
                 template_id,

@@ -55,6 +55,7 @@ def find_best_model(
     from rs_pipelines.durable_files import check_writable, write_durably
     from rs_pipelines.find_best_model import Crossed, Tuning
     from rs_pipelines.find_best_model import find_best_model as find
+    from rs_pipelines.interrupts import sigterm_interrupts
     from rs_pipelines.progress import RunProgress
     from rs_pipelines.steps import Effort
     from rs_pipelines.workbench import Workbench
@@ -76,7 +77,7 @@ def find_best_model(
                 "name another folder, or make this one writable."
             ) from error
     try:
-        with RunProgress(words) as progress:
+        with sigterm_interrupts(), RunProgress(words) as progress:
 
             def step(event: Tuning | Crossed) -> None:
                 match event:

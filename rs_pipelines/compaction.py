@@ -11,7 +11,9 @@ from rs_pipelines.lake_manifest import Part
 from rs_pipelines.lake_schema import TABLES
 
 PART_BYTES = 128 * 2**20
-"""What the rows of a part take in memory at most, after a merge; one of half that is left alone."""
+"""What the rows of a part take in memory at most, after a merge."""
+_LARGE_SHARE = 4
+"""A part of `1 / _LARGE_SHARE` of that is large enough: merging it would save little."""
 _SMALLEST_CLASS_BYTES = 64 * 2**10
 
 
@@ -40,11 +42,15 @@ def ignore_merge(report: CompactionReport) -> None:
 
 
 def small_parts(parts: Iterable[Part], *, part_bytes: int = PART_BYTES) -> list[tuple[Part, ...]]:
-    """Groups to merge so that no day keeps small parts that would fit into one."""
-    groups: list[tuple[Part, ...]] = []
-    for chosen in _by_day(parts, part_bytes).values():
-        groups.extend(_filled(chosen, part_bytes))
-    return [group for group in groups if len(group) > 1]
+    """Groups to merge so that no day keeps small parts that would fit into one, and every part is packed small.
+
+    A part that only has to be packed stands alone.
+    """
+    parts = tuple(parts)
+    groups = [group for chosen in _by_day(parts, part_bytes).values() for group in _filled(chosen, part_bytes)]
+    taken = {part.path for group in groups for part in group}
+    groups.extend((part,) for part in parts if part.path not in taken)
+    return [group for group in groups if len(group) > 1 or any(part.packing == "fast" for part in group)]
 
 
 def crowded_parts(parts: Iterable[Part], *, fan_in: int, part_bytes: int = PART_BYTES) -> list[tuple[Part, ...]]:
@@ -90,7 +96,7 @@ def merge(
 def _by_day(parts: Iterable[Part], part_bytes: int) -> dict[object, list[Part]]:
     days: dict[object, list[Part]] = defaultdict(list)
     for part in sorted(parts, key=lambda p: p.first_sequence):
-        if part.memory_bytes < part_bytes // 2:
+        if part.memory_bytes < part_bytes // _LARGE_SHARE:
             days[part.day].append(part)
     return days
 

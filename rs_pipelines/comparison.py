@@ -86,6 +86,8 @@ async def run_comparison(
 ) -> Comparison:
     """Score the study's choice and the live version on every test row, and judge. Publishes nothing.
 
+    Rows that the study's budget does not cover are missing, as those are that the model cannot be asked about.
+
     Args:
         model: the one that the study was made for; spends the rest of the study's budget.
         cost_of_call: what one call of that model costs.
@@ -93,7 +95,6 @@ async def run_comparison(
 
     Raises:
         NotComparableError: the study is not finished, or was made from another sample or live version.
-        BudgetExhaustedError: before all rows were scored.
     """
     if study.best_text is None or not study.finished:
         raise NotComparableError(f"Study {study.study_id} has not finished: run it again, it goes on where it was.")
@@ -116,6 +117,7 @@ async def run_comparison(
             model=model,
             evaluator=evaluator,
             on_row=progress(offset),
+            when_spent="leave out",
         )
         for text, offset in ((live.text, 0), (study.best_text, len(examples)))
     ]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import BinaryIO
 import msgspec
 from filelock import FileLock, Timeout
 
+from rs_gateway.adapters.file_schema import FileSchema
 from rs_gateway.domain.chat import JsonValue, Message
 from rs_gateway.domain.errors import RouteSwitchError, StoreError
 from rs_gateway.domain.prompts import PromptTemplate, check_template_id
@@ -21,6 +22,8 @@ from rs_pipelines.sample import Split
 
 MAX_LINE_BYTES = 1 << 20
 """A longer line is refused: it is a file without line ends far more often than one huge example."""
+DATASET_SCHEMA = FileSchema("folder of datasets", "dataset.base_path")
+"""What the files look like as a whole, and how older ones get there. Forward only: append, never edit."""
 _KEYS = ("variables", "expected", "split", "id", "messages")
 _SHOWN_PROBLEMS = 20
 _LOCK_TIMEOUT_S = 30.0
@@ -185,14 +188,36 @@ class DatasetStore:
         """One row for each normalised input, with its latest label and the split that a file gave it, if any did.
 
         Raises:
-            StoreError: a file was changed after its import.
+            StoreError: a file was changed after its import. SchemaTooNewError: a newer program wrote them.
         """
+        DATASET_SCHEMA.migrate(self.root)
         merged: dict[str, LabelledRow] = {}
         for path in self._files(check_template_id(template_id)):
             for row in _load(path):
                 before = merged.get(row.key)
                 merged[row.key] = row if before is None else replace(row, split=before.split or row.split)
         return tuple(merged.values())
+
+    def count(self, template_id: str, keys: Collection[str]) -> int:
+        """Imported rows of these normalised inputs. Raises StoreError."""
+        return sum(row.key in keys for path in self._files(template_id) for row in _load(path))
+
+    def forget(self, template_id: str, keys: Collection[str]) -> int:
+        """Remove every row of these normalised inputs from the imported files; how many. Raises StoreError."""
+        removed = 0
+        with self._alone(template_id):
+            for path in self._files(template_id):
+                rows = list(_load(path))
+                kept = [row for row in rows if row.key not in keys]
+                if len(kept) == len(rows):
+                    continue
+                if kept:
+                    content = b"".join(_encode(row) + b"\n" for row in kept)
+                    digest = hashlib.sha256(content).hexdigest()[:32]
+                    write_durably(path.with_name(f"{path.stem.split('-')[0]}-{digest}.jsonl"), content)
+                path.unlink()
+                removed += len(rows) - len(kept)
+        return removed
 
     def _files(self, template_id: str) -> list[Path]:
         return sorted(p for p in (self.root / template_id).glob("*.jsonl") if re.match(r"\d{6}-[0-9a-f]{32}\Z", p.stem))

@@ -143,19 +143,31 @@ def _each(
     *,
     optimize: bool,
 ) -> Effort:
-    """The effort of one model, when what all models together may cost is limited."""
-    if effort.max_calls is None:
-        return effort
-    each = replace(effort, max_calls=effort.max_calls // len(samples))
-    for sample in samples.values():
+    """The effort of one model, when what all models together may cost is limited.
+
+    Raises:
+        ConfigurationError: what a model may cost is too little, or cannot be kept.
+    """
+    each = effort if effort.max_calls is None else replace(effort, max_calls=effort.max_calls // len(samples))
+    for target, sample in samples.items():
         plan = steps.plan(bench, sample, each)
         least = least_calls(plan, sample, size) if optimize else estimate_calls(plan, sample, size).comparison
-        if each.max_calls is not None and each.max_calls < least:
+        if plan.max_calls is not None and plan.max_calls < least:
+            limit = (
+                f"mipro_v2.max_calls {plan.max_calls}"
+                if effort.max_calls is None
+                else f"--max-calls {effort.max_calls}"
+            )
             raise ConfigurationError(
-                f"--max-calls {effort.max_calls} is not enough for {len(samples)} models: each needs at least {least} "
+                f"{limit} is not enough for {len(samples)} models: each needs at least {least} "
                 f"calls, {len(samples) * least} in all, {estimate_calls(plan, sample, size).comparison} of them to run "
                 f"every prompt on {len(sample.rows(Split.TEST))} test rows. Allow more, or name fewer --models."
             )
+
+        async def check(models: StudyModels, allowance: Allowance = plan.allowance) -> None:
+            models.task.check(allowance)
+
+        steps.with_models(bench, target, check, watch=steps.ignore)
     return each
 
 

@@ -44,6 +44,13 @@ def needed_for(
     return needed
 
 
+def models_asked(
+    text: PromptText, examples: Sequence[Example], *, template_id: str, model: CachedModel, evaluator: Evaluator
+) -> list[CachedModel]:
+    """Every model that scoring `text` on `examples` asks, a judge's included."""
+    return [m for m, _ in _calls(text, examples, template_id=template_id, model=model, evaluator=evaluator)]
+
+
 def input_bound(text: PromptText, examples: Sequence[Example], *, template_id: str) -> int:
     """Input tokens that asking `text` about `examples` can take at the most."""
     return sum(size_bound(messages, {}).input_tokens for _, messages in _rendered(text, examples, template_id))
@@ -52,11 +59,11 @@ def input_bound(text: PromptText, examples: Sequence[Example], *, template_id: s
 def _calls(
     text: PromptText, examples: Sequence[Example], *, template_id: str, model: CachedModel, evaluator: Evaluator
 ) -> Iterator[tuple[CachedModel, Sequence[Message]]]:
-    """Who is asked what. A judge is taken to read the expected answer."""
+    """Who is asked what. A judge is taken to read an answer as long as the expected one, and not the same."""
     for example, messages in _rendered(text, examples, template_id):
         yield model, messages
         if isinstance(evaluator, JudgingEvaluator):
-            answer = Answer(example.expected, example.expected, task_input_of(example), example.example_id)
+            answer = Answer(f"{example.expected}.", example.expected, task_input_of(example), example.example_id)
             for question in evaluator.questions(answer):
                 yield model.peer(question.model, question.parameters), question.messages
 

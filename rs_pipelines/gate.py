@@ -194,8 +194,8 @@ def _objections_to_rows(verdict: Verdict, *, policy: GatePolicy) -> list[str]:
         objections.append(f"Only {verdict.n} test rows have both scores; {policy.min_rows} are needed.")
     if total and verdict.missing > policy.max_missing * total:
         objections.append(
-            f"{verdict.missing} of {total} test rows are missing because the model could not be asked; "
-            f"at most {policy.max_missing:.0%} may be: compare again."
+            f"{verdict.missing} of {total} test rows are missing because the model could not be asked, or the budget "
+            f"was spent; at most {policy.max_missing:.0%} may be: run it again, or with a higher limit in `mipro_v2`."
         )
     return objections
 

@@ -1,18 +1,25 @@
 """Ingest: what is new in the trace store becomes parts of the lake, each row exactly once, a page at a time."""
 
 import time
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
 from rs_gateway.domain.ports import ArrowStream, ColumnReader, StoredRows, TraceReader
 from rs_pipelines.lake_edit import LakeEdit
-from rs_pipelines.lake_manifest import Anchor, LakeCorruptError
+from rs_pipelines.lake_manifest import Anchor, LakeCorruptError, Part, TableState
 from rs_pipelines.lake_schema import FEEDBACK, INSTANT, TRACES, Table, TableName
+
+PAGE_BYTES = 64 * 2**20
+"""What the rows of a page take in memory, about; an ingest holds two pages, one of them as a file too."""
+_FIRST_PAGE_ROWS = 2_000
+"""Of a lake that does not know yet how large its rows are."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +54,13 @@ def ingest(lake: LakeEdit, reader: TraceReader, *, page_rows: int, on_page: OnPa
     """Bring what is new in the trace store. Killed anywhere, the next call goes on; no row is lost or doubled.
 
     Args:
-        page_rows: rows read, written and made visible at a time; memory grows with it.
+        page_rows: rows read, written and made visible at a time, at most; fewer where they are large.
         on_page: told after each page what has come so far.
 
     Raises:
         LakeCorruptError: the trace store is another one than before, or holds what no column can.
     """
-    started = time.monotonic()
+    began = time.monotonic()
     newest = reader.newest_positions()
     ahead: dict[TableName, int] = {"traces": newest.traces, "feedback": newest.feedback}
     _refuse_other_store(lake, reader, ahead)
@@ -61,22 +68,40 @@ def ingest(lake: LakeEdit, reader: TraceReader, *, page_rows: int, on_page: OnPa
     report = IngestReport(0, 0, 0, lake.manifest.traces.cursor, 0.0, expected)
     # Feedback first: a trace is committed before its feedback, so that at the end none stands without its trace.
     for table in (FEEDBACK, TRACES):
-        for page in _pages(
-            reader, table, after=lake.manifest.table(table.name).cursor, upto=ahead[table.name], limit=page_rows
-        ):
-            parts = lake.write(table, page.rows)
-            lake.append(table, parts, cursor=page.last_sequence, anchor=_anchor(table, page.rows))
-            n = page.rows.height
-            report = IngestReport(
-                rows=report.rows + (n if table is TRACES else 0),
-                feedback_rows=report.feedback_rows + (n if table is FEEDBACK else 0),
-                files=report.files + len(parts),
-                last_sequence=lake.manifest.traces.cursor,
-                seconds=time.monotonic() - started,
-                expected=expected,
-            )
-            on_page(report)
+        pages = _pages(
+            reader, table, state=lake.manifest.table(table.name), upto=ahead[table.name], page_rows=page_rows
+        )
+        # Three at a time: a page is read, the one before it is written, and the one before that reaches the disk.
+        # Closed in any case, so that no thread of ours writes on when the lake is somebody else's.
+        with closing(in_advance(pages)) as read, closing(in_advance(_written(lake, table, read))) as written:
+            for page in written:
+                lake.sync(page.parts)
+                lake.append(table, page.parts, cursor=page.last_sequence, anchor=page.anchor)
+                report = _plus(report, table, page, cursor=lake.manifest.traces.cursor, began=began)
+                on_page(report)
     return report
+
+
+def _plus(report: IngestReport, table: Table, page: "_Written", *, cursor: int, began: float) -> IngestReport:
+    n_rows = sum(part.rows for part in page.parts)
+    return replace(
+        report,
+        rows=report.rows + (n_rows if table is TRACES else 0),
+        feedback_rows=report.feedback_rows + (n_rows if table is FEEDBACK else 0),
+        files=report.files + len(page.parts),
+        last_sequence=cursor,
+        seconds=time.monotonic() - began,
+    )
+
+
+def in_advance(items: Iterable[T]) -> Generator[T]:
+    """The same items, each of them made by a thread while the one before it is in use."""
+    iterator = iter(items)
+    with ThreadPoolExecutor(1, thread_name_prefix="ingest") as beside:
+        coming = beside.submit(next, iterator, None)
+        while (item := coming.result()) is not None:
+            coming = beside.submit(next, iterator, None)
+            yield item
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,22 +112,42 @@ class _Page:
     last_sequence: int
 
 
-def _pages(reader: TraceReader, table: Table, *, after: int, upto: int, limit: int) -> Generator[_Page]:
-    """The pages up to a position, each read while the one before it is in use.
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What has become of a page: parts that do not count yet."""
+
+    parts: tuple[Part, ...]
+    last_sequence: int
+    anchor: Anchor
+
+
+def _pages(reader: TraceReader, table: Table, *, state: TableState, upto: int, page_rows: int) -> Generator[_Page]:
+    """The pages from where the lake is up to a position, of `page_rows` or, if rows are large, fewer.
 
     It ends there although a busy gateway writes on: chasing it would only make many small files.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="ingest") as beside:
-        coming = beside.submit(_read, reader, table, after=after, limit=limit)
-        while after < upto:
-            page = coming.result()
-            if page.last_sequence <= after:
-                return
-            after = page.last_sequence
-            if after < upto:
-                coming = beside.submit(_read, reader, table, after=after, limit=limit)
-            if page.rows.height:
-                yield page
+    after, limit = state.cursor, min(page_rows, _FIRST_PAGE_ROWS)
+    if state.parts:
+        limit = rows_that_fit(page_rows, like=state.parts[-1].rows, of_bytes=state.parts[-1].memory_bytes)
+    while after < upto:
+        page = _read(reader, table, after=after, limit=limit)
+        if page.last_sequence <= after:
+            return
+        after = page.last_sequence
+        if page.rows.height:
+            limit = rows_that_fit(page_rows, like=page.rows.height, of_bytes=int(page.rows.estimated_size()))
+            yield page
+
+
+def rows_that_fit(page_rows: int, *, like: int, of_bytes: int) -> int:
+    """How many rows make a page if they are as large as those `like` so many rows `of_bytes`."""
+    return max(1, min(page_rows, PAGE_BYTES * like // max(of_bytes, 1)))
+
+
+def _written(lake: LakeEdit, table: Table, pages: Iterable[_Page]) -> Generator[_Written]:
+    for page in pages:
+        anchor = Anchor(page.rows["seq"][-1], page.rows[_id_column(table)][-1])
+        yield _Written(lake.stage(table, page.rows, packing="fast"), page.last_sequence, anchor)
 
 
 def _read(reader: TraceReader, table: Table, *, after: int, limit: int) -> _Page:
@@ -121,10 +166,6 @@ def _read(reader: TraceReader, table: Table, *, after: int, limit: int) -> _Page
             "none of them new: rows would be lost or doubled, so nothing was taken."
         )
     return page
-
-
-def _anchor(table: Table, rows: pl.DataFrame) -> Anchor:
-    return Anchor(rows["seq"][-1], rows[_id_column(table)][-1])
 
 
 def _id_column(table: Table) -> str:

@@ -63,13 +63,13 @@ class Lake:
         self._clock = clock
         self._files = LakeFiles(root, lock_timeout_s=lock_timeout_s, before_step=before_step or _ignore_step)
 
-    def ingest(self, reader: TraceReader, *, page_rows: int = 50_000, on_page: OnPage = ignore_page) -> IngestReport:
+    def ingest(self, reader: TraceReader, *, page_rows: int = 25_000, on_page: OnPage = ignore_page) -> IngestReport:
         """Bring what is new in the trace store. Killed anywhere, the next call goes on; no row is lost or doubled.
 
         Where many small parts have come together, they are merged.
 
         Args:
-            page_rows: rows read, written and made visible at a time; memory grows with it.
+            page_rows: rows read, written and made visible at a time, at most; fewer where they are large.
             on_page: told after each page what has come so far.
 
         Raises:

@@ -12,7 +12,7 @@ with edit(files) as lake:
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -27,7 +27,7 @@ from rs_pipelines.lake_manifest import (
     encode,
     with_parts,
 )
-from rs_pipelines.lake_schema import Table
+from rs_pipelines.lake_schema import Packing, Table
 
 KEPT_FOR_READERS = timedelta(days=1)
 """How long the file of a part that counts no more stays, for a notebook that opened the lake before."""
@@ -56,21 +56,32 @@ class LakeEdit:
         """The same, not read yet."""
         return scan_parts(self._files, table, (part,))
 
-    def write(self, table: Table, rows: pl.DataFrame) -> tuple[Part, ...]:
+    def write(self, table: Table, rows: pl.DataFrame, *, packing: Packing = "small") -> tuple[Part, ...]:
         """Write rows, one part a day. They do not count yet.
 
         Args:
             rows: with all columns of the table, in any order; none gives no part.
         """
+        parts = self.stage(table, rows, packing=packing)
+        self.sync(parts)
+        return parts
+
+    def stage(self, table: Table, rows: pl.DataFrame, *, packing: Packing) -> tuple[Part, ...]:
+        """The first half of `write`: the files have all their content, and a loss of power may take it."""
         parts: list[Part] = []
-        for (day,), chosen in rows.partition_by("dt", as_dict=True, maintain_order=True).items():
+        ordered = rows.select(table.schema.names()).sort("dt", *table.order)
+        for day, n_rows in ordered["dt"].rle().struct.unnest().select("value", "len").iter_rows():
+            begin = sum(part.rows for part in parts)
+            chosen = ordered.slice(begin, n_rows)
             first, last = _as_int(chosen["seq"].min()), _as_int(chosen["seq"].max())
             name = f"{table.name}/dt={day}/{first:012d}-{last:012d}.{self.manifest.revision + 1:06d}.parquet"
-            size = self._files.write_part(name, chosen.select(table.schema.names()).sort(table.order))
-            assert isinstance(day, date)
-            parts.append(Part(name, day, chosen.height, first, last, size, int(chosen.estimated_size())))
-        self._files.sync_parts(part.path for part in parts)
+            size = self._files.write_part(name, chosen, packing=packing)
+            parts.append(Part(name, day, n_rows, first, last, size, int(chosen.estimated_size()), packing))
         return tuple(parts)
+
+    def sync(self, parts: Collection[Part]) -> None:
+        """The second half: wait until these files are on the disk."""
+        self._files.sync_parts([part.path for part in parts])
 
     def append(self, table: Table, parts: Collection[Part], *, cursor: int, anchor: Anchor) -> None:
         """Let new parts count, and the trace store be read up to `cursor`, in one instant."""
@@ -93,7 +104,7 @@ class LakeEdit:
         if due:
             for part in due:
                 self._files.remove(part.path)
-            self._files.sync_parts(part.path for part in due)
+            self._files.sync_folders([part.path for part in due])
             self._commit(replace(self.manifest, retired=tuple(p for p in self.manifest.retired if p not in due)))
         return len(due)
 

@@ -3,18 +3,22 @@
 All that changes the disk goes through here, one named step after the other, so that tests can kill or fail each one.
 """
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 from filelock import FileLock, Timeout
 
 from rs_gateway.domain.errors import StoreError
 from rs_pipelines.durable_files import sync_path, temporary_for
-from rs_pipelines.lake_schema import TABLES
+from rs_pipelines.lake_schema import TABLES, Packing
 
 _MANIFEST = "manifest.json"
+_CODECS: Mapping[Packing, Literal["lz4", "zstd"]] = {"fast": "lz4", "small": "zstd"}
+_ROW_GROUP_ROWS = 16_384
+"""Larger ones take more memory and more time to write: they do not fit into the processor's cache."""
 
 
 class LakeBusyError(StoreError):
@@ -72,22 +76,27 @@ class LakeFiles:
         sync_path(self.root)
         self._step("return from manifest")
 
-    def write_part(self, name: str, rows: pl.DataFrame) -> int:
-        """Write one part; its size in bytes. It is durable after `sync_parts`."""
+    def write_part(self, name: str, rows: pl.DataFrame, *, packing: Packing) -> int:
+        """Write one part; its size in bytes. It is on the disk only after `sync_parts`."""
         path = self.path(name)
         temporary = temporary_for(path)
         self._step(f"make folder of {name}")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._step(f"write {name}")
-        rows.write_parquet(temporary, compression="zstd", compression_level=1)
-        self._step(f"sync {name}")
-        sync_path(temporary)
+        rows.write_parquet(temporary, compression=_CODECS[packing], row_group_size=_ROW_GROUP_ROWS)
         self._step(f"rename {name}")
         temporary.replace(path)
         return path.stat().st_size
 
-    def sync_parts(self, names: Iterable[str]) -> None:
-        """Wait until the names of these parts are on the disk."""
+    def sync_parts(self, names: Collection[str]) -> None:
+        """Wait until these parts are on the disk."""
+        for name in names:
+            self._step(f"sync {name}")
+            sync_path(self.path(name))
+        self.sync_folders(names)
+
+    def sync_folders(self, names: Collection[str]) -> None:
+        """Wait until it is on the disk that these parts are there, or gone."""
         folders = {self.path(name).parent for name in names}
         tables = {folder.parent for folder in folders}
         for folder in (*sorted(folders), *sorted(tables), self.root):

@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime
 import msgspec
 
 from rs_gateway.domain.errors import SchemaTooNewError, StoreError
-from rs_pipelines.lake_schema import TableName
+from rs_pipelines.lake_schema import Packing, TableName
 
 SCHEMA_VERSION = 2
 
@@ -31,6 +31,7 @@ class Part:
         first_sequence, last_sequence: smallest and largest `seq` in it. Ranges of parts may overlap.
         bytes: size of the file.
         memory_bytes: what its rows take when they are read, roughly.
+        packing: `fast` as an ingest writes, `small` as a compaction does.
         schema: schema of the lake when it was written. It decides which columns the file has.
     """
 
@@ -41,6 +42,7 @@ class Part:
     last_sequence: int
     bytes: int
     memory_bytes: int
+    packing: Packing = "small"
     schema: int = SCHEMA_VERSION
 
 
@@ -196,4 +198,4 @@ def _part_1(file: _File1) -> Part:
     folder = file.path.split("/")[1]
     day = datetime.strptime(folder, "dt=%Y-%m-%d").replace(tzinfo=UTC).date()
     size = file.rows * _MEMORY_BYTES_1
-    return Part(file.path, day, file.rows, file.first_sequence, file.last_sequence, size, size, 1)
+    return Part(file.path, day, file.rows, file.first_sequence, file.last_sequence, size, size, "small", 1)

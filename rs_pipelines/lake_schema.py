@@ -7,6 +7,8 @@ from typing import Literal, TypeAlias
 import polars as pl
 
 TableName: TypeAlias = Literal["traces", "feedback"]
+Packing: TypeAlias = Literal["fast", "small"]
+"""How a part is compressed: for speed, or for size."""
 
 INSTANT = pl.Datetime("us", "UTC")
 

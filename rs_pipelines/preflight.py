@@ -73,7 +73,7 @@ class LiveProbe:
     """The live prompt on a few validation rows, which the search would ask in any case.
 
     Attributes:
-        values: scores of the rows that were answered; `asked` is how many were tried.
+        values: scores of the rows that were answered; `asked` is how many were tried, as far as the budget went.
         noise: mean difference between the scores of two draws of the same answer; None: not measured, because nothing
             was asked twice, as at temperature 0, or nothing was answered twice.
         input_tokens, output_tokens: means; None where the provider did not say.
@@ -186,7 +186,7 @@ def probe_of(first: Sequence[RowScore], again: Sequence[RowScore], *, seconds_pe
     inputs = [row.input_tokens for row in answered if row.input_tokens is not None]
     outputs = [row.output_tokens for row in answered if row.output_tokens is not None]
     return LiveProbe(
-        asked=len(first),
+        asked=sum(not row.left_out for row in first),
         values=tuple(row.value for row in answered if row.value is not None),
         noise=fmean(drawn_twice) if drawn_twice else None,
         input_tokens=fmean(inputs) if inputs else None,

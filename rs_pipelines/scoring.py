@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -25,6 +25,8 @@ from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.sample import Example
 
 _T = TypeVar("_T")
+WhenSpent: TypeAlias = Literal["stop", "leave out"]
+"""What becomes of rows that a budget does not cover any more: BudgetExhaustedError, or missing scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,11 @@ class RowScore:
     input_tokens: int | None
     output_tokens: int | None
 
+    @property
+    def left_out(self) -> bool:
+        """Whether nobody was asked, because the budget is spent."""
+        return self.error is not None and self.error.startswith(f"{BudgetExhaustedError.code}:")
+
 
 async def score_rows(
     text: PromptText,
@@ -56,6 +63,7 @@ async def score_rows(
     evaluator: Evaluator,
     salt: int = 0,
     on_row: Callable[[int, int], None] | None = None,
+    when_spent: WhenSpent = "stop",
 ) -> list[RowScore]:
     """One score for each example, in the same order.
 
@@ -64,7 +72,8 @@ async def score_rows(
         on_row: called with (answers so far, examples) after every answer.
 
     Raises:
-        BudgetExhaustedError: before the answers were complete; those that came are in the cache.
+        BudgetExhaustedError: before the answers were complete, and rows are not to be left out; the answers that came
+            are in the cache.
     """
 
     async def answer(example: Example) -> ModelAnswer:
@@ -72,12 +81,13 @@ async def score_rows(
         said = await model.answer(messages, salt=salt)
         return replace(said, text=read_answer(text.output, said.text, finish_reason=said.finish_reason).text)
 
-    answers = await _each(answer, examples, on_done=on_row)
+    answers = await _each(answer, examples, when_spent=when_spent, on_done=on_row)
     given = [(n, a) for n, a in enumerate(answers) if isinstance(a, ModelAnswer)]
     scores = await score_answers(
         [Answer(a.text, examples[n].expected, task_input_of(examples[n]), examples[n].example_id) for n, a in given],
         evaluator=evaluator,
         model=model,
+        when_spent=when_spent,
     )
     scored = {n: score for (n, _), score in zip(given, scores, strict=True)}
     return [
@@ -86,7 +96,7 @@ async def score_rows(
 
 
 async def score_answers(
-    answers: Sequence[Answer], *, evaluator: Evaluator, model: CachedModel
+    answers: Sequence[Answer], *, evaluator: Evaluator, model: CachedModel, when_spent: WhenSpent = "stop"
 ) -> list[Score | RouteSwitchError]:
     """One score for each answer, or what kept it away: only a judge may fail to give one.
 
@@ -94,12 +104,13 @@ async def score_answers(
         model: finds the models that a judge asks, and pays for them.
 
     Raises:
-        BudgetExhaustedError: before a judge was asked about all; its replies so far are in the cache.
+        BudgetExhaustedError: before a judge was asked about all, and answers are not to be left out; its replies so far
+            are in the cache.
         EvaluatorFailedError: the evaluator's own code failed.
     """
     judged: list[Answer | RouteSwitchError] = list(answers)
     if isinstance(evaluator, JudgingEvaluator):
-        judged = await _judged(answers, evaluator=evaluator, model=model)
+        judged = await _judged(answers, evaluator=evaluator, model=model, when_spent=when_spent)
     readable = [answer for answer in judged if isinstance(answer, Answer)]
     scores = iter(await anyio.to_thread.run_sync(evaluator.score, readable))
     return [next(scores) if isinstance(answer, Answer) else answer for answer in judged]
@@ -113,7 +124,7 @@ def task_input_of(example: Example) -> str:
 
 
 async def _judged(
-    answers: Sequence[Answer], *, evaluator: JudgingEvaluator, model: CachedModel
+    answers: Sequence[Answer], *, evaluator: JudgingEvaluator, model: CachedModel, when_spent: WhenSpent
 ) -> list[Answer | RouteSwitchError]:
     """Each answer with the judge's replies, or why it has no verdict."""
     questions = [evaluator.questions(answer) for answer in answers]
@@ -121,7 +132,7 @@ async def _judged(
     async def ask(question: Question) -> ModelAnswer:
         return await model.peer(question.model, question.parameters).answer(question.messages)
 
-    replies = iter(await _each(ask, [q for asked in questions for q in asked]))
+    replies = iter(await _each(ask, [q for asked in questions for q in asked], when_spent=when_spent))
     judged: list[Answer | RouteSwitchError] = []
     for answer, asked in zip(answers, questions, strict=True):
         own = [next(replies) for _ in asked]
@@ -140,6 +151,7 @@ async def _each(
     ask: Callable[[_T], Awaitable[ModelAnswer]],
     items: Sequence[_T],
     *,
+    when_spent: WhenSpent,
     on_done: Callable[[int, int], None] | None = None,
 ) -> list[ModelAnswer | RouteSwitchError]:
     """What `ask` gives for each item, all at once. What only concerns one item takes its place; the rest is raised."""
@@ -154,7 +166,9 @@ async def _each(
         except (ProviderError, InvalidRequestError) as error:
             answers[index] = error
         except BudgetExhaustedError as error:
-            fatal.append(error)  # calls under way are paid for: they go on, to be kept
+            if when_spent == "stop":
+                fatal.append(error)  # calls under way are paid for: they go on, to be kept
+            answers[index] = error
             return
         except RouteSwitchError as error:
             fatal.append(error)

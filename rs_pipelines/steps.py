@@ -14,7 +14,7 @@ from rs_pipelines.answers import AnswerCache, CallBudget, Spending
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.comparison import Comparison, run_comparison
 from rs_pipelines.examples import Gathered, draw_sample, gather
-from rs_pipelines.foresight import Needed
+from rs_pipelines.foresight import Needed, models_asked
 from rs_pipelines.ingest import IngestReport
 from rs_pipelines.interrupts import run_interruptible
 from rs_pipelines.mipro.budget import (
@@ -44,6 +44,7 @@ from rs_pipelines.preflight import (
     probe_of,
 )
 from rs_pipelines.publishing import NothingPublished, Published, objections, publish, taken_back_hashes
+from rs_pipelines.retention import expire
 from rs_pipelines.sample import CalibrationSample, Split, Target
 from rs_pipelines.scoring import score_rows
 from rs_pipelines.workbench import Workbench
@@ -110,7 +111,7 @@ def ignore(_: Event) -> None:
 
 
 def ingest(bench: Workbench, *, watch: Watcher = ignore) -> IngestReport:
-    """Bring new traces and feedback into the lake."""
+    """Bring new traces and feedback into the lake, and let go what is kept no longer (`privacy.retention`)."""
 
     def show(page: IngestReport) -> None:
         done = page.rows + page.feedback_rows
@@ -121,6 +122,7 @@ def ingest(bench: Workbench, *, watch: Watcher = ignore) -> IngestReport:
         report = bench.lake.ingest(reader, on_page=show)
     finally:
         reader.close()
+    expire(bench, now=datetime.now(UTC))
     watch(report)
     return report
 
@@ -211,12 +213,23 @@ def preflight(
         study_id = study_id_of(request, models, evaluator)
         budget = CallBudget(models.task.cache, study_id, allowance, title=title_of(target, study_id))
         model = models.task.on(budget)
+        scored_by = models_asked(
+            request.live.text, rows[:1], template_id=target.template_id, model=model, evaluator=evaluator
+        )
+        for asked in (model, models.prompt, *scored_by):
+            asked.check(allowance)
         twice = rows[:_NOISE_ROWS] if _draws(model) else ()
         watch(Probing(len(rows) + len(twice)))
         before, began = model.calls_made, time.monotonic()
         first, again = [
             await score_rows(
-                request.live.text, asked, template_id=target.template_id, model=model, evaluator=evaluator, salt=salt
+                request.live.text,
+                asked,
+                template_id=target.template_id,
+                model=model,
+                evaluator=evaluator,
+                salt=salt,
+                when_spent="leave out",
             )
             for salt, asked in ((0, rows), (1, twice))
         ]
@@ -279,13 +292,6 @@ def search(
 def _request(bench: Workbench, target: Target, effort: Effort, comparison: ComparisonSize) -> StudyRequest:
     sample = _latest_sample(bench, target)
     policy = bench.policy()
-    if bench.settings.mipro_v2.max_cost_usd is not None:
-        for name, cost in (("the model", bench.cost_of_call(target)), ("prompt_model", bench.cost_of_proposal(target))):
-            if cost(1, 1) is None:
-                raise ConfigurationError(
-                    f"mipro_v2.max_cost_usd cannot be kept: nobody knows what {name} costs. Give its price in the "
-                    "provider's `prices`, or set mipro_v2.max_calls or mipro_v2.max_tokens instead."
-                )
     registered, live = bench.registry.get(target.template_id), bench.live(target)
     if bench.settings.mipro_v2.nearest_demos and not any(
         demo_user_text(live.text, example, template_id=target.template_id) for example in sample.rows(Split.TRAIN)

@@ -2,12 +2,13 @@
 
 import os
 import socket
-from collections.abc import Generator
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import filelock
 import msgspec
@@ -17,7 +18,10 @@ from rs_pipelines.comparison import Comparison
 from rs_pipelines.durable_files import write_durably
 from rs_pipelines.mipro.records import StudyRecord, decode_study, encode_study
 from rs_pipelines.sample import Target
+from rs_pipelines.study_schema import STUDY_SCHEMA
 
+_WORDS = ("user", "assistant", "expected", "live_output", "candidate_output")
+"""Where a demo or a compared row has the words of its example."""
 _held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
 """Folders of the targets that the running code holds."""
 
@@ -61,21 +65,21 @@ class StudyFiles:
 
     def save_study(self, record: StudyRecord) -> None:
         """Write study.json."""
-        write_durably(self.directory(record.target, record.study_id) / "study.json", encode_study(record))
+        write_durably(self._folder(record.target, record.study_id) / "study.json", encode_study(record))
 
     def load_study(self, target: Target, study_id: str) -> StudyRecord | None:
         """Read study.json; None when there is none. Raises StoreError when it cannot be understood."""
-        content = _read(self.directory(target, study_id) / "study.json")
+        content = _read(self._folder(target, study_id) / "study.json")
         return None if content is None else _decoded(f"{study_id} of {target.key}", content)
 
     def save_comparison(self, comparison: Comparison) -> None:
         """Write comparison.json beside its study."""
-        path = self.directory(comparison.target, comparison.study_id) / "comparison.json"
+        path = self._folder(comparison.target, comparison.study_id) / "comparison.json"
         write_durably(path, msgspec.json.format(msgspec.json.encode(comparison), indent=1))
 
     def load_comparison(self, target: Target, study_id: str) -> Comparison | None:
         """Read comparison.json; None when there is none. Raises StoreError when it cannot be understood."""
-        content = _read(self.directory(target, study_id) / "comparison.json")
+        content = _read(self._folder(target, study_id) / "comparison.json")
         if content is None:
             return None
         try:
@@ -99,8 +103,31 @@ class StudyFiles:
 
     def targets(self) -> list[Target]:
         """Every target that has a study, in the order of their keys. Raises StoreError: one cannot be understood."""
-        studies = {path.parent.parent.name: path for path in sorted(self._root.glob("*/*/study.json"))}
+        studies = {path.parent.parent.name: path for _, path in self._all("study.json")}
         return [_decoded(f"{path.parent.name} of {key}", path.read_bytes()).target for key, path in studies.items()]
+
+    def _folder(self, target: Target, study_id: str) -> Path:
+        """The same, whose files have the newest schema. Raises SchemaTooNewError."""
+        STUDY_SCHEMA.migrate(self._root)
+        return self.directory(target, study_id)
+
+    def ids(self) -> Mapping[str, str]:
+        """Of all studies: study id -> sample id. Raises StoreError: one cannot be read."""
+        return {name: _plain(path)["sample_id"] for name, path in self._all("study.json")}
+
+    def quoting(self, example_ids: Collection[str]) -> list[Path]:
+        """Studies and comparisons that show any of these examples, as a demo or as a row."""
+        found = [*self._all("study.json"), *self._all("comparison.json")]
+        return [path for _, path in found if _quotes(_plain(path), example_ids)]
+
+    def forget(self, path: Path, example_ids: Collection[str]) -> None:
+        """Take these examples' words out of a study or comparison. A comparison proves nothing any more after that."""
+        content = _without_words(_plain(path), example_ids)
+        write_durably(path, msgspec.json.format(msgspec.json.encode(content), indent=1))
+
+    def _all(self, name: str) -> list[tuple[str, Path]]:
+        STUDY_SCHEMA.migrate(self._root)
+        return [(path.parent.name, path) for path in sorted(self._root.glob(f"*/*/{name}"))]
 
     @contextmanager
     def lock(self, target: Target) -> Generator[None]:
@@ -138,6 +165,27 @@ def _decoded(name: str, content: bytes) -> StudyRecord:
         return decode_study(content)
     except msgspec.DecodeError as error:
         raise StoreError(f"Study {name} cannot be read ({error}): delete its folder.") from error
+
+
+def _plain(path: Path) -> Any:
+    try:
+        return msgspec.json.decode(path.read_bytes())
+    except msgspec.DecodeError as error:
+        raise StoreError(f"{path} cannot be read ({error}): delete its folder.") from error
+
+
+def _quotes(value: Any, example_ids: Collection[str]) -> bool:
+    if isinstance(value, dict):
+        shown = value.get("example_id") in example_ids and any(value.get(name) for name in _WORDS)
+        return shown or any(_quotes(item, example_ids) for item in value.values())
+    return isinstance(value, list) and any(_quotes(item, example_ids) for item in value)
+
+
+def _without_words(value: Any, example_ids: Collection[str]) -> Any:
+    if isinstance(value, dict):
+        gone = _WORDS if value.get("example_id") in example_ids else ()
+        return {k: "" if k in gone and v else _without_words(v, example_ids) for k, v in value.items()}
+    return [_without_words(item, example_ids) for item in value] if isinstance(value, list) else value
 
 
 def _read(path: Path) -> bytes | None:

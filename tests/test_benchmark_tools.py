@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -168,3 +169,15 @@ def test_the_mock_reads_chunked_bodies_and_requests_that_come_in_pieces(mock_por
             received += client.recv(65536)
     assert received.startswith(b"HTTP/1.1 400")
     assert b"HTTP/1.1 200" in received
+
+
+@pytest.mark.timeout(300)  # some twenty processes, each of which starts Python
+def test_the_ingest_benchmark_runs_on_few_rows_and_ends_with_its_figures() -> None:
+    command = [sys.executable, "benchmarks/ingest.py", "--rows", "200", "--json"]
+    ended = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    figures = json.loads(ended.stdout.splitlines()[-1])
+    assert set(figures) == {"rows", "rows_per_s", "peak_mb", "vs_polars", "vs_executemany"}
+    assert figures["rows"] == 200
+    assert all(value > 0 for value in figures.values())
+    assert "0 failed writes, 0 rows dropped" in ended.stdout

@@ -20,6 +20,7 @@ from typing import TypeAlias, TypeVar
 
 import filelock
 
+from rs_gateway.adapters.file_schema import FileSchema
 from rs_gateway.adapters.prompt_yaml import (
     LiveFile,
     TemplateFile,
@@ -56,6 +57,8 @@ TEMPLATE_FILE, LIVE_FILE, VERSIONS_DIR = "template.yaml", "live.yaml", "versions
 _LOCKS_DIR, _NEW_DIR = ".locks", ".new"
 _VERSION_NAME = re.compile(r"(\d{4,})\.yaml\Z")
 _Signature: TypeAlias = tuple[int, int, int]
+REGISTRY_SCHEMA = FileSchema("prompt registry", "stores.prompts")
+"""What the files look like as a whole, and how an older tree gets there. Forward only: append, never edit."""
 
 
 class PromptFiles:
@@ -82,7 +85,8 @@ class PromptFiles:
         return digest.hexdigest()
 
     def load(self, previous: RegistryState | None = None) -> RegistryState:
-        """See PromptRegistry. Raises RegistryError when the root itself cannot be read."""
+        """See PromptRegistry. Raises RegistryError when the root itself cannot be read, SchemaTooNewError."""
+        REGISTRY_SCHEMA.migrate(self._root)
         fingerprint = self.fingerprint()  # before reading: what changes meanwhile is noticed by the next look
         templates: dict[str, RegisteredTemplate] = {}
         problems: dict[str, str] = {}
@@ -96,7 +100,8 @@ class PromptFiles:
         return RegistryState(fingerprint, templates, problems)
 
     def get(self, template_id: str) -> RegisteredTemplate:
-        """See PromptRegistry."""
+        """See PromptRegistry. Raises SchemaTooNewError too."""
+        REGISTRY_SCHEMA.migrate(self._root)
         known = self._template_ids()
         if template_id not in known:
             raise _unknown(template_id, known)
@@ -158,6 +163,7 @@ class PromptFiles:
     def _changing(self, template_id: str) -> Generator[None]:
         locks = self._root / _LOCKS_DIR
         try:
+            REGISTRY_SCHEMA.migrate(self._root)
             locks.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(locks / f"{check_template_id(template_id)}.lock", timeout=self._lock_timeout_s):
                 yield

@@ -1,8 +1,5 @@
 """One structured line a request, for operators: who asked for what and how it went, never what was said."""
 
-import os
-import select
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -20,7 +17,6 @@ _EVENTS = {
 }
 _PROVIDERS_FAULT = frozenset({Outcome.PROVIDER_ERROR, Outcome.PROVIDER_CUT})
 _CLOSE_TIMEOUT_S = 2.0
-_STALLED_PIPE_S = 1.0
 
 
 class _Line(msgspec.Struct):
@@ -117,18 +113,6 @@ class RequestLog:
             self._unwritten += len(lines) - (dropped > self._reported)
         else:
             self._reported = dropped
-
-
-def write_to_stderr(lines: bytes) -> None:
-    """Write all of it, waiting a moment for a reader that is slow. Raises OSError: there is none."""
-    descriptor = sys.stderr.fileno()
-    rest = memoryview(lines)
-    while rest:
-        try:
-            rest = rest[os.write(descriptor, rest) :]
-        except BlockingIOError:
-            if not select.select([], [descriptor], [], _STALLED_PIPE_S)[1]:
-                raise
 
 
 def _line(trace: Trace) -> bytes:

@@ -12,21 +12,23 @@ class Schema:
     """What makes a store.
 
     Attributes:
-        store: what it is called, such as `trace store`; key: where the configuration names its file.
+        store: what it is called, such as `trace store`.
+        key: where the configuration names its file; None: nowhere, and the store can be made anew.
         migrations: forward only: entry n takes a store from schema n to n + 1. Never edit one that was released.
     """
 
     store: str
-    key: str
+    key: str | None
     migrations: tuple[tuple[str, ...], ...]
 
     def version(self, connection: sqlite3.Connection, path: Path) -> int:
         """The schema of the file at `path`, 0 when it has no tables yet. Raises SchemaTooNewError, sqlite3.Error."""
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > len(self.migrations):
+            otherwise = "move the file away" if self.key is None else f"point `{self.key}` at another file"
             raise SchemaTooNewError(
                 f"The {self.store} {path} has schema {version}, written by a newer program; this one knows up to "
-                f"{len(self.migrations)}: upgrade route-switch, or point `{self.key}` at another file."
+                f"{len(self.migrations)}: upgrade route-switch, or {otherwise}."
             )
         return version
 

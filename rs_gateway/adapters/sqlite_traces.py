@@ -14,6 +14,7 @@ from rs_gateway.adapters.sqlite_columns import read_columns
 from rs_gateway.adapters.sqlite_read_only import ReadOnlyStore
 from rs_gateway.adapters.sqlite_trace_database import Connect, SqliteTraceDatabase
 from rs_gateway.adapters.sqlite_upkeep import SqliteUpkeep
+from rs_gateway.adapters.sqlite_wal import LogPatience
 from rs_gateway.adapters.trace_retention import Retention
 from rs_gateway.adapters.trace_rows import FEEDBACK_COLUMNS, TRACE_COLUMNS, Row
 from rs_gateway.adapters.trace_writer import Prepare, TraceWriter, WriterLimits
@@ -36,7 +37,7 @@ _SELECT_PAGES: Mapping[str, str] = {
     "traces": f"{_JOINED} WHERE seq > {{after}} AND seq <= {{upto}} ORDER BY seq",
     "feedback": f"SELECT {', '.join(FEEDBACK_COLUMNS)} FROM feedback WHERE seq > {{after}} AND seq <= {{upto}} ORDER BY seq",  # noqa: S608, E501
 }
-_ROWS_A_TRANSACTION = 10_000
+_ROWS_A_TRANSACTION = 5_000
 _SELECT_NEWEST = "SELECT name, seq FROM sqlite_sequence WHERE name IN ('traces', 'feedback')"
 T = TypeVar("T")
 SCORE_COLUMNS = ("seq", "template_id", "combination_id", "value")
@@ -141,6 +142,7 @@ class SqliteTraceReader:
 
     def __init__(self, path: Path) -> None:
         self._path, self._store = path, ReadOnlyStore(path)
+        self._patience = LogPatience(path)
 
     def traces(self, *, after: int, limit: int) -> StoredRows:
         """See TraceReader. Raises SchemaTooNewError, StoreError."""
@@ -165,6 +167,7 @@ class SqliteTraceReader:
         if last <= after:
             return StoredColumns([], after)
         self._store.close()  # see sqlite_columns.py
+        self._patience.pause()
         queries = [
             _SELECT_PAGES[table].format(after=start, upto=min(start + _ROWS_A_TRANSACTION, last))
             for start in range(after, last, _ROWS_A_TRANSACTION)

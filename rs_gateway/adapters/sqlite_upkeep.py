@@ -19,6 +19,7 @@ _STEP_S = 0.003
 _FEWEST_ROWS, _MOST_ROWS = 1, 1_000
 _TIMESTAMP_CHARS = 10
 _BUSY_PAUSE_S = 1.0
+_SIZE_CHECK_S = 10.0
 
 # The newest row of a table stays: readers recognise the store by the row that they read last.
 _DELETE_PAYLOADS = (
@@ -37,7 +38,16 @@ _DELETE_STATS = (
     "DELETE FROM stats WHERE rowid IN (SELECT rowid FROM stats WHERE period_s = {period_s} AND start_s < ? LIMIT ?)"
 )
 
-Task: TypeAlias = tuple[str, object]
+_DELETE_OLDEST_PAYLOADS = (
+    "DELETE FROM trace_payloads WHERE trace_id IN (SELECT trace_id FROM trace_payloads ORDER BY trace_id LIMIT ?)"
+)
+_DELETE_OLDEST_TRACES = (
+    "DELETE FROM traces WHERE trace_id IN (SELECT trace_id FROM traces "
+    "WHERE seq < (SELECT max(seq) FROM traces) ORDER BY trace_id LIMIT ?)"
+)
+_OVER_SIZE = (_DELETE_OLDEST_TRACES, _DELETE_OLDEST_PAYLOADS)
+
+Task: TypeAlias = tuple[str, tuple[object, ...]]
 """A statement, and what it compares with."""
 
 
@@ -58,13 +68,16 @@ class SqliteUpkeep:
         """
         if not self._round:
             self._round = self._due(self._clock())
-        statement, bound = self._round[-1]
+        if self._round[-1][0] in _OVER_SIZE and not self._is_over_size(connection):
+            self._round = [task for task in self._round if task[0] not in _OVER_SIZE]
+            return self._pause_s()
+        statement, bounds = self._round[-1]
         # Somebody else's write is more urgent, and so is what queues up behind this step.
         connection.execute("PRAGMA busy_timeout = 0")
         started = time.perf_counter()
         try:
             connection.execute("BEGIN IMMEDIATE")
-            deleted = connection.execute(statement, (bound, self._rows)).rowcount
+            deleted = connection.execute(statement, (*bounds, self._rows)).rowcount
             connection.execute("COMMIT")
         except sqlite3.OperationalError as error:
             if connection.in_transaction:
@@ -80,21 +93,36 @@ class SqliteUpkeep:
             self._rows = min(2 * self._rows, _MOST_ROWS)
         if time.perf_counter() - started > _STEP_S:
             self._rows = max(self._rows // 2, _FEWEST_ROWS)
-        return 0.0 if self._round else self._interval_s
+        return self._pause_s()
+
+    def _pause_s(self) -> float:
+        if self._round:
+            return 0.0
+        # A busy gateway fills a disk faster than it gets old.
+        return self._interval_s if self._retention.store_bytes is None else min(self._interval_s, _SIZE_CHECK_S)
+
+    def _is_over_size(self, connection: sqlite3.Connection) -> bool:
+        assert self._retention.store_bytes is not None
+        pages, free, page_bytes = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+        )
+        return (pages - free) * page_bytes > self._retention.store_bytes
 
     def _due(self, now_s: float) -> list[Task]:
         """The tasks of one round, the last one first."""
         tasks: list[Task] = [
-            (_DELETE_STATS.format(period_s=period_s), now_s - KEPT_S - period_s) for period_s in (MINUTE_S, HOUR_S)
+            (_DELETE_STATS.format(period_s=period_s), (now_s - KEPT_S - period_s,)) for period_s in (MINUTE_S, HOUR_S)
         ]
+        if self._retention.store_bytes is not None:
+            tasks += [(statement, ()) for statement in _OVER_SIZE]
         feedback, traces = self._retention.feedback_before(now_s), self._retention.traces_before(now_s)
         payloads = self._retention.payloads_before(now_s)
         if feedback is not None:
-            tasks.append((_DELETE_FEEDBACK, feedback))
+            tasks.append((_DELETE_FEEDBACK, (feedback,)))
         if traces is not None:
-            tasks.append((_DELETE_TRACES, _first_id(traces)))
+            tasks.append((_DELETE_TRACES, (_first_id(traces),)))
         if payloads is not None:
-            tasks.append((_DELETE_PAYLOADS, _first_id(payloads)))
+            tasks.append((_DELETE_PAYLOADS, (_first_id(payloads),)))
         return tasks
 
 

@@ -7,22 +7,25 @@ _DAY_S = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Days after which a part is deleted; None: never. Live figures stay in every case.
+    """Days after which a part is deleted, and how large the store may get; None: never. Live figures always stay.
 
     Attributes:
         payload_days: what was said; the trace stays without it.
         trace_days: the trace itself, and its payload with it.
         feedback_days: what was said about it later.
+        store_bytes: of all rows and indexes: over it, the oldest payloads go, and traces once no payload is left.
     """
 
     payload_days: float | None = None
     trace_days: float | None = None
     feedback_days: float | None = None
+    store_bytes: float | None = None
 
     @property
     def forgets(self) -> bool:
         """Whether anything is ever deleted."""
-        return any(days is not None for days in (self.payload_days, self.trace_days, self.feedback_days))
+        limits = (self.payload_days, self.trace_days, self.feedback_days, self.store_bytes)
+        return any(limit is not None for limit in limits)
 
     def payloads_before(self, now_s: float) -> float | None:
         """Payloads of requests that began before this are deleted, in seconds since the epoch; None: none is."""

@@ -149,7 +149,14 @@ class TraceWriter:
         self._put(QueuedRecord(record, _estimated_bytes(record)))
 
     async def commit(self, record: Record) -> Verdict:
-        """Queue a record and wait until it is stored, refused, or a write failed."""
+        """Queue a record and wait until it is stored, refused, or a write failed.
+
+        While writes fail, a trace is queued without a wait: its answer must not come later for that.
+        """
+        failing = self._error
+        if failing is not None and isinstance(record, Trace):
+            self.put(record)
+            return _cannot_be_written(failing)
         waiter: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         if not self._put(QueuedRecord(record, _estimated_bytes(record), waiter)):
             return StoreError("The trace store is closed, or its queue is full: see `/health/storage`, and try again.")
@@ -331,7 +338,7 @@ class TraceWriter:
         # Whoever could not be encoded keeps that verdict: it will not be stored when the disk is back either.
         storable = [item for item in told if item.verdict is None]
         for item in storable:
-            item.verdict = StoreError(f"The trace store cannot be written ({error}): try again later.")
+            item.verdict = _cannot_be_written(error)
         _answer(told)
         for item in told:
             item.waiter = None
@@ -373,6 +380,10 @@ class TraceWriter:
             return
         with self._condition:
             self._condition.wait_for(lambda: self._closed, seconds)
+
+
+def _cannot_be_written(error: object) -> StoreError:
+    return StoreError(f"The trace store cannot be written ({error}): try again later.")
 
 
 def _estimated_bytes(record: Record) -> int:

@@ -1,7 +1,7 @@
 """What the core asks of the outside. Each adapter keeps one of these promises; `tests/contracts` holds them to it."""
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
@@ -175,6 +175,47 @@ class ColumnReader(Protocol):
 
         Returns:
             None where only rows can be read, now or ever.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInput:
+    """What was asked in a trace, as far as it was kept; `variables` and `request_messages` are JSON text."""
+
+    trace_id: str
+    template_id: str | None
+    variables: str | None
+    request_messages: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """How many rows are gone; a trace's payload went with it."""
+
+    traces: int
+    feedback: int
+
+
+class TraceEraser(Protocol):
+    """Takes traces out of a store for good, with their payloads and feedback. Figures stay: they name nobody."""
+
+    def of_user(self, end_user: str) -> Sequence[StoredInput]:
+        """The traces whose `user` was exactly this. Raises StoreError."""
+        ...
+
+    def of_ids(self, trace_ids: Collection[str]) -> Sequence[StoredInput]:
+        """Those of these traces that are there. Raises StoreError."""
+        ...
+
+    def n_feedback(self, trace_ids: Collection[str]) -> int:
+        """How much was said about them. Raises StoreError."""
+        ...
+
+    def erase(self, trace_ids: Collection[str]) -> Erased:
+        """Delete them a few at a time, so that no commit of the gateway waits long. Raises StoreError.
+
+        When it returns, none of their bytes is left in the store. Interrupted, it goes on when it is called again.
         """
         ...
 

@@ -3,17 +3,30 @@
 import hashlib
 import sqlite3
 from collections.abc import Collection, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from rs_gateway.adapters.sqlite_schema import Schema
 from rs_gateway.domain.errors import StoreError
 
 Vector = npt.NDArray[np.float32]
 """A unit vector, shape (n_dimensions,)."""
+EMBEDDING_SCHEMA = Schema(
+    "embedding cache",
+    None,
+    (
+        (
+            # Files of the first days were made without a number.
+            "CREATE TABLE IF NOT EXISTS embeddings (model TEXT NOT NULL, text_hash BLOB NOT NULL,"
+            " vector BLOB NOT NULL, PRIMARY KEY (model, text_hash)) WITHOUT ROWID",
+        ),
+    ),
+)
+"""Its table, and how an older file gets it. Forward only: append, never edit."""
 _AT_ONCE = 500
 """Values in one statement; SQLite allows no more than 999 everywhere."""
 
@@ -48,6 +61,18 @@ class EmbeddingCache:
                 [(model, _hash(text), vector.astype(np.float32).tobytes()) for text, vector in vectors.items()],
             )
 
+    def forget(self, texts: Collection[str]) -> int:
+        """Remove the vectors of these texts for good, of all models; how many."""
+        if not self.path.exists():
+            return 0
+        with self._connected() as connection:
+            connection.execute("PRAGMA secure_delete = ON")
+            hashes = [(_hash(text),) for text in texts]
+            removed = connection.executemany("DELETE FROM embeddings WHERE text_hash = ?", hashes).rowcount
+        with closing(sqlite3.connect(self.path, timeout=30)) as connection:
+            connection.execute("VACUUM")
+        return removed
+
     @contextmanager
     def _connected(self) -> Generator[sqlite3.Connection]:
         """One transaction on a connection of its own: scoring runs on whatever thread is free."""
@@ -55,11 +80,8 @@ class EmbeddingCache:
         try:
             connection = sqlite3.connect(self.path, timeout=30)
             try:
+                EMBEDDING_SCHEMA.migrate(connection, self.path)
                 with connection:
-                    connection.execute(
-                        "CREATE TABLE IF NOT EXISTS embeddings (model TEXT NOT NULL, text_hash BLOB NOT NULL,"
-                        " vector BLOB NOT NULL, PRIMARY KEY (model, text_hash)) WITHOUT ROWID"
-                    )
                     yield connection
             finally:
                 connection.close()

@@ -229,7 +229,20 @@ def study_allowance(
             f"evaluate the live version, {reserved} for the comparison on test rows. The whole plan costs about "
             f"{estimate.total}."
         )
-    return replace(plan.allowance, calls=None if plan.max_calls is None else plan.max_calls - reserved)
+    return replace(plan.allowance, calls=search_calls(plan, sample, comparison))
+
+
+def search_calls(
+    plan: StudyPlan, sample: CalibrationSample, comparison: ComparisonSize, *, calls_per_answer: float = 1.0
+) -> int | None:
+    """What of `max_calls` is not kept back for the comparison; None is no limit.
+
+    Args:
+        calls_per_answer: at least 1; more where calls fail.
+    """
+    if plan.max_calls is None:
+        return None
+    return max(0, plan.max_calls - math.ceil(calls_per_answer * _reserved_calls(plan, sample, comparison)))
 
 
 def least_calls(plan: StudyPlan, sample: CalibrationSample, comparison: ComparisonSize = LIVE_AND_WINNER) -> int:

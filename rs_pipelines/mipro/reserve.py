@@ -8,7 +8,7 @@ from rs_gateway.domain.prompts import PromptText
 from rs_pipelines.answers import Allowance
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.foresight import Needed, input_bound, needed_for
-from rs_pipelines.mipro.budget import RETRY_SHARE, study_allowance
+from rs_pipelines.mipro.budget import RETRY_SHARE, search_calls, study_allowance
 from rs_pipelines.mipro.demos import assemble_demo_sets, demo_rows
 from rs_pipelines.mipro.formats import without_format
 from rs_pipelines.mipro.records import StudyRecord
@@ -33,10 +33,15 @@ class ComparisonReserve:
     def allowance(self, record: StudyRecord) -> Allowance:
         """What the search may spend in all. A function of the record and of what calls took until it was saved."""
         # Before the live version is evaluated nobody knows what calls take.
-        if self._without_calls.only_calls or not record.rows:
+        if not record.rows:
             return self._without_calls
+        request, often = self._request, self._task.calls_per_answer
+        calls = search_calls(request.plan, request.sample, request.comparison, calls_per_answer=often)
+        allowance = replace(self._without_calls, calls=calls)
+        if allowance.only_calls:
+            return allowance
         longest = max((record.text_of(candidate) for candidate in record.candidates), key=prompt_length)
-        return _without(self._without_calls, self.comparison(longest))
+        return _without(allowance, self.comparison(longest))
 
     def least(self) -> Needed:
         """What the live version's evaluation and the comparison will take, by the demo sets that can be foreseen."""

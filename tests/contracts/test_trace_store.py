@@ -194,6 +194,19 @@ def test_paging_visits_every_trace_once(pair: Pair) -> None:
     assert page.last_sequence == after
 
 
+def test_the_newest_positions_are_those_of_the_last_rows(pair: Pair) -> None:
+    none = pair.reader.newest_positions()
+    assert (none.traces, none.feedback) == (0, 0)
+    for number in range(3):
+        pair.store.append(a_trace(f"t{number}"))
+    asyncio.run(pair.store.add_feedback(some_feedback("t2")))
+    pair.store.close()
+    newest = pair.reader.newest_positions()
+    assert newest.traces == pair.reader.traces(after=0, limit=10).last_sequence
+    assert newest.feedback == pair.reader.feedback(after=0, limit=10).last_sequence
+    assert pair.reader.traces(after=newest.traces, limit=10).rows == []
+
+
 def test_a_trace_that_ends_late_is_seen_though_its_id_is_older(pair: Pair) -> None:
     async def scenario() -> None:
         await pair.store.committed(a_trace("01B"))

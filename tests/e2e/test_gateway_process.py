@@ -5,6 +5,7 @@ import socket
 import sqlite3
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,10 @@ class Load:
         answered: trace id -> when its answer had come (`time.monotonic`).
     """
 
-    def __init__(self, url: str, *, pause_s: float = 0.0, n_clients: int = 4) -> None:
+    def __init__(
+        self, url: str, *, pause_s: float = 0.0, n_clients: int = 4, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self._headers = dict(headers or {})
         self._url, self._pause_s, self._stopped = url, pause_s, threading.Event()
         self.answered: dict[str, float] = {}
         self._threads = [threading.Thread(target=self._ask) for _ in range(n_clients)]
@@ -48,7 +52,7 @@ class Load:
             thread.start()
 
     def _ask(self) -> None:
-        with httpx.Client(base_url=self._url, timeout=5) as client:
+        with httpx.Client(base_url=self._url, timeout=5, headers=self._headers) as client:
             while not self._stopped.wait(self._pause_s):
                 try:
                     response = client.post("/v1/chat/completions", json=HELP)

@@ -175,10 +175,11 @@ def test_a_line_that_cannot_be_written_as_json_is_counted() -> None:
 def test_on_stderr_every_line_arrives_whole_even_when_the_pipe_is_slow_and_does_not_block() -> None:
     program = (
         "import os, time\n"
-        "from rs_gateway.adapters.request_log import RequestLog, write_to_stderr\n"
+        "from rs_gateway.adapters.request_log import RequestLog\n"
+        "from rs_gateway.stderr_lines import write_lines\n"
         "from tests.gateway.test_request_log import TRACE\n"
         "os.set_blocking(2, False)\n"
-        "log = RequestLog(write_to_stderr, flush_interval_s=0.001)\n"
+        "log = RequestLog(write_lines, flush_interval_s=0.001)\n"
         "for _ in range(2000): log(TRACE)\n"
         "log.close()\n"
     )

@@ -220,3 +220,40 @@ def test_upkeep_that_fails_is_tried_again_and_stops_no_trace(tmp_path: Path, fau
         eventually(failed.is_set)
         assert asyncio.run(store.committed(a_trace(START_S)))
         assert store.health().ok
+
+
+def used_bytes(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        pages, free, size = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+        )
+    return (pages - free) * size
+
+
+def test_a_store_that_is_too_large_loses_its_oldest_payloads_and_then_traces(tmp_path: Path) -> None:
+    path, clock = tmp_path / "traces.db", Clock()
+    with opened(path, clock) as store:
+        for minute in range(400):
+            store.append(a_trace(START_S + 60 * minute, content="x" * 3_000))
+    names = column(path, "SELECT trace_id FROM traces ORDER BY seq")
+    half = used_bytes(path) / 2
+    expired(path, clock, Retention(store_bytes=half), until=lambda: used_bytes(path) <= half)
+    payloads = column(path, "SELECT trace_id FROM trace_payloads ORDER BY trace_id")
+    assert 0 < len(payloads) < 300
+    assert payloads == names[-len(payloads) :]
+    assert column(path, "SELECT trace_id FROM traces ORDER BY seq") == names
+
+    expired(path, clock, Retention(store_bytes=1), until=lambda: len(column(path, "SELECT 1 FROM traces")) == 1)
+    assert column(path, "SELECT trace_id FROM traces") == names[-1:]
+    assert not column(path, "SELECT 1 FROM trace_payloads")
+    with closing(SqliteStatsReader(path)) as reader:
+        assert [row.figures.requests for row in reader.stats(since_s=None)] == [400]
+
+
+def test_a_store_within_its_size_loses_nothing(tmp_path: Path) -> None:
+    path, clock = tmp_path / "traces.db", Clock()
+    fill(path, clock, days=5)
+    clock.now_s = START_S + 10_000 * DAY_S
+    retention = Retention(store_bytes=10_000_000)
+    expired(path, clock, retention, until=lambda: not column(path, "SELECT 1 FROM stats WHERE period_s = 60"))
+    assert len(column(path, "SELECT 1 FROM trace_payloads")) == len(column(path, "SELECT 1 FROM traces")) == 5

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from rs_gateway.domain.chat import ProviderCall
 from rs_gateway.domain.errors import ConfigurationError
+from rs_gateway.wiring import open_registry
 from rs_pipelines.answers import BudgetExhaustedError
 from rs_pipelines.best_model import BestModel, Tried, rank
 from rs_pipelines.best_model_report import best_model_page, conclusions, print_best_model
@@ -125,8 +126,6 @@ async def two_models(exchange: Exchange) -> None:
 
 
 def bench_of_two(folder: Path, upstream: Upstream, **counts: int) -> Workbench:
-    from rs_gateway.wiring import open_registry
-
     sections = configuration(upstream)
     sections["gateway"]["combinations"].append(
         {"id": "parcels-deaf", "template_id": "parcels", "model": "deaf", "provider": "scripted"}
@@ -171,6 +170,34 @@ def test_a_budget_for_all_models_together_is_kept_or_refused(tmp_path: Path) -> 
         find_best_model(bench, "parcels", effort=Effort(num_trials=3, max_calls=1_400))
         find_best_model(bench, "parcels", effort=Effort(num_trials=3, max_calls=1_400))
     assert len(upstream.requests) <= 1_400
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"max_calls": 50}, r"mipro_v2.max_calls 50 is not enough for 2 models: each needs at least \d+ calls"),
+        ({"max_tokens": 10_000}, "nothing limits how long an answer of scripted/tiny may be"),
+        ({"max_cost_usd": 1.0}, "nobody knows what scripted/deaf costs"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("optimize", [True, False])
+def test_limits_of_the_configuration_that_cannot_be_kept_are_refused_before_anything_is_asked(
+    tmp_path: Path, limits: dict[str, float], words: str, *, optimize: bool
+) -> None:
+    with Upstream([two_models]).running() as upstream:
+        sections = configuration(upstream, mipro_v2=limits)
+        provider = sections["model_providers"]["scripted"]
+        provider["prices"] = {"tiny": {"input_usd_per_million_tokens": 1.0, "output_usd_per_million_tokens": 2.0}}
+        provider["options"] = {} if "max_tokens" in limits else {"max_tokens": 50}
+        tiny = sections["gateway"]["combinations"][0]
+        sections["gateway"]["combinations"].append({**tiny, "id": "parcels-deaf", "model": "deaf"})
+        bench = Workbench.at(write_configuration(tmp_path, sections))
+        open_registry(bench.settings).register(TEMPLATE, LIVE, origin=ORIGIN)
+        import_parcels(tmp_path, bench)
+        with pytest.raises(ConfigurationError, match=words):
+            find_best_model(bench, "parcels", optimize=optimize)
+    assert upstream.requests == []
 
 
 def test_retries_count_towards_the_budget_of_all_models(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from rs_gateway.domain.errors import (
     ProviderUnreachableError,
 )
 from rs_pipelines.answers import Allowance, AnswerCache, BudgetExhaustedError, CallBudget
-from rs_pipelines.cached_model import CachedModel, CallLimits, ModelIdentity, UnboundedAnswerError
+from rs_pipelines.cached_model import CachedModel, CallLimits, ModelIdentity, UnboundedAnswerError, UnpricedModelError
 from rs_pipelines.call_sizes import CallSize, MeasuredCalls, size_bound
 from rs_pipelines.pacing import Pace
 from tests.pipelines.parcels import cache_at
@@ -112,6 +112,32 @@ def test_what_calls_took_replaces_the_bound_where_it_was_too_low_and_foretells_t
     assert (modest.largest(bound), modest.expected(CallSize(200, 50))) == (bound, CallSize(50, 10))
     greedy = modest.with_call(bound, 150, 400)
     assert greedy.largest(bound) == CallSize(150, 400)
+
+
+def test_a_failure_that_may_be_billed_is_foreseen_with_all_that_it_may_take_and_a_refusal_is_not() -> None:
+    bound = CallSize(100, 50)
+    modest = MeasuredCalls().with_call(bound, 20, 10).with_answer().with_answer()
+    assert modest.with_failure(billed=False).expected(bound) == modest.expected(bound) == CallSize(20, 10)
+    assert modest.with_failure(billed=True).expected(bound) == CallSize(20 + 50, 10 + 25)
+
+
+def test_how_often_an_answer_has_to_be_asked_for_is_measured(tmp_path: Path) -> None:
+    busy = ProviderOverloadedError("busy", provider="scripted", status=500)
+    model = metered(ScriptedChat(["x", busy, "x", "x"]), CallBudget(cache_at(tmp_path), "study"), attempts=2)
+    assert model.calls_per_answer == 1
+    for n in (1, 2, 2):
+        anyio.run(model.answer, asked(n))
+    assert model.calls_per_answer == 1.5
+
+
+def test_a_model_that_nobody_has_a_price_for_is_not_asked_under_a_budget_of_dollars(tmp_path: Path) -> None:
+    chat = ScriptedChat(["x"])
+    identity = ModelIdentity("scripted", "tiny", {"max_tokens": MOST_OUT})
+    budget = CallBudget(cache_at(tmp_path), "study", Allowance(usd=1.0))
+    model = CachedModel(chat, identity, budget.cache, rng=Random(1), budget=budget)
+    with pytest.raises(UnpricedModelError, match="nobody knows what scripted/tiny costs"):
+        anyio.run(model.answer, asked(1))
+    assert chat.calls == []
 
 
 @settings(max_examples=60, deadline=None)

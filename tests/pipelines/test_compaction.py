@@ -1,6 +1,8 @@
 """Compaction: few parts, the same rows, and nobody who reads notices."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,11 @@ from tests.pipelines.stored_rows import DAY_S, NOON, FakeTraceReader
 
 
 def parts_of(sizes: list[tuple[int, int]]) -> list[Part]:
-    """Parts of (day, memory bytes)."""
-    return [Part(f"p{n}", date(2025, 3, 1 + day), 1, n, n, size, size) for n, (day, size) in enumerate(sizes, start=1)]
+    """Parts of (day, memory bytes), as an ingest writes them."""
+    return [
+        Part(f"p{n}", date(2025, 3, 1 + day), 1, n, n, size, size, "fast")
+        for n, (day, size) in enumerate(sizes, start=1)
+    ]
 
 
 @given(sizes=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 150)), max_size=30))
@@ -27,13 +32,16 @@ def test_groups_are_of_one_day_fit_into_a_part_and_leave_no_two_small_parts_that
     grouped = [part.path for group in groups for part in group]
     assert len(grouped) == len(set(grouped))
     for group in groups:
-        assert len(group) > 1
+        assert len(group) > 1 or {part.packing for part in group} == {"fast"}
         assert len({part.day for part in group}) == 1
-        assert sum(part.memory_bytes for part in group) <= 100
-    alone = [part for part in parts if part.path not in grouped and part.memory_bytes < 50]
-    for part in alone:
-        neighbours = [g for g in groups if g[0].day == part.day]
-        assert len([p for p in alone if p.day == part.day]) <= 1 + len(neighbours)
+        assert len(group) == 1 or sum(part.memory_bytes for part in group) <= 100
+    assert set(grouped) == {part.path for part in parts}, "all are packed small afterwards"
+    for day in {part.day for part in parts}:
+        small = [group for group in groups if group[0].day == day and group[0].memory_bytes < 25]
+        for one, other in pairwise(small):
+            assert sum(part.memory_bytes for part in one) + other[0].memory_bytes > 100
+    packed = [replace(part, packing="small") for part in parts]
+    assert all(len(group) > 1 for group in small_parts(packed, part_bytes=100))
 
 
 def test_parts_are_merged_by_themselves_only_when_many_of_one_size_have_come_together() -> None:
@@ -68,6 +76,18 @@ def test_a_compaction_merges_the_small_parts_of_each_day(tmp_path: Path) -> None
     assert lake.manifest().traces.days() == (date(2025, 3, 1), date(2025, 3, 2))
     assert lake.traces(["seq"]).collect()["seq"].sort().to_list() == [1, 2, 3, 4, 5, 6]
     assert lake.compact().merged == 0
+
+
+def test_a_compaction_packs_every_part_small_once(tmp_path: Path) -> None:
+    reader, lake = FakeTraceReader(), Lake(tmp_path)
+    reader.add_trace(text="".join(str(number**7) for number in range(20_000)))
+    lake.ingest(reader)
+    (before,) = lake.manifest().traces.parts
+    assert (lake.compact().merged, lake.compact().merged) == (1, 0)
+    (after,) = lake.manifest().traces.parts
+    assert (before.packing, after.packing) == ("fast", "small")
+    assert after.bytes < before.bytes
+    assert after.bytes == (tmp_path / after.path).stat().st_size
 
 
 def test_a_notebook_that_was_open_before_a_compaction_reads_on(tmp_path: Path) -> None:

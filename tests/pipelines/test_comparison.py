@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console
 
 from rs_gateway.adapters.scripted_chat import ScriptedChat
+from rs_gateway.domain.errors import ProviderError, ProviderOverloadedError
 from rs_gateway.domain.prompts import PromptText
-from rs_pipelines.answers import Allowance, BudgetExhaustedError, CallBudget
+from rs_pipelines.answers import Allowance, CallBudget
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.comparison import Comparison, NotComparableError, run_comparison
 from rs_pipelines.gate import GatePolicy
@@ -131,12 +132,35 @@ def test_study_and_comparison_together_stay_within_the_budget(tmp_path: Path) ->
     assert record.calls + len(chat.calls) <= 400
 
 
-def test_a_budget_that_others_have_spent_stops_the_comparison(tmp_path: Path) -> None:
+def test_rows_that_the_budget_does_not_cover_are_missing_and_publish_nothing(tmp_path: Path) -> None:
     record = anyio.run(studied, tmp_path, 400)
     for _ in range(170):
         cache_at(tmp_path).charge(record.study_id, Allowance())
-    with pytest.raises(BudgetExhaustedError):
-        anyio.run(compared, record, model(ScriptedChat(tiny_model), cache_at(tmp_path)))
+    chat = ScriptedChat(tiny_model)
+    found = anyio.run(compared, record, model(chat, cache_at(tmp_path)))
+    assert len(chat.calls) == max(0, 400 - record.calls - 170)
+    assert not found.verdict.publish
+    assert found.verdict.missing > 8
+    reasons = " ".join(found.verdict.reasons)
+    assert f"{found.verdict.missing} of 80 test rows are missing" in reasons
+    assert "or the budget was spent" in reasons
+
+
+@pytest.mark.parametrize("max_calls", [237, 300, 380, 450])
+def test_where_calls_fail_more_is_kept_back_for_the_comparison(tmp_path: Path, max_calls: int) -> None:
+    def busy(number: int) -> ProviderError | None:
+        return ProviderOverloadedError("busy", provider="scripted", status=500) if number % 4 == 3 else None
+
+    async def all_in_one() -> Comparison:
+        wanted = request(small_plan(max_calls=max_calls))
+        study = await run_study(wanted, asked, evaluator=EVALUATOR, files=StudyFiles(tmp_path / "studies"))
+        return await compared(study, asked.task)
+
+    chat = ScriptedChat(tiny_model, fault=busy)
+    asked = models(chat, cache_at(tmp_path))
+    found = anyio.run(all_in_one)
+    assert len(chat.calls) <= max_calls
+    assert found.verdict.missing <= 4, "only rows that failed four times on end"
 
 
 def test_a_study_of_other_inputs_is_not_compared(study: StudyRecord, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -340,3 +341,37 @@ def test_an_ingest_ends_where_the_store_was_when_it_began(tmp_path: Path) -> Non
     report = lake.ingest(reader, page_rows=1, on_page=write_on)
     assert report.rows == 3
     assert len(reader.trace_rows) == 6
+
+
+def test_large_rows_come_in_smaller_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rs_pipelines.ingest.PAGE_BYTES", 100_000)
+    reader, lake = FakeTraceReader(), Lake(tmp_path)
+    for _ in range(50):
+        reader.add_trace(text="x" * 10_000)
+    lake.ingest(reader, page_rows=5)
+    for _ in range(50):
+        reader.add_trace(text="x" * 30_000)
+    pages: list[int] = []
+    lake.ingest(reader, page_rows=50, on_page=lambda page: pages.append(page.rows))
+    assert pages[0] == 9, "as many as the last ones made"
+    assert {after - before for before, after in pairwise(pages)} == {3, 2}
+    assert seqs(lake) == list(range(1, 101))
+
+
+def test_a_store_whose_gateway_was_killed_is_read_as_columns_too(tmp_path: Path) -> None:
+    path = tmp_path / "traces.db"
+    script = f"""
+import asyncio, os
+from pathlib import Path
+from rs_gateway.adapters.sqlite_traces import SqliteTraceStore
+from tests.trace_files import a_trace
+store = SqliteTraceStore(Path({str(path)!r}))
+for number in range(20):
+    store.append(a_trace(f"T{{number}}"))
+asyncio.run(store.committed(a_trace("T20")))
+os._exit(9)
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=False)
+    assert path.with_name("traces.db-wal").stat().st_size
+    with closing(SqliteTraceReader(path)) as reader:
+        assert Lake(tmp_path / "lake").ingest(ColumnsOnly(reader)).rows == 21

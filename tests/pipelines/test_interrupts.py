@@ -6,7 +6,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from rs_pipelines.interrupts import run_interruptible
+from rs_pipelines.interrupts import run_interruptible, sigterm_interrupts
 
 
 class TakenError(BaseException):
@@ -69,3 +69,15 @@ def test_in_another_thread_signals_are_left_alone() -> None:
         return await anyio.to_thread.run_sync(run_interruptible, seven)
 
     assert anyio.run(main) == 7
+
+
+def test_a_command_may_take_sigterm_for_ctrl_c_in_and_out_of_an_event_loop() -> None:
+    async def terminated() -> None:
+        signal.raise_signal(signal.SIGTERM)
+        await anyio.sleep_forever()
+
+    for act in (lambda: signal.raise_signal(signal.SIGTERM), lambda: run_interruptible(terminated)):
+        with pytest.raises(KeyboardInterrupt), sigterm_interrupts():
+            act()
+    with pytest.raises(TakenError):  # the handlers are back
+        signal.raise_signal(signal.SIGTERM)

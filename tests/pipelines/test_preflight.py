@@ -1,6 +1,7 @@
 """The pre-flight: what it says, what it refuses and with which remedy, and what it spends."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -275,6 +276,22 @@ def test_a_search_that_could_prove_nothing_is_refused_after_the_probe_calls(tmp_
         with pytest.raises(PreflightError, match="The test split has 20 rows"):
             steps.search(bench, target)
     assert len(upstream.requests) == 10
+
+
+def test_a_limit_that_covers_no_call_is_refused_with_what_it_takes(tmp_path: Path) -> None:
+    with Upstream([tiny]).running() as upstream:
+        bounded = {"id": "p", "template_id": "parcels", "model": "tiny", "provider": "scripted"}
+        combinations = [{**bounded, "parameters": {"max_tokens": 50}}]
+        limit = {"mipro_v2": {"max_tokens": 100}}
+        bench = workbench(tmp_path, upstream, gateway={"combinations": combinations}, **limit)
+        import_parcels(tmp_path, bench)
+        target = bench.target("parcels")
+        steps.draw(bench, target)
+        with pytest.raises(PreflightError) as refused:
+            steps.search(bench, target)
+    assert upstream.requests == []
+    (objection,) = refused.value.objections
+    assert re.search(r"`mipro_v2.max_tokens` is 100, but .* take about [\d,]+ tokens", objection)
 
 
 def test_the_command_line_prints_it_alone_and_exits_with_1_where_it_refuses(tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ def course(record: StudyRecord) -> StudyRecord:
     """The record without what depends on the clock and on crashes."""
     trials = tuple(replace(trial, seconds=0.0, calls=0) for trial in record.trials)
     spent = {"calls": 0, "input_tokens": 0, "output_tokens": 0, "booked_tokens": 0}
-    return replace(record, trials=trials, seconds=0.0, started_at="", **spent)
+    measured = {name: replace(calls, answered=0, failed=0, lost=0) for name, calls in record.measured.items()}
+    return replace(record, trials=trials, seconds=0.0, started_at="", measured=measured, **spent)
 
 
 def test_a_better_prompt_is_found(tmp_path: Path) -> None:

@@ -1,0 +1,110 @@
+"""`route-switch forget`: everything that is kept of a user or a trace, and everything that was made from it."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from rs_pipelines.forgetting import Found
+    from rs_pipelines.workbench import Workbench
+
+words = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+_SAID: Mapping[str, str] = {
+    "traces": "traces in the trace store, with their payloads",
+    "feedback": "feedback rows",
+    "lake_rows": "rows in the lake",
+    "sample_rows": "rows of calibration samples",
+    "studies": "studies and comparisons that show their words",
+    "dataset_rows": "imported rows of the same input",
+    "cached_answers": "cached model answers that may be about them",
+    "dagster_runs": "runs in Dagster's history that may show them",
+}
+
+
+def forget(
+    user: Annotated[str | None, typer.Option("--user", help="The `user` of the requests, exactly as stored.")] = None,
+    trace: Annotated[list[str] | None, typer.Option("--trace", help="A trace id; may be given several times.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what there is; remove nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; for scripts.")] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="The configuration file.  [default: $RS_CONFIG, else route-switch.yaml]"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")] = False,
+) -> None:
+    """Remove for good what is kept of a user or of traces, and list the prompt versions that quote it.
+
+    From the trace store and the lake, and from what was made of it: samples, studies, imported rows of the same input,
+    cached answers. The gateway goes on meanwhile. It shows what there is and asks before it removes anything.
+
+    Example: `route-switch forget --user user-7 --dry-run`
+    """
+    from rs_pipelines.cli import need_pipelines
+
+    if (user is None) == (not trace):
+        raise typer.BadParameter("Say either --user USER or --trace ID.")
+    need_pipelines()
+    from rs_pipelines.forgetting import find
+    from rs_pipelines.forgetting import forget as remove
+    from rs_pipelines.workbench import Workbench
+
+    bench = Workbench.at(config)
+    found = find(bench, end_user=user, trace_ids=trace or ())
+    runs = _runs(bench, found)
+    counts = {**found.counts, "dagster_runs": len(runs)}
+    _show(found, counts)
+    forgotten = False
+    if not dry_run and not found.empty and _agreed(yes=yes):
+        if runs:
+            from rs_pipelines.defs.forgotten_runs import forget_runs
+
+            forget_runs(bench, runs)
+        remove(bench, found)
+        forgotten = True
+        words.print("Forgotten. Backups that were made before still have it: forget again after a restore.")
+    if as_json:
+        result = {
+            "found": counts,
+            "versions": [asdict(version) for version in found.versions],
+            "forgotten": forgotten,
+        }
+        sys.stdout.write(json.dumps(result) + "\n")
+    if not dry_run and not found.empty and not forgotten:
+        raise typer.Exit(1)
+
+
+def _runs(bench: "Workbench", found: "Found") -> list[str]:
+    if not found.study_ids:
+        return []
+    from rs_pipelines.defs.forgotten_runs import runs_of  # brings Dagster along
+
+    return runs_of(bench, found.study_ids)
+
+
+def _show(found: "Found", counts: Mapping[str, int]) -> None:
+    if found.empty:
+        words.print("There is nothing of it in any store.")
+    for name, n in counts.items():
+        if n:
+            words.print(f"{n:>8,} {_SAID[name]}")
+    for version in found.versions:
+        live = f", live for {', '.join(version.live_for)}" if version.live_for else ""
+        words.print(
+            f"Version {version.version} of {version.template_id!r}{live} quotes it in {version.demos} demo(s): "
+            "versions are not changed, so publish one without."
+        )
+
+
+def _agreed(*, yes: bool) -> bool:
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        words.print("Nothing was removed: pass --yes to remove it without being asked.")
+        return False
+    return typer.confirm("Remove all of it for good?", err=True)
