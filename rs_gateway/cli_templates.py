@@ -13,7 +13,6 @@ from rs_gateway.cli_options import ConfigOption, JsonOption
 from rs_gateway.cli_template_changes import edit_template, publish_version, roll_back_template
 from rs_gateway.current_user import current_user
 from rs_gateway.data_console import data, print_json, printable, words
-from rs_gateway.domain.prompts import Origin
 
 if TYPE_CHECKING:
     from rs_gateway.domain.prompts import PromptVersion, RegisteredTemplate
@@ -46,6 +45,7 @@ def register_template(
 
     Example: `route-switch template register support.yaml`
     """
+    from rs_gateway.domain.prompts import Origin
     from rs_gateway.settings import load_settings
     from rs_gateway.template_file import check_template, read_prompt, read_template
     from rs_gateway.wiring import open_registry

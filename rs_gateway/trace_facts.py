@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rs_gateway.data_console import printable
-from rs_gateway.domain.ports import TraceReader
 
 if TYPE_CHECKING:
+    from rs_gateway.domain.ports import TraceReader
     from rs_gateway.settings import Settings
 
 Facts: TypeAlias = dict[str, Any]
@@ -65,7 +65,7 @@ class Page:
     position: int
 
 
-def pages(reader: TraceReader, wanted: Wanted, *, after: int = 0) -> Iterator[Page]:
+def pages(reader: "TraceReader", wanted: Wanted, *, after: int = 0) -> Iterator[Page]:
     """What was committed after a position, page by page; a page may hold none that is wanted. Raises StoreError."""
     while True:
         page = reader.traces(after=after, limit=_PAGE_ROWS)
@@ -76,7 +76,7 @@ def pages(reader: TraceReader, wanted: Wanted, *, after: int = 0) -> Iterator[Pa
         yield Page([facts_of(row) for row in named if wanted.admits(row)], after)
 
 
-def newest(reader: TraceReader, wanted: Wanted, *, n: int) -> Page:
+def newest(reader: "TraceReader", wanted: Wanted, *, n: int) -> Page:
     """The `n` traces that were committed last. Raises StoreError."""
     end = reader.newest_positions().traces
     span = max(n, 1)

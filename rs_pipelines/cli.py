@@ -13,7 +13,6 @@ import typer
 from rich.console import Console
 
 from rs_gateway.domain.errors import ConfigurationError
-from rs_gateway.logs import configure_logs
 from rs_pipelines.cli_backup import backup, restore
 from rs_pipelines.cli_best_model import find_best_model
 from rs_pipelines.cli_dataset import dataset_app
@@ -236,4 +235,6 @@ def need_pipelines() -> None:
     """Raises ConfigurationError where only the gateway is installed."""
     if find_spec("dagster") is None:
         raise ConfigurationError("This command needs the pipelines: pip install 'route-switch[pipelines]'.")
+    from rs_gateway.logs import configure_logs
+
     configure_logs()
