@@ -1,4 +1,4 @@
-"""Pages of a SQLite file as Arrow columns, read by a driver in C: several times faster than rows of Python objects.
+"""Pages of a SQLite file as Arrow columns, read by a driver in C at half the cost of rows of Python objects.
 
 The driver brings an SQLite of its own. Two of them in one process undo each other's file locks (POSIX drops all of a
 process's locks on a file when it closes any of its descriptors), so a file that this process has open already is not
