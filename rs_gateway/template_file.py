@@ -1,5 +1,6 @@
 """A template as a file that a person wrote, read and checked before anything is registered."""
 
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,27 @@ def read_template(file: Path) -> tuple[PromptTemplate, PromptText]:
         raise TemplateInvalidError(f"{file} is not valid YAML: {error}") from None
     try:
         return TemplateForm.read(content).to_template()
+    except TemplateInvalidError as error:
+        raise TemplateInvalidError(f"{file}: {error}") from None
+
+
+def read_prompt(
+    file: Path, *, template_id: str, name: str, variables: Sequence[str] | None
+) -> tuple[PromptTemplate, PromptText]:
+    """A text file with an instruction alone, as a template. Raises TemplateInvalidError naming what is wrong.
+
+    Args:
+        variables: None for those that the text uses.
+    """
+    from rs_gateway.template_form import TemplateForm
+
+    try:
+        instruction = file.read_text(encoding="utf-8").strip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TemplateInvalidError(f"{file} cannot be read as UTF-8 text: {error}") from None
+    try:
+        form = {"id": template_id, "name": name, "instruction": instruction, "variables": variables}
+        return TemplateForm.read(form).to_template()
     except TemplateInvalidError as error:
         raise TemplateInvalidError(f"{file}: {error}") from None
 

@@ -13,20 +13,19 @@ import typer
 from rich.console import Console
 
 from rs_gateway.domain.errors import ConfigurationError
-from rs_gateway.logs import configure_logs
 from rs_pipelines.cli_backup import backup, restore
 from rs_pipelines.cli_best_model import find_best_model
+from rs_pipelines.cli_dataset import dataset_app
 from rs_pipelines.cli_forget import forget
 from rs_pipelines.cli_ingest import ingest
+from rs_pipelines.cli_study import study_app
 
 if TYPE_CHECKING:
     from rs_pipelines.gate import ComparedRow
     from rs_pipelines.sample import Example, Target
     from rs_pipelines.steps import Effort
-    from rs_pipelines.teaching import Taught
     from rs_pipelines.workbench import Workbench
 
-dataset_app = typer.Typer(no_args_is_help=True, help="Labelled examples from files.")
 words = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 ConfigOption = Annotated[
@@ -39,6 +38,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, 
 def register(app: typer.Typer) -> None:
     """Called through the `route_switch.commands` entry point."""
     app.add_typer(dataset_app, name="dataset")
+    app.add_typer(study_app, name="study")
     app.command("ingest")(ingest)
     app.command("optimize")(optimize)
     app.command("find-best-model")(find_best_model)
@@ -47,114 +47,6 @@ def register(app: typer.Typer) -> None:
     app.command("forget")(forget)
     app.command("up")(up)
     app.command("demo")(demo)
-
-
-@dataset_app.command("import")
-def import_dataset(
-    template_id: str,
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help='Lines of {"variables", "expected"}.')],
-    config: ConfigOption = None,
-    skip_invalid: Annotated[bool, typer.Option(help="Import the good rows although there are bad ones.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Import labelled rows for a template. A bad row is listed with its line; then nothing at all is imported.
-
-    Each line: {"variables": {...}, "expected": "...", "split": "train|val|test" (optional)}
-
-    Example: `route-switch dataset import support labels.jsonl`
-    """
-    need_pipelines()
-    from rs_pipelines.datasets import DatasetError, ImportReport, read_dataset
-    from rs_pipelines.workbench import Workbench
-
-    bench = Workbench.at(config)
-    content = read_dataset(file, bench.registry.get(template_id).template)
-    try:
-        report, refused = bench.datasets.add(template_id, content, skip_invalid=skip_invalid), False
-    except DatasetError as error:
-        report, refused = ImportReport(0, 0, 0, error.problems), True
-    for problem in report.problems:
-        words.print(f"line {problem.line}: {problem.reason}")
-    if refused:
-        words.print(
-            f"{report.skipped} bad row(s), nothing imported. Mend them, or pass --skip-invalid.", style="bold red"
-        )
-    if as_json:
-        _print_json(
-            {
-                "imported": report.added,
-                "corrected": report.corrected,
-                "duplicates": report.duplicates,
-                "skipped": report.skipped,
-                "problems": [{"line": p.line, "reason": p.reason} for p in report.problems],
-            }
-        )
-    elif not refused:
-        words.print(
-            f"Imported {report.added} rows ({report.corrected} corrected, {report.duplicates} already known, "
-            f"{report.skipped} skipped)."
-        )
-    if refused:
-        raise typer.Exit(1)
-
-
-@dataset_app.command("teach")
-def teach_dataset(
-    template_id: str,
-    teacher: Annotated[str, typer.Option(help="Id of a combination of the template; `enabled: false` will do.")],
-    limit: Annotated[int, typer.Option(min=1, help="Inputs at most, the newest first.")] = 200,
-    max_calls: Annotated[int | None, typer.Option(min=1, help="Hard limit on the teacher's calls.")] = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Have a stronger model answer what production asked and nobody has labelled; its answers become labels.
-
-    They are marked `teacher:MODEL` wherever labels are counted, and a person's label goes before them.
-
-    Example: `route-switch dataset teach support --teacher support-large --limit 300`
-    """
-    need_pipelines()
-    from rs_pipelines.interrupts import sigterm_interrupts
-    from rs_pipelines.progress import RunProgress
-    from rs_pipelines.teaching import teach
-    from rs_pipelines.workbench import Workbench
-
-    bench = Workbench.at(config)
-    try:
-        with sigterm_interrupts(), RunProgress(words) as progress:
-            taught = teach(
-                bench,
-                template_id,
-                teacher=teacher,
-                limit=limit,
-                max_calls=max_calls,
-                watch=progress,
-                on_label=lambda done, total: progress.bar("inputs", done, total),
-            )
-    except KeyboardInterrupt:
-        words.print("Stopped. What was labelled is kept: the same command goes on where it was.")
-        raise typer.Exit(130) from None
-    if as_json:
-        _print_json(asdict(taught))
-        return
-    spent = f"; stopped, all {max_calls} calls are spent" if taught.budget_spent else ""
-    words.print(
-        f"{taught.labelled} of {taught.inputs} unlabelled inputs labelled as {taught.source}, {taught.unanswered} not "
-        f"answered, {taught.calls} calls{spent}.\n{_left_to_teach(taught)}"
-    )
-
-
-def _left_to_teach(taught: "Taught") -> str:
-    """What has no label yet, and how to go on."""
-    left = "1 input has" if taught.remaining == 1 else f"{taught.remaining} inputs have"
-    if taught.remaining > taught.unanswered:
-        # Those that were not answered are the newest: they come first again.
-        limit = "" if taught.unanswered < taught.inputs else ", with a larger --limit"
-        return f"{left} no label yet: the same command goes on with what is left{limit}."
-    if taught.remaining:
-        why = "the teacher did not answer to the end: look at its `max_tokens` and output format, or label by hand"
-        return f"{left} no label yet, because {why}."
-    return "Nothing that was asked is without a label."
 
 
 def optimize(
@@ -361,4 +253,6 @@ def need_pipelines() -> None:
     """Raises ConfigurationError where only the gateway is installed."""
     if find_spec("dagster") is None:
         raise ConfigurationError("This command needs the pipelines: pip install 'route-switch[pipelines]'.")
+    from rs_gateway.logs import configure_logs
+
     configure_logs()

@@ -146,6 +146,18 @@ def read_dataset(path: Path, template: PromptTemplate) -> DatasetFile:
     return DatasetFile(str(path), tuple(rows), tuple(problems))
 
 
+def line_of(row: LabelledRow) -> str:
+    """One line, without its end, that `read_dataset` reads as this row again."""
+    content = {
+        "variables": dict(row.variables),
+        "messages": list(row.messages) or None,
+        "expected": row.expected,
+        "split": row.split,
+        "id": row.row_id,
+    }
+    return json.dumps({name: value for name, value in content.items() if value is not None}, ensure_ascii=False)
+
+
 class DatasetStore:
     """Imported files under one folder: `<template_id>/NNNNNN-<hash>.jsonl`, numbered in the order of import."""
 

@@ -6,6 +6,9 @@ from typing import Any
 from typer.testing import CliRunner, Result
 
 from rs_gateway.cli import app
+from rs_pipelines.cli import register
+
+register(app)
 
 
 def invoke(*arguments: str, stdin: str | None = None, columns: int = 250) -> Result:

@@ -2,26 +2,14 @@
 
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Query, Request
 
-from rs_gateway.api.analytics_schemas import (
-    AnalyticsBody,
-    CombinationFigures,
-    EndpointFigures,
-    FiguresBody,
-    ModelFigures,
-    TemplateAnalyticsBody,
-    TemplateFigures,
-    VersionFigures,
-    WindowBody,
-    figures_of,
-)
+from rs_gateway.api.analytics_schemas import AnalyticsBody, TemplateAnalyticsBody, WindowBody, utc, window_of
 from rs_gateway.api.schemas import ErrorBody
-from rs_gateway.domain.analytics import WINDOWS, Breakdown, break_down, since
+from rs_gateway.domain.analytics import WINDOWS, break_down, since
 from rs_gateway.domain.errors import InvalidRequestError, ModelNotFoundError, shown
 from rs_gateway.domain.ports import TraceStore
 from rs_gateway.domain.sketch import RELATIVE_ERROR
@@ -83,7 +71,7 @@ def _read(reader: StatsReader, names: Sequence[str], now_s: float, template_id: 
     windows: dict[str, WindowBody] = {}
     for name in names:
         since_s = since(name, now_s=now_s)
-        windows[name] = _window(since_s, break_down(reader.stats(since_s=since_s, template_id=template_id)))
+        windows[name] = window_of(since_s, break_down(reader.stats(since_s=since_s, template_id=template_id)))
     return windows
 
 
@@ -91,38 +79,8 @@ def _reading(request: Request, now_s: float) -> dict[str, Any]:
     serving: Serving = request.app.state.serving
     store: TraceStore = request.app.state.traces
     return {
-        "as_of": _utc(now_s),
+        "as_of": utc(now_s),
         "percentile_relative_error": RELATIVE_ERROR,
         "commit_lag_s": serving.settings.stores.flush_interval_seconds,
         "waiting_requests": store.health().queued,
     }
-
-
-def _window(since_s: int | None, breakdown: Breakdown) -> WindowBody:
-    return WindowBody(
-        since=None if since_s is None else _utc(since_s),
-        overall=FiguresBody.model_validate(breakdown.overall),
-        templates=[
-            TemplateFigures(template_id=template_id, **figures_of(summary))
-            for (template_id,), summary in breakdown.templates
-        ],
-        versions=[
-            VersionFigures(template_id=template_id, version=version, **figures_of(summary))
-            for (template_id, version), summary in breakdown.versions
-        ],
-        combinations=[
-            CombinationFigures(combination_id=combination_id, template_id=template_id, **figures_of(summary))
-            for (combination_id, template_id), summary in breakdown.combinations
-        ],
-        models=[
-            ModelFigures(provider=provider, model=model, **figures_of(summary))
-            for (provider, model), summary in breakdown.models
-        ],
-        endpoints=[
-            EndpointFigures(endpoint=endpoint, **figures_of(summary)) for (endpoint,), summary in breakdown.endpoints
-        ],
-    )
-
-
-def _utc(instant_s: float) -> str:
-    return datetime.fromtimestamp(instant_s, UTC).isoformat(timespec="seconds")

@@ -1,8 +1,11 @@
 """The wire: what the live figures look like."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from rs_gateway.domain.analytics import Breakdown
 
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float | None, Field(ge=0)]
@@ -122,3 +125,35 @@ class TemplateAnalyticsBody(AnalyticsBody):
 def figures_of(summary: object) -> dict[str, Any]:
     """A domain summary as the fields of `FiguresBody`."""
     return FiguresBody.model_validate(summary).model_dump()
+
+
+def window_of(since_s: int | None, breakdown: Breakdown) -> WindowBody:
+    """One window; `since_s` in seconds since the epoch, None for since the store began."""
+    return WindowBody(
+        since=None if since_s is None else utc(since_s),
+        overall=FiguresBody.model_validate(breakdown.overall),
+        templates=[
+            TemplateFigures(template_id=template_id, **figures_of(summary))
+            for (template_id,), summary in breakdown.templates
+        ],
+        versions=[
+            VersionFigures(template_id=template_id, version=version, **figures_of(summary))
+            for (template_id, version), summary in breakdown.versions
+        ],
+        combinations=[
+            CombinationFigures(combination_id=combination_id, template_id=template_id, **figures_of(summary))
+            for (combination_id, template_id), summary in breakdown.combinations
+        ],
+        models=[
+            ModelFigures(provider=provider, model=model, **figures_of(summary))
+            for (provider, model), summary in breakdown.models
+        ],
+        endpoints=[
+            EndpointFigures(endpoint=endpoint, **figures_of(summary)) for (endpoint,), summary in breakdown.endpoints
+        ],
+    )
+
+
+def utc(instant_s: float) -> str:
+    """ISO 8601, to the second."""
+    return datetime.fromtimestamp(instant_s, UTC).isoformat(timespec="seconds")

@@ -168,7 +168,7 @@ def test_a_user_without_a_name_registers_under_the_number(tmp_path: Path, monkey
     (tmp_path / "new.yaml").write_text("id: new\ninstruction: Do it.\n")
     monkeypatch.setattr(current_user, "getuser", nameless)
     monkeypatch.setattr(current_user, "getuid", lambda: 4711)
-    register_template(tmp_path / "new.yaml", tmp_path / "route-switch.yaml")
+    register_template(tmp_path / "new.yaml", config=tmp_path / "route-switch.yaml")
     assert PromptFiles(tmp_path / "data/prompts").get("new").versions[1].origin.by == "uid 4711"
 
 

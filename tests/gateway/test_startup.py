@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,3 +33,29 @@ def test_help_answers_quickly_and_loads_nothing_heavy() -> None:
     statement = "from importlib.metadata import entry_points\nimport typer\nfrom rs_gateway.cli import app\n"
     statement += "[p.load()(app) for p in entry_points(group='route_switch.commands')]"
     assert loaded_by(statement).isdisjoint(HEAVY)
+
+
+_COMMANDS = (
+    "init",
+    "check",
+    "template list",
+    "template history nowhere",
+    "gateway combinations",
+    "stats",
+    "stats --json",
+    "traces tail",
+    "traces export",
+    "feedback add 01KAT5S9C6T1GQ8MHK0N5V2R7X --label x",
+    "keys list",
+)
+
+
+def test_commands_on_the_gateways_own_stores_load_nothing_of_the_pipelines(tmp_path: Path) -> None:
+    statement = "import os\nfrom typer.testing import CliRunner\nfrom importlib.metadata import entry_points\n"
+    statement += (
+        "from rs_gateway.cli import app\n[p.load()(app) for p in entry_points(group='route_switch.commands')]\n"
+    )
+    statement += f"os.chdir({str(tmp_path)!r})\n"
+    statement += f"[CliRunner().invoke(app, words.split()) for words in {_COMMANDS!r}]"
+    assert loaded_by(statement).isdisjoint(HEAVY)
+    assert (tmp_path / "route-switch.yaml").exists()

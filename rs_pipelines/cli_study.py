@@ -1,0 +1,101 @@
+"""`route-switch study`: what searches have found, and on which proof."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.data_console import data, print_json, printable, words
+
+study_app = typer.Typer(no_args_is_help=True, help="What optimisations have tried, found and proven.")
+
+
+@study_app.command("list")
+def list_studies(
+    template_id: Annotated[str | None, typer.Argument(help="Only this template's.")] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List studies with what they found on validation rows and proved on held-out ones; the newest last.
+
+    Example: `route-switch study list support`
+    """
+    from rs_pipelines.cli import need_pipelines
+
+    need_pipelines()
+    from rs_pipelines.study_lines import study_lines
+    from rs_pipelines.workbench import Workbench
+
+    bench = Workbench.at(config)
+    lines = study_lines(bench.studies, bench.registry, template_id=template_id)
+    if as_json:
+        print_json([asdict(line) for line in lines])
+        return
+    table = Table("study", "template", "model", "started", "state", "live", "best", "proven gain", "calls")
+    for line in lines:
+        became = f"version {line.published_version}" if line.published_version is not None else line.state
+        gain = ""
+        if line.gain is not None and line.interval is not None:
+            gain = f"{line.gain:+.3f} [{line.interval[0]:+.3f}, {line.interval[1]:+.3f}]"
+        table.add_row(
+            *(printable(cell) for cell in (line.study_id, line.template_id, line.model, line.started_at, became)),
+            *(_score(line.live_value), _score(line.best_value), gain, str(line.calls)),
+        )
+    if lines:
+        data.print(table)
+    else:
+        words.print("There is no study yet: `route-switch optimize TEMPLATE` makes one.")
+
+
+@study_app.command("show")
+def show_study(
+    study_id: Annotated[str, typer.Argument(help="Its id, or how it begins.")],
+    rows: Annotated[int, typer.Option(min=0, help="Rows won, and lost, to show with both outputs.")] = 0,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one study: the leading candidates, its course, the prompt that it chose, and the comparison that followed.
+
+    Example: `route-switch study show 4b77 --rows 3`
+    """
+    from rs_pipelines.cli import need_pipelines
+
+    need_pipelines()
+    import msgspec
+
+    from rs_gateway.version_texts import text_yaml
+    from rs_pipelines.progress import print_comparison, print_study
+    from rs_pipelines.study_lines import find_study, published_version
+    from rs_pipelines.workbench import Workbench
+
+    bench = Workbench.at(config)
+    study, comparison = find_study(bench.studies, study_id)
+    published = None if comparison is None else published_version(bench.registry, comparison)
+    if as_json:
+        print_json(
+            {
+                "study": msgspec.to_builtins(study),
+                "comparison": None if comparison is None else msgspec.to_builtins(comparison),
+                "published_version": published,
+            }
+        )
+        return
+    data.print(
+        f"Study {study.study_id} of {printable(study.target.template_id)} for {printable(study.target.model)}, "
+        f"started {study.started_at}"
+    )
+    print_study(data, study)
+    if study.best_text is not None:
+        data.print("Chosen prompt:")
+        for line in text_yaml(study.best_text).splitlines():
+            data.print(f"  {printable(line)}")
+    if comparison is None:
+        words.print("It was not compared on held-out rows: `route-switch optimize` goes on where it was.")
+    else:
+        print_comparison(data, comparison, published=published, show_rows=rows)
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

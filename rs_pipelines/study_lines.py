@@ -1,0 +1,113 @@
+"""Studies at a glance: what each searched, what it found, and what became of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from rs_gateway.domain.errors import RouteSwitchError
+from rs_gateway.domain.ports import PromptRegistry
+from rs_gateway.domain.publication import Action
+from rs_pipelines.comparison import Comparison
+from rs_pipelines.mipro.records import StudyRecord
+from rs_pipelines.studies import StudyFiles
+
+
+class StudyNotFoundError(RouteSwitchError):
+    """No study has that id, or several begin so."""
+
+    code = "study_not_found"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyLine:
+    """One study.
+
+    Attributes:
+        state: `searching` also where it was interrupted and may go on; `searched`: not compared yet.
+        live_value, best_value: means over validation rows; gain, interval: on the held-out rows, None before that.
+        published_version: the version that its comparison made live at some time.
+    """
+
+    study_id: str
+    template_id: str
+    model: str
+    started_at: str
+    state: Literal["searching", "searched", "compared", "published"]
+    seed: int
+    evaluations: int
+    calls: int
+    usd: float
+    live_value: float | None
+    best_value: float | None
+    gain: float | None
+    interval: tuple[float, float] | None
+    published_version: int | None
+
+
+def study_lines(studies: StudyFiles, registry: PromptRegistry, *, template_id: str | None = None) -> list[StudyLine]:
+    """All studies, or those of a template, in the order of their start. Raises StoreError, RegistryError."""
+    published = _published(registry)
+    lines = [
+        _line(study, studies.load_comparison(study.target, study.study_id), published)
+        for study in _records(studies)
+        if template_id in (None, study.target.template_id)
+    ]
+    return sorted(lines, key=lambda line: line.started_at)
+
+
+def find_study(studies: StudyFiles, study_id: str) -> tuple[StudyRecord, Comparison | None]:
+    """The study whose id is, or alone begins with, `study_id`, and its comparison. Raises StudyNotFoundError."""
+    found = [study for study in _records(studies) if study.study_id.startswith(study_id)]
+    if not found:
+        raise StudyNotFoundError(f"There is no study {study_id!r}: `route-switch study list` names all that there are.")
+    if len(found) > 1:
+        raise StudyNotFoundError(
+            f"{len(found)} studies begin with {study_id!r}: "
+            f"{', '.join(study.study_id for study in found[:10])}. Write more of the one that you mean."
+        )
+    return found[0], studies.load_comparison(found[0].target, found[0].study_id)
+
+
+def published_version(registry: PromptRegistry, comparison: Comparison) -> int | None:
+    """The version that a comparison made live at some time."""
+    return _published(registry).get(comparison.comparison_id)
+
+
+def _records(studies: StudyFiles) -> Iterator[StudyRecord]:
+    for target in studies.targets():
+        yield from studies.studies(target)
+
+
+def _published(registry: PromptRegistry) -> dict[str, int]:
+    """Comparison id -> the version that it made live."""
+    return {
+        change.comparison_id: change.version
+        for registered in registry.load().templates.values()
+        for change in registered.history
+        if change.action is Action.PUBLISH and change.comparison_id is not None and change.version is not None
+    }
+
+
+def _line(study: StudyRecord, comparison: Comparison | None, published: dict[str, int]) -> StudyLine:
+    version = None if comparison is None else published.get(comparison.comparison_id)
+    if comparison is None:
+        state = "searched" if study.finished else "searching"
+    else:
+        state = "compared" if version is None else "published"
+    verdict = None if comparison is None else comparison.verdict
+    return StudyLine(
+        study_id=study.study_id,
+        template_id=study.target.template_id,
+        model=study.target.model,
+        started_at=study.started_at,
+        state=state,
+        seed=study.seed,
+        evaluations=len(study.trials),
+        calls=study.calls,
+        usd=study.usd,
+        live_value=study.live_value,
+        best_value=study.best_value,
+        gain=None if verdict is None else verdict.mean_candidate - verdict.mean_live,
+        interval=None if verdict is None else (verdict.interval_low, verdict.interval_high),
+        published_version=version,
+    )

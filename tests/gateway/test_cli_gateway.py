@@ -1,0 +1,66 @@
+"""`route-switch gateway combinations`: what would be drawn, and what stands in the way of the rest."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rs_gateway.domain.publication import Action, Change
+from tests.commands import failure, from_json, ok
+from tests.running import register, write_configuration
+
+
+def combination(combination_id: str, **more: Any) -> dict[str, Any]:
+    return {"id": combination_id, "template_id": "support", "model": "tiny", "provider": "ollama", **more}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    combinations = [
+        combination("first", weight=3, fallbacks=["second"]),
+        combination("second", weight=5),
+        combination("off", enabled=False),
+        combination("lost", template_id="nowhere"),
+    ]
+    write_configuration(tmp_path, {"model_providers": {"ollama": {}}, "gateway": {"combinations": combinations}})
+    monkeypatch.chdir(tmp_path)
+    registry = register(tmp_path)
+    change = Change(Action.WEIGHT, None, None, "ann", "now", "calm", combination_id="second", weight=1.0)
+    registry.set_weight("support", change)
+    return tmp_path
+
+
+def test_shares_go_by_the_weights_that_count_now(folder: Path) -> None:
+    first, second, off, lost = from_json("gateway", "combinations")
+    assert first == {
+        "combination_id": "first",
+        "name": "",
+        "template_id": "support",
+        "model": "tiny",
+        "provider": "ollama",
+        "enabled": True,
+        "weight": 3.0,
+        "weight_is_set": False,
+        "share": 0.75,
+        "version": 1,
+        "fallbacks": ["second"],
+        "problem": None,
+    }
+    assert (second["weight"], second["weight_is_set"], second["share"]) == (1.0, True, 0.25)
+    assert (off["problem"], off["share"]) == ("not enabled", 0.0)
+    assert lost["problem"] == "its template is not registered"
+
+
+def test_the_table_says_the_same(folder: Path) -> None:
+    table = ok("gateway", "combinations").stdout
+    assert "75.0%" in table
+    assert "1 (set while it ran)" in table
+    assert "its template is not registered" in table
+    assert "first" not in ok("gateway", "combinations", "--template-id", "nowhere").stdout
+    nothing = ok("gateway", "combinations", "-t", "unheard")
+    assert nothing.stdout == ""
+    assert "no such combination" in nothing.stderr
+
+
+def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
+    assert "There is no configuration at" in failure("gateway", "combinations", "--config", str(tmp_path / "x.yaml"))

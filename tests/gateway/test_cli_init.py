@@ -1,0 +1,171 @@
+"""`route-switch init` and `check --live`: a first configuration that works, and whether those in it answer."""
+
+import contextlib
+import json
+import re
+import socket
+import threading
+from collections.abc import Generator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rs_gateway.domain.traces import Usage, UsageSource
+from rs_gateway.first_configuration import FIRST_MODELS, first_configuration
+from rs_gateway.settings import DIRECT_BASE_URLS, KEYED_PROVIDERS, load_settings
+from rs_gateway.surroundings import Surroundings, look_around
+from rs_gateway.wiring import combinations_of, open_prices, passthrough_of
+from tests import upstream as wire
+from tests.commands import failure, from_json, invoke, ok
+from tests.gateway.test_chat import configuration
+from tests.running import register, write_configuration
+from tests.upstream import Upstream
+
+KEY = "sk-very-secret"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in KEYED_PROVIDERS:
+        for variable in (f"{name.upper()}_API_KEY", f"ROUTE_SWITCH_{name.upper()}_API_KEY"):
+            monkeypatch.delenv(variable, raising=False)
+    for variable in ("GEMINI_API_KEY", "RS_CONFIG"):
+        monkeypatch.delenv(variable, raising=False)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
+    monkeypatch.setattr("rs_gateway.surroundings.DIRECT_BASE_URLS", {**DIRECT_BASE_URLS, "ollama": nobody})
+    return tmp_path
+
+
+@contextlib.contextmanager
+def ollama(body: bytes) -> Generator[str]:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_keys_are_found_named_and_never_copied(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    found = from_json("init")
+    assert found.pop("addr").startswith("127.0.0.1:80")
+    assert found == {
+        "file": "route-switch.yaml",
+        "providers": [
+            {"name": "google", "key_variable": "GEMINI_API_KEY", "models": ["gemini-2.5-flash"]},
+            {"name": "openai", "key_variable": "OPENAI_API_KEY", "models": ["gpt-4o-mini"]},
+        ],
+    }
+    text = (folder / "route-switch.yaml").read_text()
+    assert KEY not in text
+    assert "OPENAI_API_KEY" in text
+    assert set(passthrough_of(load_settings())) == {"gpt-4o-mini", "gemini-2.5-flash"}
+    assert from_json("check") == {"ok": True, "templates": [], "problems": []}
+
+
+def test_without_anybody_to_answer_it_says_what_to_do(folder: Path) -> None:
+    result = ok("init", "--config", "sub.yaml")
+    assert "found nobody to answer: set OPENAI_API_KEY" in result.stderr
+    assert result.stdout == ""
+    assert load_settings(folder / "sub.yaml").model_providers == {}
+
+
+def test_a_file_that_is_there_is_replaced_only_on_purpose(folder: Path) -> None:
+    (folder / "route-switch.yaml").write_text("mine")
+    assert "route-switch.yaml is there already" in failure("init")
+    assert (folder / "route-switch.yaml").read_text() == "mine"
+    ok("init", "--overwrite")
+    assert load_settings().model_providers == {}
+
+
+def test_a_local_ollama_is_found_with_its_models() -> None:
+    body = json.dumps({"models": [{"name": "qwen3:0.6b"}, {"name": "llama3.2:latest"}]}).encode()
+    with ollama(body) as url:
+        assert look_around({}, ollama_url=url).ollama_models == ("qwen3:0.6b", "llama3.2:latest")
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"models": 5}', b'{"models": [{}]}', b"\xff"])
+def test_whatever_else_answers_there_is_no_ollama(body: bytes) -> None:
+    with ollama(body) as url:
+        assert look_around({}, ollama_url=url).ollama_models is None
+
+
+def test_a_port_in_use_is_passed_over() -> None:
+    with socket.socket() as taken:
+        port = look_around({}, ollama_url="http://127.0.0.1:1").port
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        assert look_around({}, ollama_url="http://127.0.0.1:1").port > port
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        Surroundings({}, None, 8080),
+        Surroundings({}, (), 8081),
+        Surroundings({}, ("qwen3:0.6b", "on: [x]", "7b", "true", "~"), 8080),
+        Surroundings({name: f"{name}_KEY" for name in FIRST_MODELS}, ("llama3.2",), 8080),
+    ],
+)
+def test_what_is_commented_out_is_valid_where_the_comment_is_taken_away(found: Surroundings, tmp_path: Path) -> None:
+    text = first_configuration(found)
+    (tmp_path / "route-switch.yaml").write_text(text)
+    settings = load_settings(tmp_path / "route-switch.yaml")
+    assert settings.gateway.addr == f"127.0.0.1:{found.port}"
+    uncommented = re.sub(r"(?m)^( *)# ( *(?:- \{|[a-z_0-9]+:(?: |$)))", r"\1\2", text)
+    assert len(uncommented) <= len(text) - 20
+    if not yaml.safe_load(text)["model_providers"]:
+        uncommented = uncommented.replace("model_providers: {}", "model_providers: {openai: {}}")
+    (tmp_path / "route-switch.yaml").write_text(uncommented)
+    settings = load_settings(tmp_path / "route-switch.yaml")
+    (combination,) = combinations_of(settings)
+    assert combination.template_id == "support"
+    assert settings.mipro_v2.max_calls == 2_000
+
+
+def test_every_provider_that_needs_a_key_has_a_first_model_and_most_have_a_price(tmp_path: Path) -> None:
+    assert set(FIRST_MODELS) == KEYED_PROVIDERS
+    (tmp_path / "route-switch.yaml").write_text("")
+    prices = open_prices(load_settings(tmp_path / "route-switch.yaml"))
+    usage = Usage(1, 1, UsageSource.PROVIDER)
+    unpriced = {name for name, model in FIRST_MODELS.items() if prices.cost_usd(name, model, usage) is None}
+    assert unpriced <= {"groq", "openrouter"}
+
+
+def test_check_live_asks_every_model_once_and_names_who_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = Upstream([wire.answers("OK")]), Upstream([wire.fails(401)])
+    register(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with good.running(), bad.running():
+        write_configuration(tmp_path, configuration(good, bad))
+        result = invoke("check", "--live", "--json")
+        found = json.loads(result.stdout)
+        words = invoke("check", "--live").stderr
+    assert result.exit_code == 1
+    assert found["ok"] is False
+    answered, refused = found["live"]
+    assert answered["error"] is None
+    assert answered["latency_s"] > 0
+    assert refused["provider"] in found["problems"][0]
+    assert f"{answered['provider']}, model {answered['model']!r}: answered after" in words

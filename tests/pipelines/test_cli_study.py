@@ -1,0 +1,137 @@
+"""`route-switch study`: what was searched, found, proven and published, out of what lies on the disk."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import anyio
+import pytest
+
+from rs_gateway.adapters.prompt_files import PromptFiles
+from rs_gateway.adapters.scripted_chat import ScriptedChat
+from rs_gateway.domain.prompts import PromptTemplate
+from rs_gateway.domain.publication import Action, Change
+from rs_pipelines.comparison import Comparison
+from rs_pipelines.gate import ComparedRow, GatePolicy, judge
+from rs_pipelines.mipro.records import StudyRecord
+from rs_pipelines.mipro.search import run_study
+from rs_pipelines.studies import StudyFiles
+from tests.commands import failure, from_json, ok
+from tests.pipelines.parcels import EVALUATOR, LIVE, ORIGIN, cache_at, models, request, tiny_model
+from tests.running import write_configuration
+
+
+class Studied(NamedTuple):
+    files: StudyFiles
+    registry: PromptFiles
+    study: StudyRecord
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> StudyRecord:
+    folder = tmp_path_factory.mktemp("search")
+    asked = models(ScriptedChat(tiny_model), cache_at(folder))
+
+    async def search() -> StudyRecord:
+        return await run_study(request(), asked, evaluator=EVALUATOR, files=StudyFiles(folder / "studies"))
+
+    return anyio.run(search)
+
+
+@pytest.fixture
+def studied(searched: StudyRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Studied]:
+    write_configuration(tmp_path, {"data_dir": "data"})
+    monkeypatch.chdir(tmp_path)
+    registry = PromptFiles(tmp_path / "data/prompts")
+    registry.register(PromptTemplate("parcels", "Parcels", ("message",), {}), LIVE, origin=ORIGIN)
+    files = StudyFiles(tmp_path / "data/studies")
+    files.save_study(searched)
+    yield Studied(files, registry, searched)
+
+
+def compare(studied: Studied) -> Comparison:
+    study = studied.study
+    assert study.best_text is not None
+    rows = tuple(ComparedRow(str(n), "x", 0.0 if n < 20 else 1.0, 1.0, "no", "yes", 10, 20) for n in range(60))
+    policy = GatePolicy()
+    found = Comparison(
+        comparison_id="",
+        target=study.target,
+        study_id=study.study_id,
+        sample_id=study.sample_id,
+        live_version=1,
+        live_hash=LIVE.content_hash,
+        candidate_hash=study.best_text.content_hash,
+        policy=policy,
+        seed=0,
+        verdict=judge(rows, live=LIVE, candidate=study.best_text, policy=policy, seed=0),
+        by_label=(),
+        rows=rows,
+    )
+    found = replace(found, comparison_id=found.content_digest)
+    studied.files.save_comparison(found)
+    return found
+
+
+def publish(studied: Studied, comparison: Comparison) -> None:
+    assert studied.study.best_text is not None
+    studied.registry.add_version("parcels", studied.study.best_text, model="tiny", origin=ORIGIN)
+    change = Change(Action.PUBLISH, 2, "tiny", "gate", "now", "gain", 1, comparison_id=comparison.comparison_id)
+    studied.registry.make_live("parcels", change)
+
+
+def test_a_study_goes_from_searched_to_compared_to_published(studied: Studied) -> None:
+    (line,) = from_json("study", "list")
+    assert (line["study_id"], line["state"], line["gain"]) == (studied.study.study_id, "searched", None)
+    comparison = compare(studied)
+    (line,) = from_json("study", "list", "parcels")
+    assert (line["state"], line["gain"]) == ("compared", pytest.approx(1 / 3))
+    publish(studied, comparison)
+    (line,) = from_json("study", "list")
+    assert (line["state"], line["published_version"]) == ("published", 2)
+    assert set(line) == {
+        *("study_id", "template_id", "model", "started_at", "state", "seed", "evaluations", "calls", "usd"),
+        *("live_value", "best_value", "gain", "interval", "published_version"),
+    }
+    table = ok("study", "list").stdout
+    assert studied.study.study_id in table
+    assert "version 2" in table
+    assert "+0.333 [" in table
+
+
+def test_an_unfinished_study_is_still_searching(studied: Studied) -> None:
+    studied.files.save_study(replace(studied.study, finished=False))
+    assert from_json("study", "list")[0]["state"] == "searching"
+
+
+def test_no_study_is_said_in_words(studied: Studied) -> None:
+    result = ok("study", "list", "other")
+    assert result.stdout == ""
+    assert "There is no study yet" in result.stderr
+    assert from_json("study", "list", "other") == []
+
+
+def test_show_has_candidates_prompt_and_proof(studied: Studied) -> None:
+    short = studied.study.study_id[:6]
+    result = ok("study", "show", short)
+    assert "Study: leading candidates" in result.stdout
+    assert "Chosen prompt:" in result.stdout
+    assert "was not compared" in result.stderr
+    publish(studied, compare(studied))
+    shown = ok("study", "show", short, "--rows", "2").stdout
+    assert "published as version 2" in shown
+    assert "Rows won (2 of 20)" in shown
+    found = from_json("study", "show", short)
+    assert found["study"]["study_id"] == studied.study.study_id
+    assert found["comparison"]["verdict"]["n"] == 60
+    assert found["published_version"] == 2
+
+
+def test_a_study_that_is_not_there_or_not_the_only_one_is_said(studied: Studied) -> None:
+    assert "There is no study 'zz'" in failure("study", "show", "zz")
+    begin = studied.study.study_id[:4]
+    studied.files.save_study(replace(studied.study, study_id=f"{begin}other"))
+    message = failure("study", "show", begin)
+    assert f"2 studies begin with {begin!r}" in message
+    assert f"{begin}other" in message

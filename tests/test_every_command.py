@@ -1,0 +1,82 @@
+"""What holds for every command of `route-switch`, the next one too."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from rs_gateway.cli import app
+from tests.commands import invoke
+
+RUNS_UNTIL_STOPPED = {"serve", "up", "model serve"}
+"""They have no result to print: what they say is for a person, their log is JSON already."""
+WITHOUT_CONFIGURATION = {"demo", "model serve", "model fetch"}
+"""They work where there is none."""
+GUIDE = Path(__file__).parent.parent / "docs/guides/command-line.md"
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield " ".join((*path, name)), command
+
+
+ROOT = typer.main.get_command(app)
+COMMANDS = dict(commands(ROOT))
+
+
+def options(name: str) -> set[str]:
+    return {option for parameter in COMMANDS[name].params for option in parameter.opts}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example_of_this_very_command_that_its_options_allow(name: str) -> None:
+    help_text = COMMANDS[name].help or ""
+    example = re.search(r"Example: `([^`]+)`", help_text)
+    assert example is not None, help_text
+    words = shlex.split(example[1])
+    words = words[words.index("route-switch") + 1 :]
+    assert words[: len(name.split())] == name.split()
+    used = {word.split("=")[0] for word in words if word.startswith("-")}
+    assert used <= options(name) | {option for p in COMMANDS[name].params for option in p.secondary_opts}
+    assert help_text.split("\n")[0].rstrip().endswith((".", ";")), "the first line is a sentence"
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - RUNS_UNTIL_STOPPED))
+def test_a_result_can_be_had_as_json(name: str) -> None:
+    assert "--json" in options(name)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - WITHOUT_CONFIGURATION))
+def test_a_configuration_can_be_named(name: str) -> None:
+    assert {"--config", "-c"} <= options(name)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_wrong_usage_ends_with_2_and_says_what_was_wrong_on_stderr(name: str) -> None:
+    wrong = invoke(*name.split(), "--no-such-option")
+    assert wrong.exit_code == 2
+    assert wrong.stdout == ""
+    assert "--no-such-option" in wrong.stderr
+
+
+def test_the_guide_lists_every_command_and_no_other() -> None:
+    listed = re.findall(r"^\| `route-switch ([a-z -]+?)(?: [A-Z\[].*?)?` \|", GUIDE.read_text(), flags=re.MULTILINE)
+    assert sorted(listed) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_can_complete_commands(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    environment = {"_ROUTE_SWITCH_COMPLETE": f"complete_{shell}", "COMP_WORDS": "route-switch temp", "COMP_CWORD": "1"}
+    environment["_TYPER_COMPLETE_ARGS"] = "route-switch temp"
+    environment["_TYPER_COMPLETE_FISH_ACTION"] = "get-args"
+    result = CliRunner().invoke(app, [], env=environment, prog_name="route-switch")
+    assert "template" in result.stdout
