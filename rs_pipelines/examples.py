@@ -259,7 +259,7 @@ class SampleStore:
             for e in sample.examples
         ]
         temporary = temporary_for(path)
-        pl.DataFrame(rows, schema=SAMPLE_SCHEMA, orient="row").write_parquet(temporary)
+        pl.DataFrame(rows, schema=SAMPLE_COLUMNS, orient="row").write_parquet(temporary)
         put_in_place(temporary, path)
         write_durably(folder / "latest", sample.sample_id.encode())
         return path
@@ -313,7 +313,7 @@ class SampleStore:
             pl.when(gone).then(None).otherwise(pl.col("trace_id")).alias("trace_id"),
         )
         temporary = temporary_for(path)
-        frame.select(_SAMPLE_SCHEMA.names()).write_parquet(temporary)
+        frame.select(SAMPLE_COLUMNS.names()).write_parquet(temporary)
         put_in_place(temporary, path)
 
     def latest(self, target: Target) -> CalibrationSample | None:
@@ -325,7 +325,7 @@ class SampleStore:
         return self.load(target, sample_id)
 
 
-SAMPLE_SCHEMA = pl.Schema(
+SAMPLE_COLUMNS = pl.Schema(
     {
         "example_id": pl.String(),
         "variables": pl.String(),

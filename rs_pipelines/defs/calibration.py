@@ -12,7 +12,7 @@ from rs_pipelines.defs.metadata import of_preflight, of_sample
 from rs_pipelines.defs.partitions import targets
 from rs_pipelines.defs.resources import StoresResource
 from rs_pipelines.defs.traces import FEEDBACK, TRACES, imported_rows
-from rs_pipelines.examples import SAMPLE_SCHEMA
+from rs_pipelines.examples import SAMPLE_COLUMNS
 
 
 @dg.asset(
@@ -21,7 +21,7 @@ from rs_pipelines.examples import SAMPLE_SCHEMA
     group_name=OPTIMIZATION,
     kinds={"parquet", "polars"},
     owners=PROMPT_OWNERS,
-    metadata=column_schema(SAMPLE_SCHEMA),
+    metadata=column_schema(SAMPLE_COLUMNS),
     description="The examples of one target: inputs with the output that would have been right, and who says so.",
 )
 def calibration_sample(context: dg.AssetExecutionContext, stores: StoresResource) -> dg.MaterializeResult[Any]:
