@@ -79,6 +79,42 @@ class CombinationSettings(Section):
     """The owner's own notes; shown on `/status`, never sent anywhere."""
 
 
+class TemplateOptimization(Section):
+    """One entry of `gateway.optimization.templates`: what goes differently for that template. None is as above it."""
+
+    enabled: Literal[False] | None = None
+    """`false` leaves the template alone, whatever sensors and schedules are on."""
+    interval_seconds: PositiveFloat | None = None
+    min_new_examples: PositiveInt | None = None
+    drift_window: int | None = Field(default=None, ge=20)
+    drift_min_drop: float | None = Field(default=None, gt=0, lt=1)
+
+
+class OptimizationSettings(Section):
+    """Section `gateway.optimization`: when the pipelines start by themselves. The gateway itself reads none of it."""
+
+    enabled: bool = False
+    """Whether Dagster's sensors and schedules are on until somebody switches them in its UI."""
+    interval_seconds: PositiveFloat = 86_400.0
+    """The schedule: how long a target (template x model) waits for its next run, if there is anything new by then."""
+    min_new_examples: PositiveInt = 50
+    """New or corrected labelled examples since the last study that are worth another one."""
+    drift_window: int = Field(default=100, ge=20)
+    """Live scores that are compared with those before them."""
+    drift_min_drop: float = Field(default=0.05, gt=0, lt=1)
+    """A fall of the mean score that is worth a study, where it is more than chance."""
+    templates: dict[str, TemplateOptimization] = Field(default_factory=dict)
+
+    def leaves_alone(self, template_id: str) -> bool:
+        """Whether nothing may start an optimisation of the template by itself."""
+        return template_id in self.templates and self.templates[template_id].enabled is False
+
+    def of(self, template_id: str) -> "OptimizationSettings":
+        """What holds for one template."""
+        own = self.templates.get(template_id)
+        return self if own is None else self.model_copy(update=own.model_dump(exclude_none=True, exclude={"enabled"}))
+
+
 class GatewaySettings(Section):
     """Section `gateway`."""
 
@@ -91,6 +127,7 @@ class GatewaySettings(Section):
     passthrough: bool = True
     """Whether models listed by a provider can be asked for without a template."""
     combinations: tuple[CombinationSettings, ...] = ()
+    optimization: OptimizationSettings = OptimizationSettings()
 
     @property
     def host_and_port(self) -> tuple[str, int]:
@@ -122,6 +159,9 @@ class GatewaySettings(Section):
                     raise ValueError(
                         f"combination {combination.id!r} falls back to {fallback!r}, which belongs to another template"
                     )
+        for template_id in self.optimization.templates:
+            if template_id not in {combination.template_id for combination in self.combinations}:
+                raise ValueError(f"optimization.templates names {template_id!r}, which no combination runs")
         return self
 
 

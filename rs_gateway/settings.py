@@ -56,9 +56,6 @@ KEYED_PROVIDERS = frozenset({*DIRECT_BASE_URLS, "anthropic", "google", "cohere"}
 """Providers that are known to refuse calls without an API key."""
 _ELSEWHERE: Mapping[tuple[str, ...], str] = {
     ("analytics",): "live figures are kept beside the traces, and the lake serves the rest: leave the section out",
-    ("gateway", "optimization"): (
-        "optimisation runs in Dagster: schedule the job `optimize` there, or run `route-switch optimize TEMPLATE`"
-    ),
     ("evaluation", "threshold"): "set `threshold` with the evaluator of the template, in its template.yaml",
     ("evaluation", "max_retries"): "evaluators that call a model retry as `api.max_retries` says",
     ("gateway", "combinations", "*", "prompt"): (

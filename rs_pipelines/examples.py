@@ -259,7 +259,7 @@ class SampleStore:
             for e in sample.examples
         ]
         temporary = temporary_for(path)
-        pl.DataFrame(rows, schema=_SAMPLE_SCHEMA, orient="row").write_parquet(temporary)
+        pl.DataFrame(rows, schema=SAMPLE_COLUMNS, orient="row").write_parquet(temporary)
         put_in_place(temporary, path)
         write_durably(folder / "latest", sample.sample_id.encode())
         return path
@@ -313,7 +313,7 @@ class SampleStore:
             pl.when(gone).then(None).otherwise(pl.col("trace_id")).alias("trace_id"),
         )
         temporary = temporary_for(path)
-        frame.select(_SAMPLE_SCHEMA.names()).write_parquet(temporary)
+        frame.select(SAMPLE_COLUMNS.names()).write_parquet(temporary)
         put_in_place(temporary, path)
 
     def latest(self, target: Target) -> CalibrationSample | None:
@@ -325,7 +325,7 @@ class SampleStore:
         return self.load(target, sample_id)
 
 
-_SAMPLE_SCHEMA = pl.Schema(
+SAMPLE_COLUMNS = pl.Schema(
     {
         "example_id": pl.String(),
         "variables": pl.String(),
@@ -395,7 +395,7 @@ def _said_about_traces(lake: Lake, template: PromptTemplate, outputs: Mapping[in
             continue
         said_at = (row["created_at"].timestamp(), row["said_seq"])
         if row["kind"] == FeedbackKind.OUTCOME.value:
-            answer = _answer(row, outputs) if _decoded(row["value"], bool) else None
+            answer = served_answer(row, outputs) if _decoded(row["value"], bool) else None
             # The latest word on a trace counts: an outcome may be taken back.
             outcomes[row["trace_id"]] = (
                 None if answer is None else _Label(*asked, answer, "outcome", Trust.OUTCOME, said_at, row["trace_id"])
@@ -438,7 +438,7 @@ def _captured(
         .collect()
     )
     for row in rows.iter_rows(named=True):
-        asked, answer = _input(row, template), _answer(row, outputs)
+        asked, answer = _input(row, template), served_answer(row, outputs)
         if asked is not None and answer is not None:
             said_at = (row["started_at"].timestamp(), row["seq"])
             yield _Label(*asked, answer, template.reference, Trust.CAPTURED, said_at, row["trace_id"])
@@ -467,7 +467,7 @@ def _input(
     return input_key(variables, messages), variables, messages
 
 
-def _answer(row: Mapping[str, object], outputs: Mapping[int, OutputFormat]) -> str | None:
+def served_answer(row: Mapping[str, object], outputs: Mapping[int, OutputFormat]) -> str | None:
     """The text that a complete trace served; None for anything else."""
     if row["outcome"] != Outcome.COMPLETE.value:
         return None

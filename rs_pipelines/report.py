@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from rs_pipelines.comparison import Comparison, LabelChange
 from rs_pipelines.gate import ComparedRow
 from rs_pipelines.mipro.choice import rule_of
-from rs_pipelines.mipro.records import LIVE, Candidate, StudyRecord, TrialRecord, Weighed
+from rs_pipelines.mipro.records import LIVE, Candidate, StudyRecord, TrialKind, TrialRecord, Weighed
 from rs_pipelines.preflight import CostEstimate, EvaluatorSanity, LiveProbe, Preflight, Provable
 from rs_pipelines.sample import VOUCHED_FOR
 
-_WIDTH, _HEIGHT, _MARGIN = 640, 240, 40
+_DOT_COLOURS: Mapping[TrialKind, str] = {"minibatch": "lightblue", "full": "royalblue"}
 _SHOWN_CHARACTERS = 160
 
 
@@ -114,49 +114,75 @@ def nearest_words(study: StudyRecord) -> str | None:
 
 
 def history_svg(study: StudyRecord) -> str:
-    """The study's course: a dot a trial, filled for full evaluations; the line is the live version."""
+    """The study's course: a dot a trial, blue on all rows and pale on some; the red line is the live version.
+
+    Short, so that Dagster shows it at once: it hides what takes more than a thousand characters behind a click.
+    """
     trials = [t for t in study.trials if t.value is not None]
     if not trials:
         return ""
-    right = max(t.number for t in trials) or 1
+    right, bottom = 560, 150
+    last = max(t.number for t in trials) or 1
 
-    def x(number: float) -> float:
-        return _MARGIN + number / right * (_WIDTH - 2 * _MARGIN)
+    def y(value: float) -> int:
+        return round(bottom - value * (bottom - 10))
 
-    def y(value: float) -> float:
-        return _HEIGHT - _MARGIN - value * (_HEIGHT - 2 * _MARGIN)
+    def dots(kind: TrialKind) -> str:
+        return "".join(f"M{30 + t.number * (right - 40) // last},{y(t.value or 0)}h0" for t in trials if t.kind == kind)
 
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" '
-        f'height="{_HEIGHT}" font-family="sans-serif" font-size="11">',
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
-    ]
-    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
-        parts.append(
-            f'<line x1="{_MARGIN}" x2="{_WIDTH - _MARGIN}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#ddd"/>'
-            f'<text x="{_MARGIN - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>'
-        )
+    parts = [_svg_head(right + 70, bottom + 20), f"<path d='M20,10V{bottom}H{right}' fill='none' stroke='silver'/>"]
     if study.live_value is not None:
         level = y(study.live_value)
         parts.append(
-            f'<line x1="{_MARGIN}" x2="{_WIDTH - _MARGIN}" y1="{level:.1f}" y2="{level:.1f}" stroke="#c44" '
-            f'stroke-dasharray="5 4"/><text x="{_WIDTH - _MARGIN}" y="{level - 5:.1f}" text-anchor="end" fill="#c44">'
-            f"live version {study.live_value:.3f}</text>"
+            f"<path d='M20,{level}H{right}' stroke='red'/>"
+            f"<text x='{right + 4}' y='{level + 4}'>live {study.live_value:.3f}</text>"
         )
-    for trial in trials:
-        filled = "#26c" if trial.kind == "full" else "white"
-        title = (
-            f"trial {trial.number}: {candidate_name(study, trial.candidate)} = {trial.value:.3f} on {trial.n_rows} rows"
-        )
-        parts.append(
-            f'<circle cx="{x(trial.number):.1f}" cy="{y(trial.value or 0):.1f}" r="4" fill="{filled}" stroke="#26c">'
-            f"<title>{html.escape(title)}</title></circle>"
-        )
+    parts.append("<g stroke-width='7' stroke-linecap='round'>")
+    parts += [
+        f"<path d='{dots(kind)}' stroke='{colour}'/>"
+        for kind, colour in _DOT_COLOURS.items()
+        if any(t.kind == kind for t in trials)
+    ]
     parts.append(
-        f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 8}" text-anchor="middle">trial (hollow: some rows, filled: all '
-        f"{len(study.row_order)} validation rows)</text></svg>"
+        f"</g><text y='14'>1</text><text y='{bottom}'>0</text><text x='250' y='{bottom + 16}'>trial</text></svg>"
     )
     return "".join(parts)
+
+
+def comparison_svg(comparison: Comparison) -> str:
+    """Both means as bars, and below them the difference with its interval beside 0. Short, as above."""
+    verdict = comparison.verdict
+    left, width = 80, 360
+
+    def x(difference: float) -> int:
+        return round(left + (difference + 1) / 2 * width)
+
+    bars = (
+        (f"live v{comparison.live_version}", verdict.mean_live, "silver"),
+        ("candidate", verdict.mean_candidate, "royalblue"),
+    )
+    parts = [_svg_head(640, 90)]
+    for y, (name, mean, colour) in zip((14, 40), bars, strict=True):
+        end = round(mean * width)
+        parts.append(
+            f"<text y='{y}'>{name}</text><path d='M{left},{y - 4}h{end}' stroke='{colour}' stroke-width='18'/>"
+            f"<text x='{left + end + 5}' y='{y}'>{mean:.3f}</text>"
+        )
+    low, high = x(verdict.interval_low), x(verdict.interval_high)
+    parts.append(
+        f"<text y='74'>difference</text><path d='M{left},70h{width}M{x(0)},60v20' stroke='gray'/>"
+        f"<path d='M{low - 1},70H{high + 1}' stroke='{'green' if verdict.publish else 'black'}' stroke-width='6'/>"
+        f"<text x='{left + width + 5}' y='74'>{verdict.difference:+.3f} [{verdict.interval_low:+.3f}, "
+        f"{verdict.interval_high:+.3f}]</text></svg>"
+    )
+    return "".join(parts)
+
+
+def _svg_head(width: int, height: int) -> str:
+    return (
+        f"<svg xmlns='http://www.w3.org/2000/svg' width='{width}' height='{height}' font-family='sans-serif' "
+        "font-size='12' style='background:white'>"
+    )
 
 
 def rows_markdown(rows: Sequence[ComparedRow], *, limit: int = 10) -> str:

@@ -6,9 +6,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias, TypeVar
 
+import polars as pl
+
+from rs_gateway.domain.chat import JsonObject
 from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.errors import ConfigurationError, RouteSwitchError
 from rs_gateway.domain.evaluation import JudgingEvaluator, questions_per_answer
+from rs_gateway.settings import Settings
 from rs_gateway.wiring import open_trace_reader
 from rs_pipelines.answers import CallBudget, Spending
 from rs_pipelines.cached_model import CachedModel
@@ -100,12 +104,26 @@ Watcher: TypeAlias = Callable[[Event], None]
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """What one run may override of `mipro_v2`; None leaves it as configured."""
+    """What one run may override of `mipro_v2`, and of the template its evaluator; None leaves it as configured.
+
+    Attributes:
+        evaluator: `{"name": ..., options}`, for search and comparison alike.
+    """
 
     mode: Literal["light", "medium", "heavy"] | None = None
     num_trials: int | None = None
     max_calls: int | None = None
     seed: int | None = None
+    max_tokens: int | None = None
+    max_cost_usd: float | None = None
+    prompt_model: str | None = None
+    evaluator: JsonObject | None = None
+
+    def applied_to(self, settings: Settings) -> Settings:
+        """The settings as this run is to see them. The seed is the plan's alone: it decides no answer of a model."""
+        names = ("mode", "num_trials", "max_calls", "max_tokens", "max_cost_usd", "prompt_model")
+        changed = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return settings.model_copy(update={"mipro_v2": settings.mipro_v2.model_copy(update=changed)})
 
 
 def ignore(_: Event) -> None:
@@ -131,7 +149,7 @@ def ingest(bench: Workbench, *, watch: Watcher = ignore) -> IngestReport:
 
 def draw(bench: Workbench, target: Target, *, watch: Watcher = ignore) -> CalibrationSample:
     """Draw and keep the target's calibration sample. Raises LabelShortageError with the remedy."""
-    examples = _gathered(bench, target).examples
+    examples = gathered(bench, target).examples
     settings = bench.settings
     sample = draw_sample(
         target,
@@ -140,6 +158,7 @@ def draw(bench: Workbench, target: Target, *, watch: Watcher = ignore) -> Calibr
         seed=settings.mipro_v2.seed,
         door=bench.feedback_door,
     )
+    bench.known_examples.save(target, sample.sample_id, examples)
     bench.samples.save(sample)
     watch(sample)
     return sample
@@ -147,7 +166,7 @@ def draw(bench: Workbench, target: Target, *, watch: Watcher = ignore) -> Calibr
 
 def plan(bench: Workbench, sample: CalibrationSample, effort: Effort) -> StudyPlan:
     """The size of the study that the settings and this run's effort ask for."""
-    mipro = bench.settings.mipro_v2
+    mipro = effort.applied_to(bench.settings).mipro_v2
     numbers = PlanNumbers(
         num_candidates=mipro.num_candidates,
         num_instruction_candidates=mipro.num_instruction_candidates,
@@ -156,31 +175,33 @@ def plan(bench: Workbench, sample: CalibrationSample, effort: Effort) -> StudyPl
         max_labeled_demos=mipro.max_labeled_demos,
         wide_demos=mipro.wide_demos,
         nearest_demos=mipro.nearest_demos,
-        num_trials=mipro.num_trials if effort.num_trials is None else effort.num_trials,
+        num_trials=mipro.num_trials,
         minibatch_size=mipro.minibatch_size,
         minibatch_full_eval_steps=mipro.minibatch_full_eval_steps,
         look_rows=mipro.look_rows,
         search=mipro.search,
         seed=mipro.seed if effort.seed is None else effort.seed,
-        max_calls=mipro.max_calls if effort.max_calls is None else effort.max_calls,
+        max_calls=mipro.max_calls,
         max_tokens=mipro.max_tokens,
         max_cost_usd=mipro.max_cost_usd,
     )
-    evaluator = bench.evaluator(bench.registry.get(sample.template_id).template)
     return plan_for(
-        effort.mode or mipro.mode,
+        mipro.mode,
         len(sample.rows(Split.VAL)),
         numbers=numbers,
-        questions_per_answer=questions_per_answer(evaluator),
+        questions_per_answer=questions_per_answer(
+            bench.evaluator_of(_evaluator_spec(bench, sample.template_id, effort))
+        ),
     )
 
 
 def inspect_sample(bench: Workbench, target: Target, sample: CalibrationSample) -> Preflight:
     """What the rows alone say: no model and no evaluator is asked."""
-    return assess(_gathered(bench, target), sample, policy=bench.policy())
+    return assess(gathered(bench, target), sample, policy=bench.policy())
 
 
-def _gathered(bench: Workbench, target: Target) -> Gathered:
+def gathered(bench: Workbench, target: Target) -> Gathered:
+    """All examples that the target could be optimised on now."""
     registered = bench.registry.get(target.template_id)
     outputs = {number: version.text.output for number, version in registered.versions.items()}
     return gather(target, registered.template, lake=bench.lake, datasets=bench.datasets, outputs=outputs)
@@ -203,9 +224,9 @@ def preflight(
         StudyBusyError: the target is being optimised.
         ConfigurationError: the budget is too small for any study.
     """
-    request = _request(bench, target, effort or Effort(), comparison)
-    template = bench.registry.get(target.template_id).template
-    evaluator, sample = bench.evaluator(template), request.sample
+    bench, effort = _with(bench, effort)
+    request = _request(bench, target, effort, comparison)
+    evaluator, sample = bench.evaluator_of(request.evaluator_spec), request.sample
     # A judge is asked, and paid, only about answers; whether it agrees with people, its calibration says.
     sanity = None if isinstance(evaluator, JudgingEvaluator) else check_evaluator(evaluator, sample.examples)
     allowance = study_allowance(request.plan, sample, comparison)
@@ -251,7 +272,7 @@ def preflight(
         cost_of_proposal=bench.cost_of_proposal(target),
     )
     found = assess(
-        _gathered(bench, target),
+        gathered(bench, target),
         sample,
         policy=bench.policy(),
         evaluator=sanity,
@@ -282,8 +303,9 @@ def search(
     found = preflight(bench, target, effort, comparison=comparison, watch=watch)
     if found.objections:
         raise PreflightError(target.template_id, found.objections)
-    request = _request(bench, target, effort or Effort(), comparison)
-    evaluator = bench.evaluator(bench.registry.get(target.template_id).template)
+    bench, effort = _with(bench, effort)
+    request = _request(bench, target, effort, comparison)
+    evaluator = bench.evaluator_of(request.evaluator_spec)
 
     async def run(models: StudyModels) -> StudyRecord:
         return await run_study(
@@ -325,8 +347,17 @@ def join(bench: Workbench, target: Target, *, on_delivered: Callable[[int], None
     return with_models(bench, target, run, watch=watch)
 
 
+def _with(bench: Workbench, effort: Effort | None) -> tuple[Workbench, Effort]:
+    effort = effort or Effort()
+    return Workbench(effort.applied_to(bench.settings)), effort
+
+
+def _evaluator_spec(bench: Workbench, template_id: str, effort: Effort) -> JsonObject:
+    return effort.evaluator or bench.evaluator_spec(bench.registry.get(template_id).template)
+
+
 def _request(bench: Workbench, target: Target, effort: Effort, comparison: ComparisonSize) -> StudyRequest:
-    sample = _latest_sample(bench, target)
+    sample = latest_sample(bench, target)
     policy = bench.policy()
     registered, live = bench.registry.get(target.template_id), bench.live(target)
     if bench.settings.mipro_v2.nearest_demos and not any(
@@ -348,7 +379,7 @@ def _request(bench: Workbench, target: Target, effort: Effort, comparison: Compa
         sample=sample,
         live=live,
         plan=plan(bench, sample, effort),
-        evaluator_spec=bench.evaluator_spec(registered.template),
+        evaluator_spec=_evaluator_spec(bench, target.template_id, effort),
         output_formats=bench.output_formats(target),
         objective=policy.objective,
         max_loss=policy.max_loss,
@@ -376,8 +407,7 @@ def compare(bench: Workbench, target: Target, *, study_id: str | None = None, wa
     """
     study = study_of(bench, target, study_id)
     sample = bench.samples.load(target, study.sample_id)
-    template = bench.registry.get(target.template_id).template
-    evaluator = bench.evaluator(template)
+    evaluator = bench.evaluator_of(_evaluator_spec(bench, target.template_id, Effort(evaluator=study.evaluator_spec)))
 
     async def run(models: StudyModels) -> Comparison:
         return await run_comparison(
@@ -453,7 +483,33 @@ def spending(bench: Workbench, study_id: str) -> Spending:
         cache.close()
 
 
-def _latest_sample(bench: Workbench, target: Target) -> CalibrationSample:
+def lake_rows(bench: Workbench) -> tuple[int, int]:
+    """Traces and feedback rows that the lake holds."""
+    n_traces, n_feedback = (
+        table.select(pl.len()).collect().item() for table in (bench.lake.traces(["seq"]), bench.lake.feedback(["seq"]))
+    )
+    return n_traces, n_feedback
+
+
+def unread(bench: Workbench) -> bool:
+    """Whether the trace store holds a trace or feedback that the lake has not."""
+    manifest, reader = bench.lake.manifest(), open_trace_reader(bench.settings)
+    try:
+        return bool(
+            reader.traces(after=manifest.traces.cursor, limit=1).rows
+            or reader.feedback(after=manifest.feedback.cursor, limit=1).rows
+        )
+    finally:
+        reader.close()
+
+
+def sample_of_study(bench: Workbench, target: Target, study_id: str | None = None) -> CalibrationSample:
+    """The rows of a study; None: of the one that ended last. Raises StepMissingError, StoreError."""
+    return bench.samples.load(target, study_of(bench, target, study_id).sample_id)
+
+
+def latest_sample(bench: Workbench, target: Target) -> CalibrationSample:
+    """The target's sample that was drawn last. Raises StepMissingError."""
     sample = bench.samples.latest(target)
     if sample is None:
         raise StepMissingError(f"{target.key} has no calibration sample yet: materialize `calibration_sample` first.")

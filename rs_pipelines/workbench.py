@@ -37,6 +37,7 @@ from rs_pipelines.datasets import DatasetStore
 from rs_pipelines.evaluators.registry import build_evaluator, resources_of
 from rs_pipelines.examples import FeedbackDoor, SampleStore
 from rs_pipelines.gate import GatePolicy
+from rs_pipelines.known_examples import KnownExamples
 from rs_pipelines.lake import Lake
 from rs_pipelines.mipro.request import StudyModels
 from rs_pipelines.pacing import Pace
@@ -87,6 +88,16 @@ class Workbench:
     def feedback_door(self) -> FeedbackDoor:
         """Where labels are sent."""
         return FeedbackDoor(self.settings.gateway.url, needs_client_key(self.settings))
+
+    @cached_property
+    def known_examples(self) -> KnownExamples:
+        """What the samples were drawn from."""
+        return KnownExamples(self.data / "known_examples")
+
+    @property
+    def live_scores(self) -> Path:
+        """The table of the live versions' scores."""
+        return self.data / "live_scores.parquet"
 
     @cached_property
     def studies(self) -> StudyFiles:
@@ -176,7 +187,11 @@ class Workbench:
 
     def evaluator(self, template: PromptTemplate) -> Evaluator:
         """How the template's answers are scored."""
-        return build_evaluator(self.evaluator_spec(template), resources_of(self.settings))
+        return self.evaluator_of(self.evaluator_spec(template))
+
+    def evaluator_of(self, spec: JsonObject) -> Evaluator:
+        """The evaluator that a section describes. Raises ConfigurationError."""
+        return build_evaluator(spec, resources_of(self.settings))
 
     def evaluator_spec(self, template: PromptTemplate) -> JsonObject:
         """The template's evaluator section, or the configured default."""

@@ -5,20 +5,23 @@ from typing import Any
 import dagster as dg
 
 from rs_pipelines.analysis import traffic
+from rs_pipelines.defs.columns import column_schema
+from rs_pipelines.defs.failures import explained
+from rs_pipelines.defs.groups import DATA_OWNERS, LAKE
 from rs_pipelines.defs.resources import StoresResource
+from rs_pipelines.defs.traces import FEEDBACK, TRACES
 
 
 @dg.asset(
-    deps=[dg.AssetKey("traces")],
-    group_name="lake",
+    deps=[TRACES, FEEDBACK],
+    group_name=LAKE,
     kinds={"parquet", "polars"},
+    owners=DATA_OWNERS,
     description="Requests, outcomes, latency, tokens, cost and score by day, template, version and model.",
 )
 def daily_figures(stores: StoresResource) -> dg.MaterializeResult[Any]:
-    bench = stores.open()
-    table = traffic.daily_figures(bench.lake)
-    traffic.save_figures(table, bench.data / "daily_figures.parquet")
-    columns = [dg.TableColumn(name, str(dtype)) for name, dtype in table.schema.items()]
-    return dg.MaterializeResult(
-        metadata={"dagster/row_count": table.height, "dagster/column_schema": dg.TableSchema(columns=columns)}
-    )
+    with explained():
+        bench = stores.open()
+        table = traffic.daily_figures(bench.lake)
+        traffic.save_figures(table, bench.data / "daily_figures.parquet")
+    return dg.MaterializeResult(metadata={"dagster/row_count": table.height, **column_schema(table.schema)})

@@ -6,9 +6,12 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from rs_gateway.setting_sections import MiproSettings
 from rs_pipelines import steps
 from rs_pipelines.defs.calibration import calibration_sample
-from rs_pipelines.defs.metadata import of_preflight, of_study
+from rs_pipelines.defs.failures import explained
+from rs_pipelines.defs.groups import OPTIMIZATION, PROMPT_OWNERS
+from rs_pipelines.defs.metadata import of_new_best, of_preflight, of_study
 from rs_pipelines.defs.partitions import targets
 from rs_pipelines.defs.resources import StoresResource
 from rs_pipelines.mipro.events import (
@@ -37,36 +40,71 @@ class StudyConfig(dg.Config):
     mode: SearchMode | None = Field(default=None, description="Size of the search.")
     num_trials: int | None = Field(
         default=None,
+        ge=1,
         description="Minibatches, with their full evaluations, whose rows a race may evaluate; under `tpe`, candidates "
-        "that are tried on a minibatch.",
+        "that are tried on a minibatch. null: by mode.",
     )
-    max_calls: int | None = Field(default=None, description="Hard limit on model calls, the comparison included.")
+    max_calls: int | None = Field(default=None, ge=1, description="Hard limit on model calls, the comparison included.")
+    max_tokens: int | None = Field(default=None, ge=1, description="Limit on tokens of requests and answers together.")
+    max_cost_usd: float | None = Field(default=None, gt=0, description="Limit in US dollars; needs known prices.")
+    prompt_model: str | None = Field(
+        default=None, description="`provider/model` that proposes instructions; null: the target's own model."
+    )
+    evaluator: dict[str, Any] | None = Field(
+        default=None, description="Such as {name: KeywordMatch}, for this run alone; null: the template's own."
+    )
     seed: int | None = Field(default=None, description="Decides every random choice of the search.")
+
+    def effort(self) -> steps.Effort:
+        """The same for the steps."""
+        return steps.Effort(
+            mode=self.mode.value if self.mode else None,
+            num_trials=self.num_trials,
+            max_calls=self.max_calls,
+            seed=self.seed,
+            max_tokens=self.max_tokens,
+            max_cost_usd=self.max_cost_usd,
+            prompt_model=self.prompt_model,
+            evaluator=self.evaluator,
+        )
+
+
+def study_config(mipro: MiproSettings) -> dict[str, Any]:
+    """What the launchpad shows: all that may be overridden, with what is configured now."""
+    return {name: getattr(mipro, name, None) for name in StudyConfig.model_fields}
 
 
 @dg.asset(
     deps=[calibration_sample],
     partitions_def=targets,
-    group_name="optimization",
-    kinds={"optuna"},
+    group_name=OPTIMIZATION,
+    kinds={"optuna", "json"},
+    owners=PROMPT_OWNERS,
     pool="lm",
     description="The search for a better prompt: instructions x demo sets on train and validation rows.",
 )
 def study(context: dg.AssetExecutionContext, config: StudyConfig, stores: StoresResource) -> dg.MaterializeResult[Any]:
-    bench = stores.open()
     preflight: dict[str, dg.MetadataValue[Any]] = {}
+    best: float | None = None
 
     def watch(event: steps.Event) -> None:
         if isinstance(event, Preflight):
             preflight.update(of_preflight(event))
+        nonlocal best
+        if isinstance(event, FullEvaluation) and event.best is not None and (best is None or event.best > best):
+            best = event.best
+            context.log_event(
+                dg.AssetObservation("study", partition=context.partition_key, metadata=of_new_best(event.trial, best))
+            )
         words = _words(event)
         if words:
             context.log.info(words)
         stores.watch(event)
 
-    effort = steps.Effort(config.mode.value if config.mode else None, config.num_trials, config.max_calls, config.seed)
-    record = steps.search(bench, bench.target_of_key(context.partition_key), effort, watch=watch)
-    return dg.MaterializeResult(metadata={**preflight, **of_study(record)})
+    with explained():
+        bench = stores.open()
+        record = steps.search(bench, bench.target_of_key(context.partition_key), config.effort(), watch=watch)
+    return dg.MaterializeResult(metadata={**of_study(record), **preflight})
 
 
 def _words(event: steps.Event) -> str | None:

@@ -2,4 +2,14 @@
 
 import dagster as dg
 
-targets = dg.DynamicPartitionsDefinition(name="targets")
+from rs_pipelines.occasions import registered_targets
+from rs_pipelines.workbench import Workbench
+
+TARGETS = "targets"
+targets = dg.DynamicPartitionsDefinition(name=TARGETS)
+
+
+def missing_targets(instance: dg.DagsterInstance, bench: Workbench) -> list[str]:
+    """Keys of the targets, of registered templates and enabled combinations, that are no partitions yet."""
+    known = set(instance.get_dynamic_partitions(TARGETS))
+    return [target.key for target in registered_targets(bench) if target.key not in known]

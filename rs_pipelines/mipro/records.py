@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from rs_gateway.domain.chat import JsonObject
 from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.prompts import Demo, PromptText
 from rs_pipelines.call_sizes import MeasuredCalls
@@ -125,6 +126,7 @@ class StudyRecord:
         seconds: working time, crashed runs included as far as they were saved.
         objective, max_loss: what the choice went by; see StudyRequest.
         weighed: what it knew, one entry for each of `rows`; empty in an unfinished study.
+        evaluator_spec: how it scores, for the comparison to score alike; None in records from before it was kept.
         second_round: whether the second round is over: made, or passed over.
         ending: why the search stopped: all that was planned is done, budget spent, nothing left to be seen, or no other
             candidate likely to be better by a point.
@@ -163,6 +165,7 @@ class StudyRecord:
     objective: Literal["quality", "cost"] = "quality"
     max_loss: float = 0.0
     weighed: tuple[Weighed, ...] = ()
+    evaluator_spec: JsonObject | None = None
 
     @property
     def results(self) -> dict[Candidate, dict[int, float | None]]:

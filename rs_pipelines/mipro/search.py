@@ -128,6 +128,7 @@ class _Search:
             live_hash=live.content_hash,
             live_text=live,
             evaluator=evaluator.name,
+            evaluator_spec=request.evaluator_spec,
             plan=request.plan,
             started_at=now().isoformat(timespec="seconds"),
             row_order=tuple(example.example_id for example in rows),

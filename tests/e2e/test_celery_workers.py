@@ -160,7 +160,7 @@ def test_a_run_goes_over_two_workers_and_outlives_the_one_that_is_killed_in_its_
             assert run.status is dg.DagsterRunStatus.SUCCESS, here.logs()
             [other] = here.workers.keys() - {first}
             assert workers_of(instance)["study"] == [first, other]
-            assert [workers_of(instance)[step] for step in ("comparison", "comparison_beats_live", "publication")] == [
+            assert [workers_of(instance)[step] for step in ("comparison", "comparison_checks", "publication")] == [
                 [other]
             ] * 3
         study = steps.study_of(bench, target)

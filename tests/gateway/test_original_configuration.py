@@ -38,6 +38,7 @@ gateway:
   addr: ":8080"
   strategy: weighted
   fallback_threshold: 0.8
+  optimization: {enabled: true, interval_seconds: 3600}
   combinations:
     - id: first
       name: The first one
@@ -74,6 +75,8 @@ WORKS = {
     "gateway.addr": ":8080",
     "gateway.strategy": "weighted",
     "gateway.fallback_threshold": 0.8,
+    "gateway.optimization.enabled": True,
+    "gateway.optimization.interval_seconds": 3600,
     "gateway.combinations.0.id": "first",
     "gateway.combinations.0.name": "The first one",
     "gateway.combinations.0.template_id": "support",
@@ -89,8 +92,6 @@ WORKS = {
 REFUSED: dict[str, tuple[Any, str]] = {
     "analytics.driver": ("duckdb", "analytics is not read here: live figures are kept beside the traces"),
     "analytics.path": ("data/a.duckdb", "analytics is not read here: live figures are kept beside the traces"),
-    "gateway.optimization.enabled": (True, "gateway.optimization is not read here: optimisation runs in Dagster"),
-    "gateway.optimization.interval_seconds": (60, "`route-switch optimize TEMPLATE`"),
     "gateway.combinations.0.prompt": ("Hi", "gateway.combinations.0.prompt is not read here: prompt texts live in"),
     "evaluation.threshold": (0.8, "evaluation.threshold is not read here: set `threshold` with the evaluator"),
     "evaluation.max_retries": (2, "evaluation.max_retries is not read here: evaluators that call a model retry as"),

@@ -9,12 +9,15 @@ import dagster as dg
 import pytest
 from dagster import AssetCheckEvaluation
 
+from rs_gateway.domain.errors import ConfigurationError
+from rs_gateway.domain.evaluation import Answer
 from rs_pipelines import steps
 from rs_pipelines.definitions import build_defs
-from rs_pipelines.defs.checks import beats_live
+from rs_pipelines.defs.checks import comparison_checks
 from rs_pipelines.defs.instance import dagster_home
 from rs_pipelines.defs.partitions import targets
 from rs_pipelines.defs.resources import Stores
+from rs_pipelines.defs.run_study import RunStudy, study_of_run
 from rs_pipelines.defs.runs import add_partitions, optimize_in_process
 from rs_pipelines.examples import LabelShortageError
 from rs_pipelines.mipro.events import StudyFinished
@@ -57,7 +60,7 @@ def test_the_whole_loop_publishes_a_proven_gain_and_the_run_is_in_dagsters_histo
 
 
 def test_the_check_blocks_and_is_partitioned_as_the_targets_are() -> None:
-    [spec] = beats_live.check_specs
+    [spec] = [spec for spec in comparison_checks.check_specs if spec.name == "beats_live"]
     assert spec.blocking
     assert spec.partitions_def is targets
 
@@ -160,6 +163,51 @@ def test_no_labels_is_refused_with_the_remedy_before_any_call_is_paid(tmp_path: 
         with pytest.raises(LabelShortageError, match="route-switch dataset import parcels"):
             optimize_in_process(bench, bench.target("parcels"), Effort())
     assert upstream.requests == []
+    with dg.DagsterInstance.from_config(str(dagster_home(bench))) as instance:
+        [run] = instance.get_runs()
+        [failure] = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records
+        assert run.status is dg.DagsterRunStatus.FAILURE
+    event = failure.event_log_entry.get_dagster_event()
+    said = event.step_failure_data.user_failure_data
+    assert said is not None
+    assert "route-switch dataset import parcels" in str(said.description)
+    assert said.metadata["error_code"].value == "no_labels"
+    assert "launch the run again" in str(said.metadata["what_to_do"].value)
+
+
+def test_a_run_executed_again_from_a_failure_works_on_the_study_that_its_parent_searched(tmp_path: Path) -> None:
+    with Upstream([tiny]).running() as upstream:
+        bench = workbench(tmp_path, upstream)
+        import_parcels(tmp_path, bench)
+        searched = optimize_in_process(bench, bench.target("parcels"), Effort())
+    with dg.DagsterInstance.from_config(str(dagster_home(bench))) as instance:
+        runs = [dg.DagsterRun(job_name="optimize", parent_run_id=searched.run_id, root_run_id=searched.run_id)]
+        runs.append(dg.DagsterRun(job_name="optimize", parent_run_id=runs[0].run_id, root_run_id=searched.run_id))
+        runs.append(dg.DagsterRun(job_name="optimize"))
+        for run in runs:
+            instance.add_run(run)
+        found = [study_of_run(instance, run.run_id) for run in runs]
+    theirs = RunStudy(searched.study_id, searched.run_id)
+    assert found == [theirs, theirs, None]
+
+
+def test_an_evaluator_for_one_run_scores_its_search_and_its_comparison_alike(tmp_path: Path) -> None:
+    own = {"name": "KeywordMatch", "threshold": 0.5}
+    with Upstream([tiny]).running() as upstream:
+        bench = workbench(tmp_path, upstream)
+        import_parcels(tmp_path, bench)
+        target = bench.target("parcels")
+        run = optimize_in_process(bench, target, Effort(evaluator=own, num_trials=2))
+        study = steps.study_of(bench, target, run.study_id)
+        assert study.evaluator_spec == own
+        assert study.evaluator.startswith("keyword_match")
+        with pytest.raises(ConfigurationError, match="There is no evaluator 'Exakt'"):
+            optimize_in_process(bench, target, Effort(evaluator={"name": "Exakt"}))
+        compared = steps.comparison_of(bench, target, run.study_id)
+        expected = bench.evaluator_of(own)
+    for row in compared.rows:
+        if row.live_output is not None:
+            assert [s.value for s in expected.score([Answer(row.live_output, row.expected)])] == [row.live_value]
 
 
 def test_materializing_publication_alone_cannot_bypass_the_gate(tmp_path: Path) -> None:

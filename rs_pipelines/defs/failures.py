@@ -1,0 +1,56 @@
+"""What the Dagster UI says when a step fails: the error's own words and what to do next, not a stack of calls."""
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+
+import dagster as dg
+
+from rs_gateway.domain.errors import RouteSwitchError
+
+_AGAIN = (
+    "Mend what the message names, then **Re-execute > From failure**: what was evaluated is kept, and is not paid for "
+    "again."
+)
+_REMEDIES: Mapping[str, str] = {
+    "no_labels": "Label answers or import rows as the message shows, then launch the run again.",
+    "preflight_refused": (
+        "Nothing but the pre-flight's probe calls was spent. Do what the message says, then launch the run again."
+    ),
+    "study_busy": (
+        "Wait for the run that holds the target, or terminate it under **Runs**; then **Re-execute > From failure**."
+    ),
+    "budget_exhausted": (
+        "Raise the limit in the launchpad (`ops.study.config`) or in route-switch.yaml, then launch the run again: "
+        "answers that were paid for are kept and cost nothing again."
+    ),
+    "lake_busy": "Another ingest is under way: **Re-execute** when it has ended.",
+    "configuration_error": (
+        "Mend route-switch.yaml, or the run's own configuration in the launchpad, then **Re-execute > From failure**. "
+        "Every step reads the file anew."
+    ),
+    "step_missing": (
+        "Materialize the asset that the message names for this partition first, or launch the job `optimize`."
+    ),
+    "not_comparable": (
+        "Launch the job `optimize` for this partition: sample, study and comparison must belong together."
+    ),
+    "provider_unreachable": (
+        "See that the provider answers (`/status` of the gateway), then **Re-execute > From failure**."
+    ),
+}
+
+
+@contextmanager
+def explained() -> Generator[None]:
+    """Turn an error that we raise on purpose into a failure with its words and the remedy; others pass as they are."""
+    try:
+        yield
+    except RouteSwitchError as error:
+        raise dg.Failure(
+            description=str(error),
+            metadata={
+                "what_to_do": dg.MetadataValue.md(_REMEDIES.get(error.code, _AGAIN)),
+                "error_code": dg.MetadataValue.text(error.code),
+            },
+            allow_retries=False,
+        ) from error

@@ -1,0 +1,251 @@
+"""What starts by itself, as Dagster's daemon asks for it, on a real instance and real stores."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import msgspec
+import polars as pl
+import pytest
+from dagster._core.definitions.sensor_definition import SensorExecutionData
+
+from rs_gateway.adapters.sqlite_traces import SqliteTraceStore
+from rs_gateway.domain.feedback import Feedback, FeedbackKind
+from rs_gateway.domain.traces import Outcome, Trace, Usage
+from rs_gateway.wiring import open_registry
+from rs_pipelines import steps
+from rs_pipelines.datasets import read_dataset
+from rs_pipelines.definitions import build_defs
+from rs_pipelines.defs.instance import opened_instance
+from rs_pipelines.defs.resources import Stores
+from rs_pipelines.defs.runs import add_partitions, optimize_in_process
+from rs_pipelines.known_examples import mark_of
+from rs_pipelines.live_scores import LIVE_SCORE_SCHEMA, save_live_scores
+from rs_pipelines.sample import Split
+from rs_pipelines.steps import Effort
+from rs_pipelines.workbench import Workbench
+from tests.pipelines.parcels import LIVE, ORIGIN, parcel
+from tests.pipelines.tiny_upstream import TEMPLATE, configuration, import_parcels, tiny, workbench
+from tests.running import write_configuration
+from tests.upstream import Upstream
+
+KEY = "parcels@tiny"
+
+
+@dataclass
+class Daemon:
+    """Ticks sensors and schedules as Dagster's daemon does, and keeps their cursors."""
+
+    bench: Workbench
+    instance: dg.DagsterInstance
+
+    def __post_init__(self) -> None:
+        self.cursors: dict[str, str | None] = {}
+        self.repository = build_defs().get_repository_def()
+
+    def tick(self, name: str) -> SensorExecutionData:
+        context = dg.build_sensor_context(
+            instance=self.instance,
+            instance_ref=self.instance.get_ref(),
+            cursor=self.cursors.get(name),
+            resources={"stores": Stores(self.fresh)},
+            repository_def=self.repository,
+        )
+        data = self.repository.get_sensor_def(name).evaluate_tick(context)
+        self.cursors[name] = data.cursor
+        return data
+
+    def scheduled(self, name: str) -> Any:
+        context = dg.build_schedule_context(
+            instance=self.instance, resources={"stores": Stores(self.fresh)}, repository_def=self.repository
+        )
+        return self.repository.get_schedule_def(name).evaluate_tick(context)
+
+    def fresh(self) -> Workbench:
+        """What a new process would see."""
+        return Workbench.at(self.bench.settings.config_path)
+
+
+@contextmanager
+def daemon_on(folder: Path, **optimization: Any) -> Generator[Daemon]:
+    with Upstream([tiny]).running() as upstream:
+        gateway = {**configuration(upstream)["gateway"], "optimization": optimization}
+        bench = workbench(folder, upstream, gateway=gateway)
+        with opened_instance(bench) as instance:
+            yield Daemon(bench, instance)
+
+
+def label_more(folder: Path, bench: Workbench, numbers: range) -> None:
+    lines = [
+        msgspec.json.encode({"variables": e.variables, "expected": e.expected, "split": e.split.value})
+        for e in (parcel(n, Split.TRAIN) for n in numbers)
+    ]
+    path = folder / "more.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    bench.datasets.add("parcels", read_dataset(path, TEMPLATE))
+
+
+async def store_one(path: Path) -> None:
+    store = SqliteTraceStore(path)
+    try:
+        assert await store.committed(Trace("T1", 1.0, "m", Outcome.COMPLETE, False, 0.1, Usage.unknown()))
+        await store.add_feedback(Feedback("F1", "T1", FeedbackKind.SCORE, 0.5, "human", 2.0))
+    finally:
+        store.close()
+
+
+def requests(data: Any) -> list[tuple[str | None, str]]:
+    return [(r.partition_key, r.tags.get("route-switch/because", "")) for r in data.run_requests or []]
+
+
+def test_a_template_or_combination_that_is_registered_becomes_a_partition_by_itself(tmp_path: Path) -> None:
+    with daemon_on(tmp_path) as daemon:
+        assert added(daemon.tick("new_targets")) == [KEY]
+        add_partitions(daemon.bench)
+        assert "every registered target" in str(daemon.tick("new_targets").skip_message)
+
+        settings = msgspec.yaml.decode((tmp_path / "route-switch.yaml").read_bytes())
+        other = {"template_id": "letters", "model": "large", "provider": "scripted"}
+        settings["gateway"]["combinations"] += [
+            {"id": "parcels-large", **other, "template_id": "parcels"},
+            {"id": "letters-large", **other},
+        ]
+        write_configuration(tmp_path, settings)
+        assert added(daemon.tick("new_targets")) == ["parcels@large"], "`letters` is not registered yet"
+        template = replace(TEMPLATE, template_id="letters")
+        open_registry(daemon.bench.settings).register(template, LIVE, origin=ORIGIN)
+        assert added(daemon.tick("new_targets")) == ["parcels@large", "letters@large"]
+
+
+def added(data: SensorExecutionData) -> list[str]:
+    return [key for request in data.dynamic_partitions_requests or [] for key in request.partition_keys]
+
+
+def test_enough_new_examples_start_a_study_and_those_it_has_seen_do_not(tmp_path: Path) -> None:
+    with daemon_on(tmp_path, min_new_examples=20) as daemon:
+        assert "0 new examples" in str(daemon.tick("new_examples").skip_message)
+        import_parcels(tmp_path, daemon.bench)
+        [(key, because)] = requests(daemon.tick("new_examples"))
+        assert key == KEY
+        assert because == "180 new examples of 180 (no study yet), 20 wanted"
+        assert requests(daemon.tick("new_examples")) == [], "nothing has changed since it asked"
+        run = optimize_in_process(daemon.bench, daemon.bench.target("parcels"), Effort())
+
+        label_more(tmp_path, daemon.bench, range(500, 519))
+        waiting = daemon.tick("new_examples")
+        assert requests(waiting) == []
+        assert f"19 new examples of 199 (since study {run.study_id})" in str(waiting.skip_message)
+        label_more(tmp_path, daemon.bench, range(519, 521))
+        assert [key for key, _ in requests(daemon.tick("new_examples"))] == [KEY]
+
+
+def test_a_template_that_is_to_be_left_alone_starts_nothing(tmp_path: Path) -> None:
+    rules = {"min_new_examples": 20, "templates": {"parcels": {"enabled": False}}}
+    with daemon_on(tmp_path, **rules) as daemon:
+        import_parcels(tmp_path, daemon.bench)
+        assert requests(daemon.tick("new_examples")) == []
+        assert requests(daemon.scheduled("optimize_when_due")) == []
+
+
+def test_a_templates_own_threshold_goes_before_the_general_one(tmp_path: Path) -> None:
+    with daemon_on(tmp_path, min_new_examples=20, templates={"parcels": {"min_new_examples": 181}}) as daemon:
+        import_parcels(tmp_path, daemon.bench)
+        assert "181 wanted" in str(daemon.tick("new_examples").skip_message)
+
+
+def test_after_a_failure_nothing_is_started_at_once_again_and_beside_a_run_nothing_at_all(tmp_path: Path) -> None:
+    with daemon_on(tmp_path, min_new_examples=20) as daemon:
+        import_parcels(tmp_path, daemon.bench)
+        run = dg.DagsterRun(job_name="optimize", status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": KEY})
+        daemon.instance.add_run(run)
+        assert "is under way" in str(daemon.tick("new_examples").skip_message)
+        daemon.instance.report_run_failed(run)
+        assert "not again by itself" in str(daemon.tick("new_examples").skip_message)
+
+
+def test_a_killed_command_line_is_in_nobodys_way(tmp_path: Path) -> None:
+    with daemon_on(tmp_path, min_new_examples=20) as daemon:
+        import_parcels(tmp_path, daemon.bench)
+        process = f"{socket.gethostname()} {dead_process()}"
+        tags = {"dagster/partition": KEY, "route-switch/process": process}
+        daemon.instance.add_run(dg.DagsterRun(job_name="optimize", status=dg.DagsterRunStatus.STARTED, tags=tags))
+        assert "failed or found no gain" in str(daemon.tick("new_examples").skip_message)
+        assert [run.status for run in daemon.instance.get_runs()] == [dg.DagsterRunStatus.FAILURE]
+
+
+def dead_process() -> int:
+    """The id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_fallen_live_score_starts_a_study_once(tmp_path: Path) -> None:
+    def scored(*values: float) -> pl.DataFrame:
+        rows = [(KEY, "parcels", "tiny", 1, "score", n, f"T{n}", v) for n, v in enumerate(values)]
+        return pl.DataFrame(rows, schema=LIVE_SCORE_SCHEMA, orient="row")
+
+    with daemon_on(tmp_path, drift_window=20) as daemon:
+        assert "nobody has said" in str(daemon.tick("score_drift").skip_message)
+        table = daemon.bench.live_scores
+        save_live_scores(table, scored(*[1.0] * 40, *[0.5] * 19))
+        assert requests(daemon.tick("score_drift")) == []
+        save_live_scores(table, scored(*[1.0] * 40, *[0.5] * 20))
+        [(key, because)] = requests(daemon.tick("score_drift"))
+        assert key == KEY
+        assert because.startswith("score of version 1: 1.000 -> 0.500 over the last 20 scores")
+        assert requests(daemon.tick("score_drift")) == [], "the same block is no news"
+        save_live_scores(table, scored(*[1.0] * 40, *[0.5] * 40))
+        assert [key for key, _ in requests(daemon.tick("score_drift"))] == [KEY], "it is still low, after 20 more"
+
+
+def test_the_schedule_starts_a_target_that_is_due_if_there_is_anything_new(tmp_path: Path) -> None:
+    with daemon_on(tmp_path, interval_seconds=0.001) as daemon:
+        import_parcels(tmp_path, daemon.bench)
+        [(key, because)] = requests(daemon.scheduled("optimize_when_due"))
+        assert (key, because) == (KEY, "the interval is over: 180 new examples, another version")
+        optimize_in_process(daemon.bench, daemon.bench.target("parcels"), Effort())
+        assert "nothing new since study" in str(daemon.scheduled("optimize_when_due").skip_message)
+        label_more(tmp_path, daemon.bench, range(500, 501))
+        assert [key for key, _ in requests(daemon.scheduled("optimize_when_due"))] == [KEY]
+
+
+def test_a_target_whose_interval_is_not_over_waits(tmp_path: Path) -> None:
+    with daemon_on(tmp_path, interval_seconds=86_400) as daemon:
+        import_parcels(tmp_path, daemon.bench)
+        optimize_in_process(daemon.bench, daemon.bench.target("parcels"), Effort())
+        label_more(tmp_path, daemon.bench, range(500, 600))
+        assert "due in 86" in str(daemon.scheduled("optimize_when_due").skip_message)
+
+
+@pytest.mark.parametrize("how", ["sensor", "schedule"])
+def test_what_the_gateway_stored_is_ingested_once(tmp_path: Path, how: str) -> None:
+    with daemon_on(tmp_path) as daemon:
+
+        def tick() -> Any:
+            return daemon.tick("new_traces") if how == "sensor" else daemon.scheduled("ingest_every_hour")
+
+        assert "no new traces" in str(tick().skip_message)
+        asyncio.run(store_one(tmp_path / "data/traces.db"))
+        assert len(tick().run_requests) == 1
+        steps.ingest(daemon.bench)
+        assert "no new traces" in str(tick().skip_message)
+
+
+def test_what_a_study_was_drawn_from_is_known_even_where_the_sample_has_no_room_for_it(tmp_path: Path) -> None:
+    with Upstream([tiny]).running() as upstream:
+        bench = workbench(tmp_path, upstream, dataset={"max_records": 120})
+        import_parcels(tmp_path, bench)
+        target = bench.target("parcels")
+        sample = steps.draw(bench, target)
+        assert len(sample.examples) == 120
+        known = bench.known_examples.load(target, sample.sample_id)
+        assert known == {mark_of(e) for e in steps.gathered(bench, target).examples}
+        assert len(known or ()) == 180
