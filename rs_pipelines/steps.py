@@ -27,8 +27,8 @@ from rs_pipelines.mipro.budget import (
     study_allowance,
 )
 from rs_pipelines.mipro.demos import demo_user_text
-from rs_pipelines.mipro.earlier import earlier_winners
 from rs_pipelines.mipro.evaluations import Evaluations, Tools
+from rs_pipelines.mipro.earlier import earlier_winners, untried_drafts
 from rs_pipelines.mipro.events import StudyEvent
 from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.mipro.request import StudyModels, StudyRequest, row_order, study_id_of, title_of
@@ -337,11 +337,13 @@ def _request(bench: Workbench, target: Target, effort: Effort, comparison: Compa
             "text is the same for all, and no row has a user's message. Put a variable into the user text, as in "
             "{message}, or leave the setting out."
         )
+    refused = taken_back_hashes(registered, target.model)
+    drafts = untried_drafts(registered, target.model, refused=refused)
     winners = earlier_winners(
         bench.studies.studies(target),
         sample_id=sample.sample_id,
         live_hash=live.text.content_hash,
-        refused=taken_back_hashes(registered, target.model),
+        refused=refused,
     )
     return StudyRequest(
         target=target,
