@@ -29,6 +29,7 @@ from rs_pipelines.mipro.budget import (
 from rs_pipelines.mipro.demos import demo_user_text
 from rs_pipelines.mipro.evaluations import Evaluations, Tools
 from rs_pipelines.mipro.earlier import earlier_winners, untried_drafts
+from rs_pipelines.mipro.earlier import MOST_EARLIER, earlier_winners, untried_drafts
 from rs_pipelines.mipro.events import StudyEvent
 from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.mipro.request import StudyModels, StudyRequest, row_order, study_id_of, title_of
@@ -338,9 +339,11 @@ def _request(bench: Workbench, target: Target, effort: Effort, comparison: Compa
             "{message}, or leave the setting out."
         )
     refused = taken_back_hashes(registered, target.model)
-    drafts = untried_drafts(registered, target.model, refused=refused)
+    studies = bench.studies.studies(target)
+    searched = {study.study_id for study in studies}
+    drafts = untried_drafts(registered, target.model, searched=searched, refused=refused)
     winners = earlier_winners(
-        bench.studies.studies(target),
+        studies,
         sample_id=sample.sample_id,
         live_hash=live.text.content_hash,
         refused=refused,
@@ -354,7 +357,7 @@ def _request(bench: Workbench, target: Target, effort: Effort, comparison: Compa
         output_formats=bench.output_formats(target),
         objective=policy.objective,
         max_loss=policy.max_loss,
-        earlier=winners,
+        earlier=(*drafts, *winners)[:MOST_EARLIER],
         redactor=bench.redactor,
         comparison=comparison,
         looks_at_once=bench.settings.mipro_v2.looks_at_once,

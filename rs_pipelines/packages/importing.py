@@ -28,7 +28,7 @@ from rs_gateway.domain.ports import DraftRegistry
 from rs_gateway.domain.prompts import PromptTemplate, RegisteredTemplate, number_drafts
 from rs_gateway.domain.stats import StatsRow
 from rs_pipelines.datasets import DatasetFile, ImportReport, LabelledRow
-from rs_pipelines.durable_files import sync_path, write_durably
+from rs_pipelines.durable_files import sync_path, temporary_for, write_durably
 from rs_pipelines.evaluators.registry import check_template
 from rs_pipelines.inputs import normal_text
 from rs_pipelines.packages.content import PackageContent, opened_package
@@ -198,6 +198,7 @@ def _alone(bench: Workbench) -> Generator[Path]:
         home.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(home / _LOCK, timeout=_LOCK_TIMEOUT_S):
             recover(bench, home)
+            temporary_for(home / _JOURNAL).unlink(missing_ok=True)
             for left in home.glob(f"{_STAGING}*"):
                 shutil.rmtree(left, ignore_errors=True)
             yield home
@@ -268,6 +269,8 @@ def _trace_store(bench: Workbench) -> Path:
 
 def _keep_records(content: PackageContent, records: Path) -> None:
     """Move the staged package to where it is kept."""
+    for other_templates in content.folder.rglob("*.duckdb"):
+        other_templates.unlink()
     if content.version == ORIGINAL_VERSION and content.rows:
         lines = [
             {"variables": packed.row.variables, "messages": packed.row.messages, "expected": packed.row.expected}

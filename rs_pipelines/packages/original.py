@@ -98,7 +98,9 @@ def read_original(folder: Path, limits: Limits) -> OriginalPackage:
         with logs.open("rb") as file:
             n_logs = sum(1 for line in file if line.strip())
     if package.analytics_file or any(folder.rglob("*.duckdb")):
-        notes.append("Its analytics are left alone: they hold the figures of every template, not of this one.")
+        notes.append(
+            "Its analytics are neither opened nor kept: they hold the figures of every template, not of this one."
+        )
     return OriginalPackage(_digest(folder), template, version, rows, n_logs, str(package.exported_at), tuple(notes))
 
 
