@@ -11,6 +11,7 @@ import msgspec
 import yaml
 
 from rs_gateway.adapters.prompt_files import PromptFiles
+from rs_gateway.adapters.sqlite_stats import stored_row
 from rs_gateway.domain.errors import RouteSwitchError, StoreError, shown
 from rs_gateway.domain.prompts import PromptTemplate, PromptVersion, RegisteredTemplate, check_template_id
 from rs_gateway.domain.stats import ALL_TIME, HOUR_S, MINUTE_S, StatsRow
@@ -40,6 +41,9 @@ from rs_pipelines.sample import Target
 from rs_pipelines.studies import StudyFiles
 
 _MAX_LINE_BYTES = 64 * 2**20
+_LARGEST = 2**53
+_UNREADABLE = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
+"""What JSON can do wrong; bytes that are no text are a ValueError."""
 
 
 class _Record(msgspec.Struct):
@@ -230,9 +234,19 @@ def _read_figures(path: Path, template_id: str) -> list[StatsRow]:
     for row in rows:
         if row.key.template_id != template_id or row.period_s not in (MINUTE_S, HOUR_S, ALL_TIME):
             raise PackageError(f"{path.name} holds figures that are not {template_id!r}'s.")
+        if not (0 <= row.start_s < _LARGEST and 0 <= (row.key.version or 0) < _LARGEST and _is_storable(row)):
+            raise PackageError(f"{path.name} holds numbers that are too large.")
     if len({(row.period_s, row.start_s, row.key) for row in rows}) < len(rows):
         raise PackageError(f"{path.name} has figures of the same time and key twice.")
     return rows
+
+
+def _is_storable(row: StatsRow) -> bool:
+    try:
+        stored_row(row)
+    except _UNREADABLE:
+        return False
+    return True
 
 
 def _check_studies(folder: Path, facts: PackageFacts, template_id: str) -> tuple[int, int]:
@@ -251,7 +265,7 @@ def _check_studies(folder: Path, facts: PackageFacts, template_id: str) -> tuple
         try:
             load = files.load_study if kind == "study.json" else files.load_comparison
             load(target, record.study_id)
-        except StoreError as error:
+        except (StoreError, *_UNREADABLE) as error:
             raise PackageError(f"{name}: {error}") from error
         found[kind == "comparison.json"] += 1
     return found[0], found[1]
@@ -271,5 +285,5 @@ def lines_of(path: Path) -> Sequence[bytes]:
 def _decoded(line: bytes, kind: Any, name: str) -> Any:
     try:
         return msgspec.json.decode(line, type=kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise PackageError(f"{name} holds a line that cannot be read: {error}.") from error

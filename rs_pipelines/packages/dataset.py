@@ -123,7 +123,8 @@ def read_dataset(database: Path, template_id: str) -> list[PackedRow]:
             )
             if not labelled.expected.strip() or not (variables or metadata.messages):
                 raise ValueError("it has no input or no output")
-            _ = labelled.key
+            # As the store will write it.
+            _ = labelled.key, json.dumps([variables, metadata.messages, row["output"]], ensure_ascii=False).encode()
         except (ValueError, TypeError, msgspec.MsgspecError, RecursionError) as error:
             raise PackageError(f"Row {number} of the dataset cannot be read: {error}.") from error
         found.append(PackedRow(labelled, metadata.provenance))

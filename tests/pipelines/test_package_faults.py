@@ -313,8 +313,11 @@ def test_whatever_stands_in_a_file_a_forged_package_is_read_or_refused_in_words(
     length = data.draw(st.integers(1, 40))
     path.write_bytes(good[:start] + data.draw(st.binary(max_size=40)) + good[start + length :])
     resealed(folder)
-    with suppress(RouteSwitchError), opened_package(folder):
-        pass
+    with suppress(RouteSwitchError):
+        with opened_package(folder):
+            pass
+        shutil.rmtree(made / "there", ignore_errors=True)
+        import_package(bench_in(made / "there"), folder, ImportOptions())
 
 
 # Imports that end early
