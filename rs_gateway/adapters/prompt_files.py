@@ -123,7 +123,7 @@ class PromptFiles:
         return registered
 
     def add_drafts(self, template: PromptTemplate, versions: Sequence[PromptVersion]) -> dict[int, int]:
-        """See DraftRegistry. Raises RegistryError, TemplateInvalidError."""
+        """See PromptRegistry. Raises RegistryError, TemplateInvalidError."""
         template_id = check_template_id(template.template_id)
         check_variables(template.variables)
         with self._changing(template_id):

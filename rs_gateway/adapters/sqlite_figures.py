@@ -6,12 +6,12 @@ from contextlib import closing
 from pathlib import Path
 
 from rs_gateway.adapters.sqlite_read_only import ReadOnlyStore, unreadable
-from rs_gateway.adapters.sqlite_stats import stats_row, stored_row
 from rs_gateway.adapters.sqlite_trace_schema import TRACE_SCHEMA
+from rs_gateway.adapters.stats_rows import PLACE_COLUMNS, encoded, place_of, stats_row
 from rs_gateway.domain.errors import StoreError
 from rs_gateway.domain.stats import StatsRow
 
-_COLUMNS = "period_s, start_s, template_id, version, combination_id, provider, model, endpoint, figures"
+_COLUMNS = ", ".join((*PLACE_COLUMNS, "figures"))
 _BUSY_TIMEOUT_S = 10.0
 
 
@@ -58,7 +58,7 @@ def write_figures(path: Path, template_id: str, rows: Sequence[StatsRow], *, rep
             marks = ", ".join("?" * len(_COLUMNS.split(", ")))
             connection.executemany(
                 f"INSERT INTO stats ({_COLUMNS}) VALUES ({marks})",  # noqa: S608 our names
-                [stored_row(row) for row in rows],
+                [(*place_of(row), encoded(row.figures)) for row in rows],
             )
             connection.execute("COMMIT")
     except (sqlite3.Error, OSError) as error:

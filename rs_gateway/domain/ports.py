@@ -273,23 +273,6 @@ class PromptRegistry(Protocol):
         """Add a draft; nothing is served until `make_live`."""
         ...
 
-    def make_live(self, template_id: str, change: Change) -> RegisteredTemplate:
-        """Serve `change.version` for `change.model`.
-
-        Raises:
-            VersionConflictError: another version than `change.previous` is live by now.
-        """
-        ...
-
-    def set_weight(self, template_id: str, change: Change) -> RegisteredTemplate:
-        """Give `change.combination_id` the weight `change.weight`, over the configuration's. Raises RegistryError."""
-        ...
-
-
-@runtime_checkable
-class DraftRegistry(Protocol):
-    """A PromptRegistry that takes in versions from elsewhere."""
-
     def add_drafts(self, template: PromptTemplate, versions: Sequence[PromptVersion]) -> Mapping[int, int]:
         """Add versions that nobody serves; all of them or none, whatever happens meanwhile.
 
@@ -302,4 +285,16 @@ class DraftRegistry(Protocol):
         Raises:
             RegistryError, TemplateInvalidError: a version does not fit the template; nothing was added.
         """
+        ...
+
+    def make_live(self, template_id: str, change: Change) -> RegisteredTemplate:
+        """Serve `change.version` for `change.model`.
+
+        Raises:
+            VersionConflictError: another version than `change.previous` is live by now.
+        """
+        ...
+
+    def set_weight(self, template_id: str, change: Change) -> RegisteredTemplate:
+        """Give `change.combination_id` the weight `change.weight`, over the configuration's. Raises RegistryError."""
         ...

@@ -11,7 +11,7 @@ import msgspec
 import yaml
 
 from rs_gateway.adapters.prompt_files import PromptFiles
-from rs_gateway.adapters.sqlite_stats import stored_row
+from rs_gateway.adapters.stats_rows import encoded
 from rs_gateway.domain.errors import RouteSwitchError, StoreError, shown
 from rs_gateway.domain.prompts import PromptTemplate, PromptVersion, RegisteredTemplate, check_template_id
 from rs_gateway.domain.stats import ALL_TIME, HOUR_S, MINUTE_S, StatsRow
@@ -243,7 +243,7 @@ def _read_figures(path: Path, template_id: str) -> list[StatsRow]:
 
 def _is_storable(row: StatsRow) -> bool:
     try:
-        stored_row(row)
+        encoded(row.figures)
     except _UNREADABLE:
         return False
     return True

@@ -13,7 +13,6 @@ import yaml
 
 from rs_gateway.adapters.prompt_yaml import dump_live, dump_template, dump_version
 from rs_gateway.adapters.sqlite_figures import read_figures
-from rs_gateway.adapters.sqlite_traces import sqlite_path
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.domain.prompts import ANY_MODEL, RegisteredTemplate
 from rs_gateway.domain.redaction import Redactor
@@ -21,6 +20,7 @@ from rs_gateway.wiring import open_trace_reader
 from rs_pipelines.durable_files import sync_path
 from rs_pipelines.packages.archive import is_archive, pack
 from rs_pipelines.packages.dataset import rows_of, write_dataset
+from rs_pipelines.packages.figures_store import figures_store
 from rs_pipelines.packages.format import (
     BUNDLE_FILE,
     LOGS_FILE,
@@ -127,7 +127,7 @@ def _write(
     _put(folder / LOGS_FILE, "".join(f"{line}\n" for line in logs.lines))
     n_figures = 0
     if options.include_analytics:
-        figures = read_figures(bench.settings.path(sqlite_path(bench.settings.traces_url)), template_id)
+        figures = read_figures(figures_store(bench.settings), template_id)
         _put(folder / figures_file(template_id), "".join(f"{msgspec.json.encode(row).decode()}\n" for row in figures))
         n_figures = len(figures)
     if options.git:

@@ -15,7 +15,6 @@ import filelock
 import msgspec
 
 from rs_gateway.adapters.sqlite_figures import FiguresExistError, read_figures, write_figures
-from rs_gateway.adapters.sqlite_traces import sqlite_path
 from rs_gateway.domain.errors import (
     ConfigurationError,
     RegistryError,
@@ -24,7 +23,6 @@ from rs_gateway.domain.errors import (
     TemplateNotFoundError,
 )
 from rs_gateway.domain.evaluation import names_python
-from rs_gateway.domain.ports import DraftRegistry
 from rs_gateway.domain.prompts import PromptTemplate, RegisteredTemplate, number_drafts
 from rs_gateway.domain.stats import StatsRow
 from rs_pipelines.datasets import DatasetFile, ImportReport, LabelledRow
@@ -32,6 +30,7 @@ from rs_pipelines.durable_files import sync_path, temporary_for, write_durably
 from rs_pipelines.evaluators.registry import check_template
 from rs_pipelines.inputs import normal_text
 from rs_pipelines.packages.content import PackageContent, opened_package
+from rs_pipelines.packages.figures_store import figures_store
 from rs_pipelines.packages.format import ORIGINAL_VERSION, Limits, PackageError
 from rs_pipelines.workbench import Workbench
 
@@ -99,11 +98,6 @@ def import_package(bench: Workbench, path: Path, options: ImportOptions, *, limi
         TemplateExistsError, DatasetError, FiguresExistError: it would change what is here, and may not.
         RegistryError, StoreError: a store cannot be written. In every case nothing was changed.
     """
-    registry = bench.registry
-    if not isinstance(registry, DraftRegistry):
-        raise ConfigurationError(
-            "This prompt registry takes in no packages yet: import into one of files (`stores.prompts: file:...`)."
-        )
     with _alone(bench) as home, opened_package(path, staging=home, limits=limits) as content:
         template_id = content.template.template_id
         before = _registered(bench, template_id)
@@ -118,7 +112,7 @@ def import_package(bench: Workbench, path: Path, options: ImportOptions, *, limi
             else ({v.number: v.number for v in versions}, versions)
         )
         figures = content.figures if options.restore_analytics else ()
-        store = _trace_store(bench) if options.restore_analytics else None
+        store = figures_store(bench.settings) if options.restore_analytics else None
         records = home / template_id / content.digest[:_SHORT_DIGEST]
         journal = _Journal(
             template_id,
@@ -142,7 +136,7 @@ def import_package(bench: Workbench, path: Path, options: ImportOptions, *, limi
                 dataset = bench.datasets.add(template_id, DatasetFile(str(path), tuple(rows), ()))
             if store is not None:
                 write_figures(store, template_id, figures, replace=True)
-            registry.add_drafts(template, versions)
+            bench.registry.add_drafts(template, versions)
         except BaseException:
             recover(bench, home)
             raise
@@ -175,7 +169,7 @@ def recover(bench: Workbench, home: Path) -> None:
         if journal.rows:
             bench.datasets.take_back(journal.template_id, journal.rows, keep=journal.dataset_files)
         if journal.figures is not None:
-            write_figures(_trace_store(bench), journal.template_id, journal.figures, replace=True)
+            write_figures(figures_store(bench.settings), journal.template_id, journal.figures, replace=True)
     _forget_journal(home)
 
 
@@ -261,10 +255,6 @@ def _check_labels(
             "their place."
         )
     return ImportReport(0, 0, len(rows), ())
-
-
-def _trace_store(bench: Workbench) -> Path:
-    return bench.settings.path(sqlite_path(bench.settings.traces_url))
 
 
 def _keep_records(content: PackageContent, records: Path) -> None:
