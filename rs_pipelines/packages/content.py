@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 import yaml
 
+from rs_gateway.adapters.file_schema import MARK_FILE
 from rs_gateway.adapters.prompt_files import PromptFiles
 from rs_gateway.adapters.stats_rows import encoded
-from rs_gateway.domain.errors import RouteSwitchError, StoreError, shown
+from rs_gateway.domain.errors import RouteSwitchError, shown
 from rs_gateway.domain.prompts import PromptTemplate, PromptVersion, RegisteredTemplate, check_template_id
 from rs_gateway.domain.stats import ALL_TIME, HOUR_S, MINUTE_S, StatsRow
 from rs_gateway.yaml_text import YamlTextError, parse_yaml
@@ -252,7 +253,7 @@ def _is_storable(row: StatsRow) -> bool:
 def _check_studies(folder: Path, facts: PackageFacts, template_id: str) -> tuple[int, int]:
     files, found = StudyFiles(folder / STUDIES_DIR), [0, 0]
     for name in facts.files:
-        if not name.startswith(f"{STUDIES_DIR}/"):
+        if not name.startswith(f"{STUDIES_DIR}/") or name == f"{STUDIES_DIR}/{MARK_FILE}":
             continue
         _, _, rest = name.partition("/")
         kind = rest.rsplit("/", 1)[-1]
@@ -265,7 +266,7 @@ def _check_studies(folder: Path, facts: PackageFacts, template_id: str) -> tuple
         try:
             load = files.load_study if kind == "study.json" else files.load_comparison
             load(target, record.study_id)
-        except (StoreError, *_UNREADABLE) as error:
+        except (RouteSwitchError, KeyError, TypeError, *_UNREADABLE) as error:
             raise PackageError(f"{name}: {error}") from error
         found[kind == "comparison.json"] += 1
     return found[0], found[1]

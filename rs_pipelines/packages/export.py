@@ -119,6 +119,7 @@ def _write(
         write_study(folder / STUDIES_DIR, study, comparison, redactor)
         n_studies += study is not None
         n_comparisons += comparison is not None
+    (folder / STUDIES_DIR / ".schema.lock").unlink(missing_ok=True)
     rows = rows_of(registered, lake=bench.lake, datasets=bench.datasets, redactor=redactor)
     database, parquet = dataset_files(template_id)
     write_dataset(rows, template_id, database=folder / database, parquet=folder / parquet)
@@ -152,7 +153,7 @@ def _write(
         "files": {
             path.relative_to(folder).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size}
             for path in sorted(folder.rglob("*"))
-            if path.is_file()
+            if path.is_file() and not path.name.startswith(".")
         },
     }
     (folder / PACKAGE_FILE).write_bytes(seal(content))

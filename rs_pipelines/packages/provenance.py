@@ -20,7 +20,8 @@ def imported_records(data: Path, template_id: str) -> list[Path]:
 
 def study_stores(data: Path, own: StudyFiles, template_id: str) -> list[StudyFiles]:
     """Where studies of a template may lie: those made here, then those that came with packages."""
-    return [own, *(StudyFiles(folder / STUDIES_DIR) for folder in imported_records(data, template_id))]
+    folders = (folder / STUDIES_DIR for folder in imported_records(data, template_id))
+    return [own, *(StudyFiles(folder) for folder in folders if folder.is_dir())]
 
 
 def studies_behind(
