@@ -18,8 +18,8 @@ from rs_pipelines.cli_best_model import find_best_model
 from rs_pipelines.cli_dataset import dataset_app
 from rs_pipelines.cli_forget import forget
 from rs_pipelines.cli_ingest import ingest
-from rs_pipelines.cli_study import study_app
 from rs_pipelines.cli_package import package_app
+from rs_pipelines.cli_study import study_app
 
 if TYPE_CHECKING:
     from rs_pipelines.gate import ComparedRow

@@ -27,9 +27,8 @@ from rs_pipelines.mipro.budget import (
     study_allowance,
 )
 from rs_pipelines.mipro.demos import demo_user_text
-from rs_pipelines.mipro.evaluations import Evaluations, Tools
-from rs_pipelines.mipro.earlier import earlier_winners, untried_drafts
 from rs_pipelines.mipro.earlier import MOST_EARLIER, earlier_winners, untried_drafts
+from rs_pipelines.mipro.evaluations import Evaluations, Tools
 from rs_pipelines.mipro.events import StudyEvent
 from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.mipro.request import StudyModels, StudyRequest, row_order, study_id_of, title_of
