@@ -18,6 +18,7 @@ from rs_pipelines.cli_best_model import find_best_model
 from rs_pipelines.cli_dataset import dataset_app
 from rs_pipelines.cli_forget import forget
 from rs_pipelines.cli_ingest import ingest
+from rs_pipelines.cli_package import package_app
 from rs_pipelines.cli_study import study_app
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def register(app: typer.Typer) -> None:
     """Called through the `route_switch.commands` entry point."""
     app.add_typer(dataset_app, name="dataset")
     app.add_typer(study_app, name="study")
+    app.add_typer(package_app, name="package")
     app.command("ingest")(ingest)
     app.command("optimize")(optimize)
     app.command("find-best-model")(find_best_model)

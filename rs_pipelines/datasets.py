@@ -16,7 +16,7 @@ from rs_gateway.adapters.file_schema import FileSchema
 from rs_gateway.domain.chat import JsonValue, Message
 from rs_gateway.domain.errors import RouteSwitchError, StoreError
 from rs_gateway.domain.prompts import PromptTemplate, check_template_id
-from rs_pipelines.durable_files import write_durably
+from rs_pipelines.durable_files import sync_path, write_durably
 from rs_pipelines.inputs import input_key, normal_text
 from rs_pipelines.sample import Split
 
@@ -189,12 +189,25 @@ class DatasetStore:
             added = sum(key not in known for key in said)
             corrected = sum(key in known and _changes(row, known[key]) for key, row in said.items())
             if added or corrected:
-                content = b"".join(_encode(row) + b"\n" for row in rows)
+                content = _content(rows)
                 digest = hashlib.sha256(content).hexdigest()[:32]
                 # The last label counts, so a file whose label comes back is kept once more, under the next number.
                 number = max((int(path.stem.split("-")[0]) for path in self._files(template_id)), default=0) + 1
                 write_durably(self.root / template_id / f"{number:06d}-{digest}.jsonl", content)
             return ImportReport(added, corrected, len(rows) - added - corrected, tuple(problems))
+
+    def names(self, template_id: str) -> list[str]:
+        """The files that were imported for a template, in their order."""
+        return [path.name for path in self._files(check_template_id(template_id))]
+
+    def take_back(self, template_id: str, rows: Sequence[LabelledRow], *, keep: Collection[str]) -> None:
+        """Undo an import of exactly these rows, unless its file is one of those to keep."""
+        digest = hashlib.sha256(_content(rows)).hexdigest()[:32]
+        with self._alone(check_template_id(template_id)):
+            for path in self._files(template_id):
+                if path.stem.endswith(digest) and path.name not in keep:
+                    path.unlink()
+            sync_path(self.root / template_id)
 
     def rows(self, template_id: str) -> tuple[LabelledRow, ...]:
         """One row for each normalised input, with its latest label and the split that a file gave it, if any did.
@@ -410,6 +423,10 @@ def _split_keepers(
 
 def _changes(row: LabelledRow, before: LabelledRow) -> bool:
     return row.expected != before.expected or (row.split is not None and before.split is None)
+
+
+def _content(rows: Iterable[LabelledRow]) -> bytes:
+    return b"".join(_encode(row) + b"\n" for row in rows)
 
 
 def _encode(row: LabelledRow) -> bytes:

@@ -31,7 +31,7 @@ from rs_pipelines.mipro.budget import (
     study_allowance,
 )
 from rs_pipelines.mipro.demos import demo_user_text
-from rs_pipelines.mipro.earlier import earlier_winners
+from rs_pipelines.mipro.earlier import MOST_EARLIER, earlier_winners, untried_drafts
 from rs_pipelines.mipro.evaluations import Evaluations, Tools
 from rs_pipelines.mipro.events import StudyEvent
 from rs_pipelines.mipro.records import StudyRecord
@@ -368,11 +368,15 @@ def _request(bench: Workbench, target: Target, effort: Effort, comparison: Compa
             "text is the same for all, and no row has a user's message. Put a variable into the user text, as in "
             "{message}, or leave the setting out."
         )
+    refused = taken_back_hashes(registered, target.model)
+    studies = bench.studies.studies(target)
+    searched = {study.study_id for study in studies}
+    drafts = untried_drafts(registered, target.model, searched=searched, refused=refused)
     winners = earlier_winners(
-        bench.studies.studies(target),
+        studies,
         sample_id=sample.sample_id,
         live_hash=live.text.content_hash,
-        refused=taken_back_hashes(registered, target.model),
+        refused=refused,
     )
     return StudyRequest(
         target=target,
@@ -383,7 +387,7 @@ def _request(bench: Workbench, target: Target, effort: Effort, comparison: Compa
         output_formats=bench.output_formats(target),
         objective=policy.objective,
         max_loss=policy.max_loss,
-        earlier=winners,
+        earlier=(*drafts, *winners)[:MOST_EARLIER],
         redactor=bench.redactor,
         comparison=comparison,
         looks_at_once=bench.settings.mipro_v2.looks_at_once,

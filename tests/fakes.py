@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 
 from rs_gateway.adapters.trace_rows import FEEDBACK_COLUMNS, TRACE_COLUMNS
 from rs_gateway.domain.errors import RegistryError, StoreError, TraceNotFoundError
@@ -20,6 +20,7 @@ from rs_gateway.domain.prompts import (
     check_text,
     check_variables,
     make_live,
+    number_drafts,
     set_weight,
 )
 from rs_gateway.domain.publication import Action, Change
@@ -155,6 +156,18 @@ class MemoryRegistry:
         versions = {**known.versions, version.number: version}
         self._keep(RegisteredTemplate(known.template, versions, known.serving, known.weights, known.history))
         return version
+
+    def add_drafts(self, template: PromptTemplate, versions: Sequence[PromptVersion]) -> dict[int, int]:
+        check_template_id(template.template_id)
+        check_variables(template.variables)
+        known = self._templates.get(template.template_id) or RegisteredTemplate(template, {}, {})
+        numbers, added = number_drafts(known, versions)
+        if not known.versions:
+            numbers, added = {v.number: v.number for v in versions}, list(versions)
+        for version in added:
+            check_text(version.text, template=known.template)
+        self._keep(replace(known, versions={**known.versions, **{v.number: v for v in added}}))
+        return numbers
 
     def make_live(self, template_id: str, change: Change) -> RegisteredTemplate:
         return self._keep(make_live(self.get(template_id), change))

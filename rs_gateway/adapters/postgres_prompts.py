@@ -5,6 +5,7 @@ count every change of their tables, so that one by hand, in SQL, reaches the gat
 """
 
 import json
+from collections.abc import Sequence
 from typing import TypeVar
 
 import psycopg
@@ -43,6 +44,7 @@ from rs_gateway.domain.prompts import (
     check_text,
     check_variables,
     make_live,
+    number_drafts,
     set_weight,
 )
 from rs_gateway.domain.publication import Action, Change
@@ -173,6 +175,24 @@ class PostgresPrompts:
             version = PromptVersion(max(registered.versions, default=0) + 1, text, model, origin)
             connection.execute(_INSERT_VERSION, (template_id, version.number, _as_json(version_fields(version))))
         return version
+
+    def add_drafts(self, template: PromptTemplate, versions: Sequence[PromptVersion]) -> dict[int, int]:
+        """See PromptRegistry. Raises RegistryError, TemplateInvalidError."""
+        template_id = check_template_id(template.template_id)
+        check_variables(template.variables)
+        with self._database.writing() as connection:
+            if connection.execute(_LOCK_ONE, (template_id,)).fetchone() is None:
+                numbers, added = {version.number: version.number for version in versions}, list(versions)
+                registered = RegisteredTemplate(template, {version.number: version for version in added}, {})
+                facts, live = _as_json(template_fields(template)), _as_json(live_fields(registered))
+                connection.execute(_INSERT_TEMPLATE, (template_id, facts, live))
+            else:
+                registered = self._read(connection, _SELECT_ONE, template_id)
+                numbers, added = number_drafts(registered, versions)
+            for version in added:
+                check_text(version.text, template=registered.template)
+                connection.execute(_INSERT_VERSION, (template_id, version.number, _as_json(version_fields(version))))
+        return numbers
 
     def make_live(self, template_id: str, change: Change) -> RegisteredTemplate:
         """See PromptRegistry. Raises RegistryError when there is no such template or version."""

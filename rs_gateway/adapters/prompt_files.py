@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,12 +42,15 @@ from rs_gateway.domain.prompts import (
     check_text,
     check_variables,
     make_live,
+    number_drafts,
     set_weight,
 )
 from rs_gateway.domain.publication import Action, Change
 
 TEMPLATE_FILE, LIVE_FILE, VERSIONS_DIR = "template.yaml", "live.yaml", "versions"
 _LOCKS_DIR, _NEW_DIR = ".locks", ".new"
+_UNFINISHED = ".unfinished"
+"""In a folder of versions: the names of those that are being added together."""
 _VERSION_NAME = re.compile(r"(\d{4,})\.yaml\Z")
 _Signature: TypeAlias = tuple[int, int, int]
 REGISTRY_SCHEMA = FileSchema("prompt registry", "stores.prompts")
@@ -116,17 +119,49 @@ class PromptFiles:
                 raise TemplateExistsError(
                     f"Template {template_id!r} is registered already: add a version, or choose another id."
                 )
-            # Built aside and renamed into place, so that nobody ever sees half a template.
-            draft = self._root / _NEW_DIR / template_id
-            shutil.rmtree(draft, ignore_errors=True)
-            (draft / VERSIONS_DIR).mkdir(parents=True)
-            _create(draft / VERSIONS_DIR / _version_name(1), dump_version(version))
-            _replace(draft / LIVE_FILE, dump_live(registered))
-            _replace(draft / TEMPLATE_FILE, dump_template(template))
-            _sync_directory(draft)
-            draft.rename(self._root / template_id)
-            _sync_directory(self._root)
+            self._put(registered)
         return registered
+
+    def add_drafts(self, template: PromptTemplate, versions: Sequence[PromptVersion]) -> dict[int, int]:
+        """See PromptRegistry. Raises RegistryError, TemplateInvalidError."""
+        template_id = check_template_id(template.template_id)
+        check_variables(template.variables)
+        with self._changing(template_id):
+            if template_id not in self._template_ids():
+                for version in versions:
+                    check_text(version.text, template=template)
+                self._put(RegisteredTemplate(template, {version.number: version for version in versions}, {}))
+                return {version.number: version.number for version in versions}
+            registered = self.get(template_id)
+            numbers, added = number_drafts(registered, versions)
+            for version in added:
+                check_text(version.text, template=registered.template)
+            self._add_together(self._root / template_id / VERSIONS_DIR, added)
+        return numbers
+
+    def _put(self, registered: RegisteredTemplate) -> None:
+        """Write a template that is not there yet: built aside and renamed, so that nobody ever sees half of it."""
+        template_id = registered.template.template_id
+        draft = self._root / _NEW_DIR / template_id
+        shutil.rmtree(draft, ignore_errors=True)
+        (draft / VERSIONS_DIR).mkdir(parents=True)
+        for version in registered.versions.values():
+            _create(draft / VERSIONS_DIR / _version_name(version.number), dump_version(version))
+        _replace(draft / LIVE_FILE, dump_live(registered))
+        _replace(draft / TEMPLATE_FILE, dump_template(registered.template))
+        _sync_directory(draft)
+        draft.rename(self._root / template_id)
+        _sync_directory(self._root)
+
+    def _add_together(self, folder: Path, versions: Sequence[PromptVersion]) -> None:
+        """Add all of these versions or none: readers pass over those that a list names, until it is gone."""
+        if versions:
+            names = [_version_name(version.number) for version in versions]
+            _replace(folder / _UNFINISHED, "\n".join(names).encode())
+            for name, version in zip(names, versions, strict=True):
+                _create(folder / name, dump_version(version))
+            (folder / _UNFINISHED).unlink()
+            _sync_directory(folder)
 
     def add_version(self, template_id: str, text: PromptText, *, model: str | None, origin: Origin) -> PromptVersion:
         """See PromptRegistry. Raises RegistryError, TemplateInvalidError."""
@@ -159,6 +194,7 @@ class PromptFiles:
             REGISTRY_SCHEMA.migrate(self._root)
             locks.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(locks / f"{check_template_id(template_id)}.lock", timeout=self._lock_timeout_s):
+                _take_back_unfinished(self._root / template_id / VERSIONS_DIR)
                 yield
         except filelock.Timeout as error:
             raise RegistryError(
@@ -260,9 +296,12 @@ def _version_name(number: int) -> str:
 
 def _version_files(folder: Path) -> list[tuple[int, Path]]:
     try:
+        unfinished = _unfinished(folder)
         names = sorted(p.name for p in folder.iterdir() if p.suffix in (".yaml", ".yml") and p.name[0] != ".")
+        unfinished |= _unfinished(folder)
     except OSError as error:
         raise RegistryError(f"{folder}: {error.strerror or error}") from error
+    names = [name for name in names if name not in unfinished]
     numbered: list[tuple[int, Path]] = []
     for name in names:
         matched = _VERSION_NAME.match(name)
@@ -274,7 +313,22 @@ def _version_files(folder: Path) -> list[tuple[int, Path]]:
     return sorted(numbered)
 
 
+def _unfinished(folder: Path) -> set[str]:
+    try:
+        return set((folder / _UNFINISHED).read_text().split())
+    except FileNotFoundError:
+        return set()
+
+
 # Writing, with the template's lock held
+
+
+def _take_back_unfinished(folder: Path) -> None:
+    """Remove the versions that a killed writer was adding together."""
+    for name in _unfinished(folder):
+        if _VERSION_NAME.match(name):
+            (folder / name).unlink(missing_ok=True)
+    (folder / _UNFINISHED).unlink(missing_ok=True)
 
 
 def _write_aside(path: Path, data: bytes) -> Path:

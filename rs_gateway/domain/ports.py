@@ -273,6 +273,20 @@ class PromptRegistry(Protocol):
         """Add a draft; nothing is served until `make_live`."""
         ...
 
+    def add_drafts(self, template: PromptTemplate, versions: Sequence[PromptVersion]) -> Mapping[int, int]:
+        """Add versions that nobody serves; all of them or none, whatever happens meanwhile.
+
+        A template that is unknown here becomes known, its versions with the numbers that they have, and nothing live.
+        Of a known one, facts and live versions stay, and the versions that it lacks follow with the next numbers.
+
+        Returns:
+            number that a version has in `versions` -> its number here.
+
+        Raises:
+            RegistryError, TemplateInvalidError: a version does not fit the template; nothing was added.
+        """
+        ...
+
     def make_live(self, template_id: str, change: Change) -> RegisteredTemplate:
         """Serve `change.version` for `change.model`.
 

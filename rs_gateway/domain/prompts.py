@@ -1,6 +1,7 @@
 """Templates, their versions, and the one rendering function that serving and optimising share."""
 
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -238,6 +239,26 @@ def make_live(registered: RegisteredTemplate, change: Change) -> RegisteredTempl
         serving={**registered.serving, model: change.version},
         history=(*registered.history, change),
     )
+
+
+def number_drafts(
+    registered: RegisteredTemplate, versions: Sequence[PromptVersion]
+) -> tuple[dict[int, int], list[PromptVersion]]:
+    """Which number each of these versions from elsewhere has in `registered`, and those that it lacks, so numbered.
+
+    A version is there already when one has its text and its model.
+    """
+    known = {(v.text.content_hash, v.model): number for number, v in sorted(registered.versions.items(), reverse=True)}
+    following = itertools.count(max(registered.versions, default=0) + 1)
+    numbers: dict[int, int] = {}
+    added: list[PromptVersion] = []
+    for version in versions:
+        same = (version.text.content_hash, version.model)
+        if same not in known:
+            known[same] = next(following)
+            added.append(replace(version, number=known[same]))
+        numbers[version.number] = known[same]
+    return numbers, added
 
 
 def listed_versions(own: Mapping[str, int]) -> str:

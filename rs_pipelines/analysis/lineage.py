@@ -15,8 +15,10 @@ from rs_gateway.domain.publication import Action, Change
 from rs_pipelines.comparison import Comparison
 from rs_pipelines.lake import Lake
 from rs_pipelines.mipro.records import StudyRecord
+from rs_pipelines.packages.provenance import study_stores
 from rs_pipelines.report import candidate_name, verdict_line
 from rs_pipelines.sample import CalibrationSample, Split, Target
+from rs_pipelines.studies import StudyFiles
 from rs_pipelines.workbench import Workbench
 
 _T = TypeVar("_T")
@@ -51,10 +53,11 @@ def follow_back(bench: Workbench, template_id: str, number: int) -> Lineage:
     if origin.study_id is None or version.model is None:
         return Lineage(template_id, version, changes, None, None, None, ())
     target = Target(template_id, version.model)
-    study = _kept(lambda: bench.studies.load_study(target, origin.study_id or ""), gaps)
+    files = _store_of(bench, target, origin.study_id)
+    study = _kept(lambda: files.load_study(target, origin.study_id or ""), gaps)
     if study is None:
         gaps.append(f"Study {origin.study_id} of {target.key} is not in {bench.data / 'studies'}.")
-    comparison = _kept(lambda: bench.studies.load_comparison(target, origin.study_id or ""), gaps)
+    comparison = _kept(lambda: files.load_comparison(target, origin.study_id or ""), gaps)
     if comparison is None:
         gaps.append(f"The comparison of study {origin.study_id} is not in {bench.data / 'studies'}.")
     elif comparison.content_digest != comparison.comparison_id:
@@ -225,6 +228,12 @@ def _version_of(registered: RegisteredTemplate, number: int) -> PromptVersion:
             f"name one of {', '.join(map(str, registered.versions))}."
         )
     return registered.versions[number]
+
+
+def _store_of(bench: Workbench, target: Target, study_id: str) -> StudyFiles:
+    """Where a study lies: among those made here, else among the records of an imported package."""
+    stores = study_stores(bench.data, bench.studies, target.template_id)
+    return next((store for store in stores if store.directory(target, study_id).is_dir()), bench.studies)
 
 
 def _kept(load: Callable[[], _T], gaps: list[str]) -> _T | None:

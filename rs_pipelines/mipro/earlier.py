@@ -3,13 +3,13 @@
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from rs_gateway.domain.prompts import PromptText
+from rs_gateway.domain.prompts import PromptText, RegisteredTemplate
 from rs_gateway.domain.redaction import Redactor
 from rs_pipelines.mipro.formats import without_format
 from rs_pipelines.mipro.records import LIVE, StudyRecord
 from rs_pipelines.mipro.redacted import is_clean
 
-_KEPT = 2
+MOST_EARLIER = 2
 """Winners that are tried again; each takes the place of a new instruction and of a new demo set."""
 
 
@@ -31,7 +31,32 @@ def earlier_winners(
             continue
         if text.content_hash != live_hash and text.content_hash not in refused:
             found.setdefault(text.content_hash, without_format(text))
-    return tuple(found.values())[:_KEPT]
+    return tuple(found.values())[:MOST_EARLIER]
+
+
+def untried_drafts(
+    registered: RegisteredTemplate, model: str, *, searched: Collection[str], refused: Collection[str]
+) -> tuple[PromptText, ...]:
+    """Versions for a model, or for any, that never were live here and are not now, the newest first; at most two.
+
+    So a prompt that a person proposed, or that came with a package, gets its chance before the gate.
+
+    Args:
+        searched: ids of the studies that were made here: what they chose is an earlier winner.
+        refused: content hashes of prompts that are not to be tried.
+    """
+    live = registered.live(model)
+    tried = {change.version for change in registered.history} | set(registered.serving.values())
+    taken = {*refused, *(() if live is None else (live.text.content_hash,))}
+    found = {
+        version.text.content_hash: without_format(version.text)
+        for number, version in sorted(registered.versions.items(), reverse=True)
+        if number not in tried
+        and version.model in (model, None)
+        and version.origin.study_id not in searched
+        and version.text.content_hash not in taken
+    }
+    return tuple(found.values())[:MOST_EARLIER]
 
 
 def usable_demos(

@@ -34,8 +34,9 @@ class StudyRequest:
         output_formats: those to try beside the live version's own.
         objective: `quality` chooses what is believed to be best; `cost` the shortest prompt that is believed to lose no
             more than `max_loss`.
-        earlier: winners of searches before this one, the newest first; their instructions and demos are tried again.
         looks_at_once: candidates that a race looks at at the same time, so that several processes have something to do.
+        earlier: drafts that were never live, and winners of searches before this one, each the newest first; their
+            instructions and demos are tried.
         comparison: what of the budget is kept back for after the search.
         redactor: what demos and the prompt model may not see of a train row; None takes nothing out.
     """

@@ -18,7 +18,7 @@ from rs_gateway.adapters.prompt_files import PromptFiles
 from rs_gateway.domain.errors import RegistryError, TemplateInvalidError, VersionConflictError
 from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.ports import PromptRegistry
-from rs_gateway.domain.prompts import ANY_MODEL, Demo, Origin, PromptTemplate, PromptText, escape_text
+from rs_gateway.domain.prompts import ANY_MODEL, Demo, Origin, PromptTemplate, PromptText, PromptVersion, escape_text
 from rs_gateway.domain.publication import Action, Change
 from tests.fakes import MemoryRegistry
 
@@ -141,6 +141,40 @@ def test_a_new_version_is_a_draft_until_it_is_made_live(registry: PromptRegistry
     live = registered.live("small")
     assert live is not None
     assert live.number == 1
+
+
+DRAFTS = (
+    PromptVersion(2, TEXT, None, ORIGIN),
+    PromptVersion(5, PromptText("Better."), "small", FOUND),
+)
+
+
+def test_drafts_of_an_unknown_template_keep_their_numbers_and_are_not_live(registry: PromptRegistry) -> None:
+    assert registry.add_drafts(TEMPLATE, DRAFTS) == {2: 2, 5: 5}
+    known = registry.get("order-number")
+    assert (known.template, known.versions) == (TEMPLATE, {2: DRAFTS[0], 5: DRAFTS[1]})
+    assert (known.serving, known.history) == ({}, ())
+    assert registry.make_live("order-number", publish(5, previous=None)).serving == {ANY_MODEL: 5}
+
+
+def test_drafts_of_a_known_template_follow_its_versions_and_those_that_are_there_stay(registry: PromptRegistry) -> None:
+    before = registry.register(TEMPLATE, TEXT, origin=ORIGIN)
+    assert registry.add_drafts(replace(TEMPLATE, name="Other"), DRAFTS) == {2: 1, 5: 2}
+    after = registry.get("order-number")
+    assert after == replace(before, versions={**before.versions, 2: replace(DRAFTS[1], number=2)})
+    assert registry.add_drafts(TEMPLATE, DRAFTS) == {2: 1, 5: 2}
+    assert registry.get("order-number") == after
+
+
+def test_of_drafts_that_do_not_all_fit_none_comes_in(registry: PromptRegistry) -> None:
+    bad = PromptVersion(6, PromptText("{unknown}"), None, ORIGIN)
+    with pytest.raises(TemplateInvalidError):
+        registry.add_drafts(TEMPLATE, (*DRAFTS, bad))
+    assert registry.load().templates == {}
+    before = registry.register(TEMPLATE, TEXT, origin=ORIGIN)
+    with pytest.raises(TemplateInvalidError):
+        registry.add_drafts(TEMPLATE, (*DRAFTS, bad))
+    assert registry.get("order-number") == before
 
 
 def test_a_publication_for_one_model_leaves_the_others_alone_and_is_recorded(registry: PromptRegistry) -> None:

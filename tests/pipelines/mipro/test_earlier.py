@@ -5,9 +5,11 @@ from pathlib import Path
 
 import anyio
 
+from rs_gateway.adapters.prompt_files import PromptFiles
 from rs_gateway.adapters.scripted_chat import ScriptedChat
-from rs_gateway.domain.prompts import PromptText
-from rs_pipelines.mipro.earlier import earlier_winners, usable_demos
+from rs_gateway.domain.prompts import Origin, PromptTemplate, PromptText
+from rs_gateway.domain.publication import Action, Change
+from rs_pipelines.mipro.earlier import earlier_winners, untried_drafts, usable_demos
 from rs_pipelines.mipro.records import LIVE, Candidate, StudyRecord
 from rs_pipelines.mipro.search import run_study
 from rs_pipelines.sample import Split
@@ -59,3 +61,20 @@ def test_demos_that_are_validated_or_proven_on_now_are_dropped() -> None:
     same_text = replace(demo(1), example_id=None)
     text = replace(WINNER, demos=(held, same_text, demo(2)))
     assert usable_demos(text, held_out={val.example_id}, inputs={same_text.user}).demos == (demo(2),)
+
+
+def test_a_draft_that_never_was_live_gets_its_chance_and_no_other_version_does(tmp_path: Path) -> None:
+    registry, origin = PromptFiles(tmp_path), Origin("registered", "ann", "2026-01-01T00:00:00+00:00")
+    template = PromptTemplate("parcels", "Parcels", ("message",), {})
+    registry.register(template, PromptText("Live.", "{message}"), origin=origin)
+    for name, model in (("Was live.", None), ("Taken back.", None), ("Mine.", "tiny"), ("Not mine.", "large")):
+        registry.add_version("parcels", PromptText(name, "{message}"), model=model, origin=origin)
+    found_here = replace(origin, study_id="s1")
+    registry.add_version("parcels", PromptText("Found here.", "{message}"), model="tiny", origin=found_here)
+    registry.add_version("parcels", PromptText("From elsewhere.", "{message}"), model=None, origin=origin)
+    registry.make_live("parcels", Change(Action.PUBLISH, 2, None, "ann", "now", "why", 1))
+    registry.make_live("parcels", Change(Action.ROLLBACK, 1, None, "ann", "now", "why", 2))
+    registered = registry.get("parcels")
+    refused = {registered.versions[3].text.content_hash}
+    found = untried_drafts(registered, "tiny", searched={"s1"}, refused=refused)
+    assert [text.instruction for text in found] == ["From elsewhere.", "Mine."]
