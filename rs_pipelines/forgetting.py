@@ -158,6 +158,8 @@ def _forget_derived(bench: Workbench, found: Found) -> None:
         bench.datasets.forget(template_id, found.keys[template_id])
     for path in found.studies:
         bench.studies.forget(path, found.examples)
+    # A table by traces, made again from the lake by the next ingest job.
+    bench.live_scores.unlink(missing_ok=True)
     # After the studies, which are found through them.
     for path, rows in found.samples.items():
         bench.samples.forget(path, rows)

@@ -37,7 +37,7 @@ def parts_of(settings: Settings) -> tuple[tuple[Part, ...], tuple[Elsewhere, ...
     """All parts, and those that are kept elsewhere.
 
     In the order in which they are copied: whoever refers to something goes before it, so that nothing in a backup
-    refers to what was made later. A version names its study, a study its sample, a sample its traces; the lake goes on
+    refers to what was made later. A version names its study or its package, a study its sample, a sample its traces; the lake goes on
     from a row of the trace store.
     """
     data = settings.path(settings.data_dir)
@@ -52,6 +52,8 @@ def parts_of(settings: Settings) -> tuple[tuple[Part, ...], tuple[Elsewhere, ...
     parts += [
         Part("studies", "folder", data / "studies", "data_dir"),
         Part("samples", "folder", data / "samples", "data_dir"),
+        Part("known_examples", "folder", data / "known_examples", "data_dir"),
+        Part("packages", "folder", data / "packages", "data_dir"),
         Part("datasets", "folder", settings.datasets_path, "dataset.base_path"),
         Part("embeddings.db", "database", data / "cache" / "embeddings.db", "data_dir"),
     ]
