@@ -37,8 +37,8 @@ def parts_of(settings: Settings) -> tuple[tuple[Part, ...], tuple[Elsewhere, ...
     """All parts, and those that are kept elsewhere.
 
     In the order in which they are copied: whoever refers to something goes before it, so that nothing in a backup
-    refers to what was made later. A version names its study or its package, a study its sample, a sample its traces; the lake goes on
-    from a row of the trace store.
+    refers to what was made later. A version names its study or its package, a study its sample, a sample its traces;
+    the lake goes on from a row of the trace store.
     """
     data = settings.path(settings.data_dir)
     parts: list[Part] = []
