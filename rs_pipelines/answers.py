@@ -115,15 +115,6 @@ class Allowance:
         """Whether tokens and dollars are unlimited."""
         return self.tokens is None and self.usd is None
 
-    def calls_left(self, spent: Spending) -> int | None:
-        """Calls that may still be made; None is no limit. Tokens and dollars are taken at what a call took so far."""
-        left = [] if self.calls is None else [self.calls - spent.calls]
-        if self.tokens is not None and spent.calls and spent.booked_tokens > 0:
-            left.append(int((self.tokens - spent.booked_tokens) / (spent.booked_tokens / spent.calls)))
-        if self.usd is not None and spent.calls and spent.usd > 0:
-            left.append(int((self.usd - spent.usd) / (spent.usd / spent.calls)))
-        return max(0, min(left)) if left else None
-
 
 NOTHING = Booking()
 

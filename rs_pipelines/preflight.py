@@ -127,7 +127,7 @@ class BudgetCheck:
     """Whether what may be spent is enough.
 
     Attributes:
-        least: what the live version's evaluation and the comparison alone will take, with a margin.
+        least: what no gain can be proven without, with a margin.
     """
 
     allowance: Allowance
@@ -241,6 +241,12 @@ def estimate_cost(
         usd=None if unpriced else cut * sum(n * (usd or 0.0) for n, _, _, usd in made),
         seconds=seconds,
     )
+
+
+def proposals_needed(estimate: CallEstimate, *, cost_of_proposal: CallCost) -> Needed:
+    """What the prompt model will take for all its proposals."""
+    n, each = estimate.proposals, cost_of_proposal(*_PROPOSAL_TOKENS)
+    return Needed(n, n * sum(_PROPOSAL_TOKENS), n * (each or 0.0))
 
 
 def assess(
@@ -386,8 +392,8 @@ def _objections_to_budget(budget: BudgetCheck | None, cost: CostEstimate | None)
 def _too_small(setting: str, limit: str, least: str, most: str | None) -> str:
     whole = "" if most is None else f" The whole plan takes at most about {most}."
     return (
-        f"`mipro_v2.{setting}` is {limit}, but evaluating the live version and comparing on the test rows alone take "
-        f"about {least}.{whole}"
+        f"`mipro_v2.{setting}` is {limit}, but evaluating the live version, making candidates, seeing one of them "
+        f"often enough to choose it, and comparing on the test rows take about {least}.{whole}"
     )
 
 

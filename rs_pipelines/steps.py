@@ -34,7 +34,7 @@ from rs_pipelines.mipro.demos import demo_user_text
 from rs_pipelines.mipro.earlier import MOST_EARLIER, earlier_winners, untried_drafts
 from rs_pipelines.mipro.evaluations import Evaluations, Tools
 from rs_pipelines.mipro.events import StudyEvent
-from rs_pipelines.mipro.records import StudyRecord
+from rs_pipelines.mipro.records import LIVE, StudyRecord
 from rs_pipelines.mipro.request import StudyModels, StudyRequest, row_order, study_id_of, title_of
 from rs_pipelines.mipro.reserve import ComparisonReserve
 from rs_pipelines.mipro.search import run_study, utc_now
@@ -48,6 +48,7 @@ from rs_pipelines.preflight import (
     check_evaluator,
     estimate_cost,
     probe_of,
+    proposals_needed,
 )
 from rs_pipelines.publishing import NothingPublished, Published, objections, publish, taken_back_hashes
 from rs_pipelines.retention import expire
@@ -259,7 +260,10 @@ def preflight(
         calls, seconds = model.calls_made - before, time.monotonic() - began
         probe = probe_of(first, again, seconds_per_call=seconds / calls if calls else None)
         reserve = ComparisonReserve(request, task=models.task, evaluator=evaluator)
-        return probe, reserve.least(), reserve.longest_by_live()
+        proposals = proposals_needed(
+            estimate_calls(request.plan, sample, comparison), cost_of_proposal=bench.cost_of_proposal(target)
+        )
+        return probe, reserve.least() + proposals, reserve.longest_by_live()
 
     with bench.studies.lock(target):
         probe, least, longest = with_models(bench, target, run, watch=watch)
@@ -475,7 +479,13 @@ def reasons(bench: Workbench, comparison: Comparison) -> tuple[str, ...]:
     if study.best_text is None or published_version(bench, comparison) is not None:
         return comparison.verdict.reasons
     against = objections(comparison, study.best_text, bench.registry.get(target.template_id))
-    return against or comparison.verdict.reasons
+    found = against or comparison.verdict.reasons
+    if study.ending == "budget" and study.best == LIVE:
+        limits = study.plan.allowance
+        settings = {"max_calls": limits.calls, "max_tokens": limits.tokens, "max_cost_usd": limits.usd}
+        named = ", ".join(f"`mipro_v2.{name}` ({value:,})" for name, value in settings.items() if value is not None)
+        found = (*found, f"The budget ended the search before it saw enough to choose anything else: raise {named}.")
+    return found
 
 
 def spending(bench: Workbench, study_id: str) -> Spending:

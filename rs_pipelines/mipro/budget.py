@@ -19,6 +19,8 @@ REVISION_ROWS = 32
 """Train rows that the leader is tried on before the second round, at most."""
 RETRY_SHARE = 0.1
 """Part of what the comparison needs kept back for retries, and for answers longer than those so far."""
+LEAST_SEEN = 0.3
+"""Part of the validation rows that a race must have shown a candidate before it may choose it."""
 _DEMO_CHOICES = {"light": 6, "medium": 12, "heavy": 18}
 _INSTRUCTION_CHOICES = {"light": 4, "medium": 7, "heavy": 10}
 _REVISIONS = {"light": 1, "medium": 2, "heavy": 3}
@@ -222,12 +224,13 @@ def study_allowance(
         ConfigurationError: the budget does not even cover the live version's evaluation and the comparison.
     """
     estimate, reserved = estimate_calls(plan, sample, comparison), _reserved_calls(plan, sample, comparison)
-    least = least_calls(plan, sample, comparison)
+    least, looks = least_calls(plan, sample, comparison), _least_looks(plan, sample)
     if plan.max_calls is not None and plan.max_calls < least:
         raise ConfigurationError(
             f"mipro_v2.max_calls is {plan.max_calls}, but this sample needs at least {least}: {estimate.live} to "
-            f"evaluate the live version, {reserved} for the comparison on test rows. The whole plan costs about "
-            f"{estimate.total}."
+            f"evaluate the live version, {estimate.screening + estimate.proposals} to make candidates, {looks} to see "
+            f"one of them often enough to choose it, {reserved} for the comparison on test rows. The whole plan costs "
+            f"about {estimate.total}."
         )
     return replace(plan.allowance, calls=search_calls(plan, sample, comparison))
 
@@ -246,8 +249,20 @@ def search_calls(
 
 
 def least_calls(plan: StudyPlan, sample: CalibrationSample, comparison: ComparisonSize = LIVE_AND_WINNER) -> int:
-    """Calls without which there is no verdict: the live version's evaluation, the comparison, and one look."""
-    return _reserved_calls(plan, sample, comparison) + estimate_calls(plan, sample, comparison).live + 1
+    """Calls without which no gain can be proven, however large: with less there is only the live version to choose."""
+    estimate = estimate_calls(plan, sample, comparison)
+    candidates = estimate.screening + estimate.proposals + _least_looks(plan, sample)
+    return estimate.live + candidates + _reserved_calls(plan, sample, comparison)
+
+
+def least_rows(plan: StudyPlan, n_val: int) -> int:
+    """Validation rows that a candidate must have seen to be chosen."""
+    n_rows = min(plan.val_rows, n_val)
+    return n_rows if plan.search == "tpe" else math.ceil(LEAST_SEEN * n_rows)
+
+
+def _least_looks(plan: StudyPlan, sample: CalibrationSample) -> int:
+    return (1 + plan.questions_per_answer) * least_rows(plan, len(sample.rows(Split.VAL)))
 
 
 def _reserved_calls(plan: StudyPlan, sample: CalibrationSample, comparison: ComparisonSize) -> int:

@@ -2,8 +2,9 @@
 
 from math import ceil
 
+from rs_pipelines.mipro.budget import LEAST_SEEN
 from rs_pipelines.mipro.estimates import GainEstimates, final_choice
-from rs_pipelines.mipro.racing import LEAST_BELIEF, LEAST_SEEN, believed_levels, cheapest, chosen
+from rs_pipelines.mipro.racing import LEAST_BELIEF, believed_levels, cheapest, chosen
 from rs_pipelines.mipro.records import LIVE, Candidate, StudyRecord, Weighed
 from rs_pipelines.mipro.reserve import prompt_length
 

@@ -10,7 +10,7 @@ import anyio.to_thread
 
 from rs_gateway.domain.errors import RouteSwitchError
 from rs_gateway.domain.evaluation import Evaluator
-from rs_pipelines.answers import CallBudget, Spending
+from rs_pipelines.answers import CallBudget
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.mipro.budget import planned_evaluations
 from rs_pipelines.mipro.events import RowsScored, StudyEvent
@@ -126,14 +126,8 @@ class Evaluations:
 
     @property
     def answers_left(self) -> int | None:
-        """Answers that the budget still covers, judged ones with their judge's calls; None is no limit.
-
-        As of the last save, and not of this moment: a search that was killed in between decides as it would have.
-        """
-        record = self.record
-        spent = Spending(record.calls, record.input_tokens, record.output_tokens, record.booked_tokens, record.usd)
-        calls = self._tools.budget.allowance.calls_left(spent)
-        return None if calls is None else calls // (1 + record.plan.questions_per_answer)
+        """Answers that the budget still covers; None is no limit."""
+        return self._tools.reserve.answers_left(self.record)
 
     @property
     def share_done(self) -> float:

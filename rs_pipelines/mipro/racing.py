@@ -20,6 +20,7 @@ from math import ceil, erf, exp, pi, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from rs_pipelines.mipro.budget import LEAST_SEEN
 from rs_pipelines.mipro.estimates import RowValues
 from rs_pipelines.mipro.records import LIVE, Candidate
 
@@ -34,7 +35,6 @@ _MEAN_SPREAD = 1.0
 _LEAST_VARIANCE = 1e-12
 LEAST_BELIEF = 0.75
 """Probability with which the choice must be better than the live version."""
-LEAST_SEEN = 0.3
 """Part of the rows that the choice must have seen."""
 _A_POINT, _DOUBT = 0.01, 0.05
 """A race ends when nothing is left that is likely to be better by a point."""

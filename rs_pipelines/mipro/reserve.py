@@ -8,7 +8,7 @@ from rs_gateway.domain.prompts import PromptText
 from rs_pipelines.answers import Allowance
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.foresight import Needed, input_bound, needed_for
-from rs_pipelines.mipro.budget import RETRY_SHARE, search_calls, study_allowance
+from rs_pipelines.mipro.budget import RETRY_SHARE, least_rows, search_calls, study_allowance
 from rs_pipelines.mipro.demos import assemble_demo_sets, demo_rows
 from rs_pipelines.mipro.formats import without_format
 from rs_pipelines.mipro.records import StudyRecord
@@ -18,7 +18,7 @@ from rs_pipelines.sample import Example, Split
 
 
 class ComparisonReserve:
-    """What the comparison of one study will take, the longest candidate taken for the winner."""
+    """What the comparison of one study will take, the longest candidate seen so far taken for the winner."""
 
     def __init__(self, request: StudyRequest, *, task: CachedModel, evaluator: Evaluator) -> None:
         """
@@ -40,14 +40,40 @@ class ComparisonReserve:
         allowance = replace(self._without_calls, calls=calls)
         if allowance.only_calls:
             return allowance
-        longest = max((record.text_of(candidate) for candidate in record.candidates), key=prompt_length)
-        return _without(allowance, self.comparison(longest))
+        return _without(allowance, self.comparison(_longest_seen(record)))
+
+    def answers_left(self, record: StudyRecord) -> int | None:
+        """Answers that the search may still ask for, judged ones with their judge's calls; None is no limit.
+
+        Each is taken to be asked with the longest prompt seen so far. As of the last save, and not of this moment: a
+        search that was killed in between decides as it would have.
+        """
+        allowance = self.allowance(record)
+        left: list[float] = []
+        if allowance.calls is not None:
+            left.append((allowance.calls - record.calls) / (1 + record.plan.questions_per_answer))
+        rows = self._val_rows
+        if record.rows and not allowance.only_calls:
+            needed = self._needed(_longest_seen(record), rows)
+            if allowance.tokens is not None and needed.tokens:
+                left.append((allowance.tokens - record.booked_tokens) / needed.tokens * len(rows))
+            if allowance.usd is not None and needed.usd:
+                left.append((allowance.usd - record.usd) / needed.usd * len(rows))
+        return max(0, int(min(left))) if left else None
 
     def least(self) -> Needed:
-        """What the live version's evaluation and the comparison will take, by the demo sets that can be foreseen."""
-        request = self._request
-        live = self._needed(request.live.text, request.sample.rows(Split.VAL)[: request.plan.val_rows])
-        return live + self.comparison(longest_planned(request))
+        """What no gain can be proven without: evaluating the live version, making and seeing a candidate, comparing it.
+
+        By the demo sets that can be foreseen; what the prompt model takes is left out.
+        """
+        request, longest = self._request, longest_planned(self._request)
+        train, n_looks = request.sample.rows(Split.TRAIN), least_rows(request.plan, len(self._val_rows))
+        needed = self._needed(request.live.text, self._val_rows) + self._needed(longest, self._val_rows[:n_looks])
+        return needed + self._needed(longest, train[: request.plan.screen_rows]) + self.comparison(longest)
+
+    @property
+    def _val_rows(self) -> Sequence[Example]:
+        return self._request.sample.rows(Split.VAL)[: self._request.plan.val_rows]
 
     def comparison(self, longest: PromptText) -> Needed:
         """What the comparison will take if all prompts but the live version are as long as this one."""
@@ -70,6 +96,10 @@ class ComparisonReserve:
     def _needed(self, text: PromptText, rows: Sequence[Example]) -> Needed:
         template_id = self._request.target.template_id
         return needed_for(text, rows, template_id=template_id, model=self._task, evaluator=self._evaluator)
+
+
+def _longest_seen(record: StudyRecord) -> PromptText:
+    return max((record.text_of(entry.candidate) for entry in record.rows), key=prompt_length)
 
 
 def longest_planned(request: StudyRequest) -> PromptText:

@@ -154,14 +154,6 @@ def test_an_answer_without_counts_costs_what_it_was_booked_with(tmp_path: Path) 
     assert budget.spent.booked_tokens == 60
 
 
-def test_calls_left_follow_the_tightest_limit() -> None:
-    allowance = Allowance(calls=10, tokens=100, usd=1.0)
-    assert allowance.calls_left(Spending()) == 10
-    assert allowance.calls_left(Spending(1, 30, 10, booked_tokens=40, usd=0.2)) == 1
-    assert allowance.calls_left(Spending(1, 3, 1, booked_tokens=4, usd=0.9)) == 0
-    assert Allowance().calls_left(Spending(1, 3, 1, booked_tokens=4, usd=0.9)) is None
-
-
 def test_a_cache_of_the_first_schema_keeps_its_answers_and_accounts(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "answers.db")) as old:
         old.execute(

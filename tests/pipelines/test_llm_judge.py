@@ -187,8 +187,8 @@ def test_a_study_with_a_judge_stays_within_its_budget_to_the_call(tmp_path: Path
     assert calls == len(task.calls) + len(judge.calls)
     # 80 test rows, two prompts, an answer and a verdict each, a tenth for retries.
     assert calls <= 600 - 352
-    with pytest.raises(ConfigurationError, match="at least 473"):
-        anyio.run(run, 472, 1)
+    with pytest.raises(ConfigurationError, match="at least 561"):
+        anyio.run(run, 560, 1)
 
 
 def test_parts_of_a_weighted_evaluator_may_be_judges(tmp_path: Path) -> None:

@@ -180,13 +180,14 @@ def test_optunas_journal_holds_every_valid_trial(tmp_path: Path) -> None:
     assert [trial.value for trial in mirrored] == [trial.value for trial in record.trials]
 
 
-@pytest.mark.parametrize("max_calls", [237, 260, 300, 341, 420, 480])
+@pytest.mark.parametrize("max_calls", [283, 284, 300, 341, 420, 480])
 def test_a_budget_is_obeyed_to_the_call_and_the_best_so_far_is_returned(tmp_path: Path, max_calls: int) -> None:
     chat = ScriptedChat(tiny_model)
     record = searched(tmp_path, request(small_plan(max_calls=max_calls)), chat)
     assert len(chat.calls) == record.calls == max_calls - 176  # 176: kept back for the comparison on 80 rows
     assert (record.ending, record.finished) == ("budget", True)
     assert (record.best_value or 0) >= (record.live_value or 0)
+    assert record.best != LIVE_CANDIDATE, "the least that is not refused lets a race choose"
 
 
 def test_a_budget_that_covers_nothing_is_refused_before_a_call(tmp_path: Path) -> None:
