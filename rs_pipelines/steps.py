@@ -484,7 +484,7 @@ def reasons(bench: Workbench, comparison: Comparison) -> tuple[str, ...]:
         limits = study.plan.allowance
         settings = {"max_calls": limits.calls, "max_tokens": limits.tokens, "max_cost_usd": limits.usd}
         named = ", ".join(f"`mipro_v2.{name}` ({value:,})" for name, value in settings.items() if value is not None)
-        found = (*found, f"The budget ended the search before it saw enough to choose anything else: raise {named}.")
+        found = (*found, f"The budget ended the search: raise {named} to look at more.")
     return found
 
 

@@ -37,6 +37,7 @@ from rs_pipelines.report import preflight_lines, preflight_markdown
 from rs_pipelines.sample import CalibrationSample, Split, sample_of
 from rs_pipelines.scoring import RowScore
 from rs_pipelines.steps import Effort
+from tests import upstream as wire
 from tests.pipelines.parcels import parcels, small_plan
 from tests.pipelines.tiny_upstream import import_parcels, tiny, workbench
 from tests.upstream import Upstream
@@ -315,3 +316,17 @@ def test_the_command_line_prints_it_alone_and_exits_with_1_where_it_refuses(tmp_
         refused = runner.invoke(app, [*command[:-1], str(small.settings.config_path)])
         assert refused.exit_code == 1
         assert "`evaluation.min_test_rows` wants 100" in refused.stdout.replace("\n", " ")
+
+
+def test_where_the_budget_ended_a_search_without_a_find_the_reasons_say_so(tmp_path: Path) -> None:
+    with Upstream([wire.answers("always the same")]).running() as upstream:
+        bench = workbench(tmp_path, upstream)
+        import_parcels(tmp_path, bench)
+        target = bench.target("parcels")
+        steps.draw(bench, target)
+        steps.search(bench, target, Effort(max_calls=290))
+        comparison = steps.compare(bench, target)
+    assert len(upstream.requests) <= 290
+    assert steps.reasons(bench, comparison)[-1] == (
+        "The budget ended the search: raise `mipro_v2.max_calls` (290) to look at more."
+    )
