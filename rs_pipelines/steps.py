@@ -149,16 +149,17 @@ def ingest(bench: Workbench, *, watch: Watcher = ignore) -> IngestReport:
 
 def draw(bench: Workbench, target: Target, *, watch: Watcher = ignore) -> CalibrationSample:
     """Draw and keep the target's calibration sample. Raises LabelShortageError with the remedy."""
-    examples = gathered(bench, target).examples
+    found = gathered(bench, target)
     settings = bench.settings
     sample = draw_sample(
         target,
-        examples,
+        found.examples,
         max_records=settings.dataset.max_records,
         seed=settings.mipro_v2.seed,
         door=bench.feedback_door,
+        own_answers=found.own_answers,
     )
-    bench.known_examples.save(target, sample.sample_id, examples)
+    bench.known_examples.save(target, sample.sample_id, found.examples)
     bench.samples.save(sample)
     watch(sample)
     return sample
