@@ -317,7 +317,7 @@ def test_too_few_calls_are_refused_in_the_table_and_in_json_without_asking_anybo
         command = ["optimize", "parcels", "--max-calls", "10", "--config", str(bench.settings.config_path)]
         plain = runner.invoke(app, [*command, "--preflight"])
         printed = runner.invoke(app, [*command, "--preflight", "--json"])
-        with pytest.raises(PreflightError, match="mipro_v2.max_calls is 10, but"):
+        with pytest.raises(PreflightError, match=r"mipro_v2\.max_calls is 10, but"):
             runner.invoke(app, command, catch_exceptions=False)
         assert upstream.requests == []
     assert (plain.exit_code, printed.exit_code) == (1, 1)
