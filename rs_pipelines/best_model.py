@@ -1,7 +1,7 @@
 """Which model for a template: quality with its interval, cost and latency, from scores on the same test rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, quantiles
 
 from rs_pipelines.paired_statistics import paired_interval
@@ -70,6 +70,8 @@ class BestModel:
         cheapest_within_bound: None only when the costs of those within it are unknown.
         cost_basis: `usd`, or `tokens` where a price is missing.
         transfer: model that a prompt was tuned for -> model that it ran on -> mean score.
+        test_by_provenance: who vouches for the test rows; left_out_by_provenance: for those that not every model may be
+            judged by, such as a teacher's labels when its own model is among them.
     """
 
     template_id: str
@@ -81,6 +83,8 @@ class BestModel:
     models: tuple[Ranked, ...]
     transfer: Mapping[str, Mapping[str, float | None]]
     model_calls: int
+    test_by_provenance: Mapping[str, int] = field(default_factory=dict[str, int])
+    left_out_by_provenance: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 def rank(

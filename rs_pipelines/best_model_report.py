@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rs_pipelines.best_model import BestModel, Ranked
+from rs_pipelines.sample import VOUCHED_FOR
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 720, 380, 60, 50
 _STYLE = (
@@ -47,6 +48,7 @@ def conclusions(found: BestModel) -> list[str]:
     """What the figures say, in sentences."""
     if len(found.models) == 1:
         return [
+            *_label_words(found),
             f"There was nothing to choose from: {found.best} is the only model that was asked. Name more as --models, "
             f"or give {found.template_id} combinations with other models in gateway.combinations.",
             "Nothing was published; `route-switch optimize` proves a prompt against its own live version.",
@@ -54,6 +56,7 @@ def conclusions(found: BestModel) -> list[str]:
     front = ", ".join(one.model for one in found.models if one.on_front)
     what = "price" if found.cost_basis == "usd" else "tokens, for not every price is known"
     lines = [
+        *_label_words(found),
         f"Best: {found.best}.",
         f"Nobody is better and cheaper than: {front} (quality against {what}).",
     ]
@@ -71,6 +74,23 @@ def conclusions(found: BestModel) -> list[str]:
         "was published; `route-switch optimize` proves each model's prompt against its own live version."
     )
     return lines
+
+
+def _label_words(found: BestModel) -> list[str]:
+    """Who vouches for the test rows, where it is not people alone, and what a model that gave labels means."""
+    teachers = {f"teacher:{one.model}" for one in found.models}
+    models = [(n, who) for who, n in found.test_by_provenance.items() if who not in VOUCHED_FOR]
+    lines = [f"{n} of {found.n_test} test rows labelled by {who}." for n, who in models]
+    lines += [
+        f"Warning: {who} labelled {n} of the test rows and is compared: it is judged by its own answers."
+        for n, who in models
+        if who in teachers
+    ]
+    return lines + [
+        f"Warning: {n} more test rows are left out, for {who} labelled them and is among the models compared."
+        for who, n in found.left_out_by_provenance.items()
+        if who in teachers
+    ]
 
 
 def best_model_page(found: BestModel) -> str:

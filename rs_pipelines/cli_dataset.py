@@ -30,6 +30,8 @@ def import_dataset(
 
     Each line: {"variables": {...}, "expected": "...", "split": "train|val|test" (optional)}
 
+    Or a CSV file, `*.csv`, whose first line names the columns: the variables, `expected` and, optional, `split`, `id`.
+
     Example: `route-switch dataset import support labels.jsonl`
     """
     from rs_pipelines.cli import need_pipelines

@@ -1,6 +1,8 @@
 """Imported labelled files: read row by row with every fault named, kept as immutable, content-addressed files."""
 
+import csv
 import hashlib
+import io
 import json
 import re
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +27,7 @@ MAX_LINE_BYTES = 1 << 20
 DATASET_SCHEMA = FileSchema("folder of datasets", "dataset.base_path")
 """What the files look like as a whole, and how older ones get there. Forward only: append, never edit."""
 _KEYS = ("variables", "expected", "split", "id", "messages")
+_CSV_OPTIONAL = ("split", "id")
 _SHOWN_PROBLEMS = 20
 _LOCK_TIMEOUT_S = 30.0
 
@@ -108,7 +111,9 @@ class DatasetError(RouteSwitchError):
 
 
 def read_dataset(path: Path, template: PromptTemplate) -> DatasetFile:
-    """Read JSON Lines of `{"variables", "expected"}`, optionally `split`, `id` and `messages`.
+    """Read JSON Lines of `{"variables", "expected"}`, optionally `split`, `id` and `messages`; or CSV (`*.csv`).
+
+    The first row of CSV names the columns: the template's variables and `expected`, optionally `split` and `id`.
 
     Numbers, true and false become their JSON text where text is meant; an `expected` object or list becomes compact
     JSON text. Empty lines do not count. Two rows with the same normalised input must not contradict each other.
@@ -121,7 +126,7 @@ def read_dataset(path: Path, template: PromptTemplate) -> DatasetFile:
     seen: dict[str, LabelledRow] = {}
     try:
         with path.open("rb") as file:
-            for number, raw in _lines(file):
+            for number, raw in _csv_lines(file, template) if path.suffix.lower() == ".csv" else _lines(file):
                 try:
                     if (row := _read_row(number, raw, template)) is None:
                         continue
@@ -292,6 +297,33 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             yield number, line[:2]  # UTF-16: one problem says it all
             return
         yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+
+
+def _csv_lines(file: BinaryIO, template: PromptTemplate) -> Iterator[tuple[int, bytes]]:
+    """The rows of a CSV file as lines of JSON, each with the number of its last line. Raises DatasetError."""
+    columns = (*template.variables, "expected", *_CSV_OPTIONAL)
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    try:
+        reader = csv.DictReader(text, strict=True)
+        header = tuple(reader.fieldnames or ())
+        if not {*template.variables, "expected"} <= {*header} <= {*columns} or len({*header}) < len(header):
+            raise DatasetError(
+                f"The first line of a CSV file names its columns, each once: {_quoted(columns[:-2])}, and if you like "
+                f"{_quoted(_CSV_OPTIONAL)}. Here it names {_quoted(header) or 'none'}."
+            )
+        for cells in reader:
+            if None in cells or None in cells.values():
+                raise DatasetError(
+                    f"Line {reader.line_num} has not as many cells as the first line names columns: put what holds a "
+                    "comma into double quotes."
+                )
+            content = {name: cells[name] for name in ("expected", *_CSV_OPTIONAL) if cells.get(name)}
+            row = {"variables": {name: cells[name] for name in template.variables}, **content}
+            yield reader.line_num, json.dumps(row, ensure_ascii=False).encode()
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DatasetError(f"The CSV file cannot be read: {error}. Save it as UTF-8, with commas.") from error
+    finally:
+        text.detach()  # or it would close the file, which belongs to the caller
 
 
 def _read_row(number: int, raw: bytes, template: PromptTemplate) -> LabelledRow | None:

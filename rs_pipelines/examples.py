@@ -53,17 +53,29 @@ class LabelShortageError(RouteSwitchError):
     code = "no_labels"
 
     def __init__(
-        self, template_id: str, examples: Iterable[Example], *, min_per_split: int, door: "FeedbackDoor"
+        self,
+        target: Target,
+        examples: Iterable[Example],
+        *,
+        min_per_split: int,
+        door: "FeedbackDoor",
+        own_answers: int = 0,
     ) -> None:
-        examples = tuple(examples)
+        examples, template_id = tuple(examples), target.template_id
         self.template_id = template_id
         self.by_provenance = Counter(e.provenance for e in examples)
         self.by_split = {split: sum(e.split is split for e in examples) for split in Split}
         origins = ", ".join(f"{n} {provenance}" for provenance, n in sorted(self.by_provenance.items()))
         sides = ", ".join(f"{split} {n}" for split, n in self.by_split.items())
+        own = (
+            f"Of {own_answers} more only {_TEACHER}{target.model} says what is right: no model is tuned, or judged, by "
+            "its own answers.\n"
+            if own_answers
+            else ""
+        )
         super().__init__(
             f"Template {template_id!r} has {len(examples)} labelled examples ({origins or 'none'}; {sides}); "
-            f"at least {min_per_split} in each of train, val and test are needed.\n"
+            f"at least {min_per_split} in each of train, val and test are needed.\n{own}"
             "Label answers by the trace id in their `x-route-switch-trace-id` header, then ingest:\n"
             f"  {door.command}\n"
             'or import a file of lines such as {"variables": {...}, "expected": "..."}:\n'
@@ -93,10 +105,16 @@ class FeedbackDoor:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """The usable examples; `duplicates` counts the labels left out because their input has a better or later one."""
+    """The usable examples.
+
+    Attributes:
+        duplicates: labels left out because their input has a better or later one.
+        own_answers: inputs left out because only the target's own model, as a teacher, labelled them.
+    """
 
     examples: tuple[Example, ...]
     duplicates: int
+    own_answers: int = 0
 
 
 def build_examples(
@@ -123,18 +141,23 @@ def gather(
 
     The most trusted label wins (Trust), among equally trusted ones the latest. Variables that the template does not
     declare are left out, for they reach no prompt. Traces that lack one, or whose payload was not kept, give none.
+    Nor do labels that the target's own model gave: they would teach it to imitate itself, and find it without fault.
 
     Args:
         outputs: version number -> its output format; an answer that its version's format could not read is no label.
     """
     imported_splits: dict[str, Split] = {}
     best: dict[str, _Label] = {}
+    own: set[str] = set()
     n_labels = 0
     for label in (
         *_imported(datasets, template, imported_splits),
         *_said_about_traces(lake, template, outputs),
         *_captured(lake, template, target, outputs),
     ):
+        if label.provenance == f"{_TEACHER}{target.model}":
+            own.add(label.key)
+            continue
         n_labels += 1
         known = best.get(label.key)
         if known is None or label.precedence > known.precedence:
@@ -151,7 +174,8 @@ def gather(
         )
         for key, label in best.items()
     )
-    return Gathered(tuple(sorted(examples, key=lambda e: e.example_id)), n_labels - len(best))
+    ordered = tuple(sorted(examples, key=lambda e: e.example_id))
+    return Gathered(ordered, n_labels - len(best), len(own - best.keys()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +222,7 @@ def draw_sample(
     seed: int,
     door: FeedbackDoor,
     min_per_split: int = MIN_PER_SPLIT,
+    own_answers: int = 0,
 ) -> CalibrationSample:
     """At most `max_records` of the examples, with the splits in proportion, in an order that only `seed` decides.
 
@@ -206,6 +231,7 @@ def draw_sample(
 
     Args:
         door: where more labels can be sent, for the one who has too few.
+        own_answers: inputs that have only a label of the target's own model, for the same one to know.
 
     Raises:
         LabelShortageError: fewer than `min_per_split` examples in a split.
@@ -213,7 +239,7 @@ def draw_sample(
     """
     sides = {split: [e for e in examples if e.split is split] for split in Split}
     if any(len(side) < min_per_split for side in sides.values()):
-        raise LabelShortageError(target.template_id, examples, min_per_split=min_per_split, door=door)
+        raise LabelShortageError(target, examples, min_per_split=min_per_split, door=door, own_answers=own_answers)
     if max_records < max(1, min_per_split) * len(Split):
         raise ConfigurationError(
             f"A sample of at most {max_records} records has no room for {max(1, min_per_split)} in each of train, val "
@@ -414,7 +440,7 @@ def _captured(
 ) -> Iterator[_Label]:
     """Answers served by the combination that the template names as its reference, unless it is the same model's.
 
-    A model's own answers as truth would only teach it to imitate itself. Answers that are known to have failed are out.
+    Answers that are known to have failed are out.
     """
     if template.reference is None or not template.reference.startswith(_CAPTURED):
         return

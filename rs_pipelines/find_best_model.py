@@ -2,7 +2,8 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -76,13 +77,22 @@ def find_best_model(
         optimize: False compares the live versions as they are.
 
     Raises:
-        ConfigurationError: the template runs on no such model, or the budget is too small.
+        ConfigurationError: the template runs on no such model, or they have no test row in common, or the budget is
+            too small.
         PreflightError, LabelShortageError: there is nothing to learn from or to prove with.
     """
     targets = _targets(bench, template_id, models)
     steps.ingest(bench, watch=watch)
-    samples = {target: steps.draw(bench, target, watch=watch) for target in targets}
+    samples = {target: steps.draw(bench, target) for target in targets}
+    # Most often they are the same rows for all models: then one line says it.
+    for sample in {tuple(len(s.rows(split)) for split in Split): s for s in samples.values()}.values():
+        watch(sample)
     rows = _shared_test_rows(list(samples.values()))
+    if not rows:
+        raise ConfigurationError(
+            f"There is no test row of {template_id!r} that {', '.join(t.model for t in targets)} may all be judged by: "
+            "label some by hand, or name other --models. A teacher's labels are not used for its own model."
+        )
     size = ComparisonSize(prompts=len(targets), timed_calls=min(_TIMED_CALLS, len(rows)))
     effort = _each(bench, effort or Effort(), samples, size, optimize=optimize)
     tuned: list[Tuned] = []
@@ -103,7 +113,7 @@ def find_best_model(
         on_step(Crossed(one.target.model))
     seed = bench.settings.mipro_v2.seed
     try:
-        return rank(
+        found = rank(
             tried,
             template_id=template_id,
             quality_bound=quality_bound,
@@ -113,6 +123,11 @@ def find_best_model(
         )
     except ValueError as error:
         raise ConfigurationError(f"A model of {template_id!r} cannot be compared: {error}.") from error
+    return replace(
+        found,
+        test_by_provenance=_by_provenance(rows),
+        left_out_by_provenance=_by_provenance(_left_out(samples.values(), rows)),
+    )
 
 
 def _targets(bench: Workbench, template_id: str, models: Sequence[str]) -> list[Target]:
@@ -133,6 +148,17 @@ def _shared_test_rows(samples: Sequence[CalibrationSample]) -> tuple[Example, ..
         for example in samples[0].rows(Split.TEST)
         if all(rows.get(example.example_id) == example.expected for rows in held)
     )
+
+
+def _left_out(samples: Iterable[CalibrationSample], rows: Sequence[Example]) -> list[Example]:
+    """One example for each test row of some sample that is not among the shared rows."""
+    shared = {row.example_id for row in rows}
+    found = {e.example_id: e for sample in samples for e in sample.rows(Split.TEST)}
+    return [example for example_id, example in found.items() if example_id not in shared]
+
+
+def _by_provenance(examples: Iterable[Example]) -> dict[str, int]:
+    return dict(sorted(Counter(example.provenance for example in examples).items()))
 
 
 def _each(

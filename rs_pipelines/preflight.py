@@ -128,10 +128,14 @@ class BudgetCheck:
 
     Attributes:
         least: what no gain can be proven without, with a margin.
+        planned_calls: those of the whole plan.
+        too_few_calls: why the limit on calls is refused; None where it is not.
     """
 
     allowance: Allowance
     least: Needed
+    planned_calls: int
+    too_few_calls: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,8 @@ class Preflight:
         usable: examples there are; `drawn` of them are in the sample.
         duplicates: labels left out because their input has a better or later one.
         by_provenance: who vouches for the usable examples; test_by_provenance: for the test rows drawn.
+        val_used: validation rows that the plan uses; None where nobody asked for a plan.
+        judged: whether the evaluator is a judge, which is not checked, for it would have to be paid.
         labels: how often each answer is expected in the sample, when they are a closed list.
         objections: why it is refused, each with its remedy; warnings: what to know all the same.
     """
@@ -161,6 +167,8 @@ class Preflight:
     cost: CostEstimate | None = None
     objections: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
+    val_used: int | None = None
+    judged: bool = False
 
 
 def check_evaluator(evaluator: Evaluator, examples: Sequence[Example]) -> EvaluatorSanity:
@@ -258,8 +266,15 @@ def assess(
     live: LiveProbe | None = None,
     cost: CostEstimate | None = None,
     budget: BudgetCheck | None = None,
+    val_rows: int | None = None,
+    judged: bool = False,
 ) -> Preflight:
-    """Put it all together and judge whether the optimisation is worth starting."""
+    """Put it all together and judge whether the optimisation is worth starting.
+
+    Args:
+        val_rows: validation rows that the plan uses at most.
+        judged: whether the evaluator is a judge.
+    """
     shape = label_shape([e.expected for e in sample.examples])
     counts = Counter(e.expected for e in sample.examples)
     return Preflight(
@@ -283,6 +298,8 @@ def assess(
             *_objections_to_budget(budget, cost),
         ),
         warnings=(*_warnings(evaluator, live, n_labels=len(counts)), *_warnings_of_budget(budget, cost)),
+        val_used=None if val_rows is None else min(val_rows, len(sample.rows(Split.VAL))),
+        judged=judged,
     )
 
 
@@ -380,6 +397,8 @@ def _objections_to_budget(budget: BudgetCheck | None, cost: CostEstimate | None)
     if budget is None:
         return []
     limits, least = budget.allowance, budget.least
+    if budget.too_few_calls is not None:  # then nothing was asked, and what tokens and dollars it takes is not known
+        return [budget.too_few_calls]
     found: list[str] = []
     if limits.tokens is not None and limits.tokens < least.tokens:
         found.append(_too_small("max_tokens", f"{limits.tokens:,}", f"{least.tokens:,} tokens", _tokens_of(cost)))
@@ -401,6 +420,8 @@ def _warnings_of_budget(budget: BudgetCheck | None, cost: CostEstimate | None) -
     if budget is None or cost is None:
         return []
     limits, found = budget.allowance, list[str]()
+    if limits.calls is not None and budget.too_few_calls is None and limits.calls < budget.planned_calls:
+        found.append(_cut_short("max_calls", limits.calls / budget.planned_calls))
     if cost.input_tokens is not None and cost.output_tokens is not None and limits.tokens is not None:
         most = cost.input_tokens + cost.output_tokens
         if budget.least.tokens <= limits.tokens < most:

@@ -9,7 +9,7 @@ from rs_pipelines.gate import ComparedRow
 from rs_pipelines.mipro.choice import rule_of
 from rs_pipelines.mipro.records import LIVE, Candidate, StudyRecord, TrialKind, TrialRecord, Weighed
 from rs_pipelines.preflight import CostEstimate, EvaluatorSanity, LiveProbe, Preflight, Provable
-from rs_pipelines.sample import VOUCHED_FOR
+from rs_pipelines.sample import VOUCHED_FOR, Split
 
 _DOT_COLOURS: Mapping[TrialKind, str] = {"minibatch": "lightblue", "full": "royalblue"}
 _SHOWN_CHARACTERS = 160
@@ -223,7 +223,7 @@ def preflight_lines(preflight: Preflight) -> list[tuple[str, str]]:
     drawn = f", {preflight.drawn} drawn" if preflight.drawn < preflight.usable else ""
     lines = [
         ("usable rows", f"{preflight.usable} ({by}){drawn}; {preflight.duplicates} duplicate labels left out"),
-        ("split", ", ".join(f"{n} {split}" for split, n in preflight.by_split.items())),
+        ("split", ", ".join(f"{n} {split}{_used_words(preflight, split)}" for split, n in preflight.by_split.items())),
     ]
     if not preflight.test_by_provenance.keys() <= VOUCHED_FOR:
         lines.append(("test rows by", _counted(preflight.test_by_provenance)))
@@ -232,6 +232,8 @@ def preflight_lines(preflight: Preflight) -> list[tuple[str, str]]:
     lines.append(_provable_line(preflight.provable))
     if preflight.evaluator is not None:
         lines.append(("evaluator", _evaluator_words(preflight.evaluator)))
+    elif preflight.judged:
+        lines.append(("evaluator", "not measured: a judge costs calls"))
     if preflight.live is not None:
         lines.append(("live prompt", _live_words(preflight.live)))
     if preflight.cost is not None:
@@ -246,6 +248,11 @@ def preflight_markdown(preflight: Preflight) -> str:
         f"| {what} | {html.escape(words).replace('|', chr(92) + '|')} |" for what, words in preflight_lines(preflight)
     ]
     return "\n".join(["| pre-flight | |", "|---|---|", *lines])
+
+
+def _used_words(preflight: Preflight, split: str) -> str:
+    used = preflight.val_used
+    return "" if split != Split.VAL or used in (None, preflight.by_split[split]) else f" ({used} of them used)"
 
 
 def _provable_line(provable: Provable) -> tuple[str, str]:

@@ -41,6 +41,7 @@ from rs_pipelines.mipro.search import run_study, utc_now
 from rs_pipelines.mipro.teamwork import join_study
 from rs_pipelines.preflight import (
     BudgetCheck,
+    CostEstimate,
     LiveProbe,
     Preflight,
     PreflightError,
@@ -150,16 +151,17 @@ def ingest(bench: Workbench, *, watch: Watcher = ignore) -> IngestReport:
 
 def draw(bench: Workbench, target: Target, *, watch: Watcher = ignore) -> CalibrationSample:
     """Draw and keep the target's calibration sample. Raises LabelShortageError with the remedy."""
-    examples = gathered(bench, target).examples
+    found = gathered(bench, target)
     settings = bench.settings
     sample = draw_sample(
         target,
-        examples,
+        found.examples,
         max_records=settings.dataset.max_records,
         seed=settings.mipro_v2.seed,
         door=bench.feedback_door,
+        own_answers=found.own_answers,
     )
-    bench.known_examples.save(target, sample.sample_id, examples)
+    bench.known_examples.save(target, sample.sample_id, found.examples)
     bench.samples.save(sample)
     watch(sample)
     return sample
@@ -219,18 +221,41 @@ def preflight(
     """What an optimisation of the target's latest sample can prove and will cost. Refuses nothing.
 
     Asks the live prompt on the first validation rows, which the search asks in any case; at a temperature above 0 on
-    some of them twice. These calls are booked on the study.
+    some of them twice. These calls are booked on the study. Where `max_calls` is too small for any study, nobody is
+    asked.
 
     Raises:
         StudyBusyError: the target is being optimised.
-        ConfigurationError: the budget is too small for any study.
     """
     bench, effort = _with(bench, effort)
     request = _request(bench, target, effort, comparison)
     evaluator, sample = bench.evaluator_of(request.evaluator_spec), request.sample
     # A judge is asked, and paid, only about answers; whether it agrees with people, its calibration says.
-    sanity = None if isinstance(evaluator, JudgingEvaluator) else check_evaluator(evaluator, sample.examples)
-    allowance = study_allowance(request.plan, sample, comparison)
+    judged = isinstance(evaluator, JudgingEvaluator)
+    sanity = None if judged else check_evaluator(evaluator, sample.examples)
+    estimate = estimate_calls(request.plan, sample, comparison)
+
+    def assessed(
+        live: LiveProbe | None, *, cost: CostEstimate | None, least: Needed, too_few_calls: str | None = None
+    ) -> Preflight:
+        found = assess(
+            gathered(bench, target),
+            sample,
+            policy=bench.policy(),
+            evaluator=sanity,
+            live=live,
+            cost=cost,
+            budget=BudgetCheck(request.plan.allowance, least, estimate.total, too_few_calls),
+            val_rows=request.plan.val_rows,
+            judged=judged,
+        )
+        watch(found)
+        return found
+
+    try:
+        allowance = study_allowance(request.plan, sample, comparison)
+    except ConfigurationError as error:
+        return assessed(None, cost=None, least=Needed(), too_few_calls=str(error))
     rows = row_order(sample.rows(Split.VAL), request.plan)[:_PROBE_ROWS]
 
     async def run(models: StudyModels) -> tuple[LiveProbe, Needed, float]:
@@ -268,24 +293,14 @@ def preflight(
     with bench.studies.lock(target):
         probe, least, longest = with_models(bench, target, run, watch=watch)
     cost = estimate_cost(
-        estimate_calls(request.plan, sample, comparison),
+        estimate,
         request.plan,
         probe,
         longest=longest,
         cost_of_call=bench.cost_of_call(target),
         cost_of_proposal=bench.cost_of_proposal(target),
     )
-    found = assess(
-        gathered(bench, target),
-        sample,
-        policy=bench.policy(),
-        evaluator=sanity,
-        live=probe,
-        cost=cost,
-        budget=BudgetCheck(request.plan.allowance, least),
-    )
-    watch(found)
-    return found
+    return assessed(probe, cost=cost, least=least)
 
 
 def search(

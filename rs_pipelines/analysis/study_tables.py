@@ -16,9 +16,13 @@ class NoStudyError(RouteSwitchError):
 
     code = "no_study"
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the message alone, for nothing in the code is wrong."""
+        return [str(self)]
+
 
 def pick_study(studies: StudyFiles, *, key: str | None = None, study_id: str | None = None) -> StudyRecord:
-    """The study that was started last, of those asked for.
+    """The study that was started last, of those asked for; one that was compared goes before one that was not.
 
     Args:
         key: of the target, `template@model` as in the name of its folder; None: of any.
@@ -43,7 +47,11 @@ def pick_study(studies: StudyFiles, *, key: str | None = None, study_id: str | N
             if there
             else "There is no study yet: `route-switch optimize TEMPLATE` makes one."
         )
-    return max(found, key=lambda study: study.started_at)
+
+    def place(study: StudyRecord) -> tuple[bool, str]:
+        return studies.load_comparison(study.target, study.study_id) is not None, study.started_at
+
+    return max(found, key=place)
 
 
 def need_comparison(studies: StudyFiles, study: StudyRecord) -> Comparison:
@@ -51,7 +59,8 @@ def need_comparison(studies: StudyFiles, study: StudyRecord) -> Comparison:
     comparison = studies.load_comparison(study.target, study.study_id)
     if comparison is None:
         raise NoStudyError(
-            f"Study {study.study_id} was not compared yet: `route-switch optimize {study.target.template_id}` goes on."
+            f"Study {study.study_id} was not compared yet: `route-switch optimize {study.target.template_id} --model "
+            f"{study.target.model}` goes on."
         )
     return comparison
 

@@ -16,11 +16,14 @@ from typer.testing import CliRunner
 from rs_gateway.domain.chat import ProviderCall
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.wiring import open_registry
+from rs_pipelines import steps
 from rs_pipelines.answers import BudgetExhaustedError
 from rs_pipelines.best_model import BestModel, Tried, rank
 from rs_pipelines.best_model_report import best_model_page, conclusions, print_best_model
 from rs_pipelines.cli import register
+from rs_pipelines.examples import Gathered
 from rs_pipelines.find_best_model import find_best_model
+from rs_pipelines.sample import Split, Target
 from rs_pipelines.steps import Effort
 from rs_pipelines.workbench import Workbench
 from tests import upstream as wire
@@ -161,6 +164,38 @@ def test_each_model_gets_its_prompt_and_every_prompt_runs_on_every_model(tmp_pat
     assert bench.live(bench.target("parcels", "tiny")).number == 1, "nothing is published"
 
 
+def test_rows_that_a_compared_model_labelled_are_left_out_and_a_teachers_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gathered = steps.gathered
+
+    def taught(bench: Workbench, target: Target) -> Gathered:
+        """Ten test rows have a label of another model, ten more one of `deaf`, which `deaf` does not get."""
+        tests = [e for e in gathered(bench, target).examples if e.split is Split.TEST]
+        others = tuple(e for e in gathered(bench, target).examples if e.split is not Split.TEST)
+        by_deaf = [] if target.model == "deaf" else [replace(e, provenance="teacher:deaf") for e in tests[10:20]]
+        return Gathered(
+            (*others, *(replace(e, provenance="teacher:large") for e in tests[:10]), *by_deaf, *tests[20:]), 0
+        )
+
+    monkeypatch.setattr(steps, "gathered", taught)
+    with Upstream([two_models]).running() as upstream:
+        found = find_best_model(bench_of_two(tmp_path, upstream), "parcels", optimize=False)
+    assert (found.n_test, found.test_by_provenance) == (70, {"imported": 60, "teacher:large": 10})
+    assert found.left_out_by_provenance == {"teacher:deaf": 10}
+    left_out = (
+        "Warning: 10 more test rows are left out, for teacher:deaf labelled them and is among the models compared."
+    )
+    assert conclusions(found)[:2] == ["10 of 70 test rows labelled by teacher:large.", left_out]
+    assert "10 of 70 test rows labelled by teacher:large." in best_model_page(found)
+
+
+def test_a_model_that_is_judged_by_its_own_answers_is_warned_of() -> None:
+    found = replace(ranked(tried("a", GOOD), tried("b", POOR)), test_by_provenance={"human": 80, "teacher:a": 20})
+    assert conclusions(found)[0] == "20 of 100 test rows labelled by teacher:a."
+    assert "is judged by its own answers" in conclusions(found)[1]
+
+
 def test_a_budget_for_all_models_together_is_kept_or_refused(tmp_path: Path) -> None:
     with Upstream([two_models]).running() as upstream:
         bench = bench_of_two(tmp_path, upstream)
@@ -256,6 +291,7 @@ def test_the_command_prints_tables_or_json_and_writes_a_page(tmp_path: Path) -> 
         printed = CliRunner().invoke(app, [*options, "--json", "--models", "tiny"])
         unknown = CliRunner().invoke(app, [*options, "--models", "gpt-9"])
     assert shown.exit_code == 0, shown.output
+    assert shown.stderr.count("calibration sample:") == 1
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["best-model.html", "best-model.json"]
     assert "Cheapest within the quality bound" in shown.stdout and "prompt tuned for" in shown.stdout
     assert (tmp_path / "report/best-model.html").read_text().startswith("<!doctype html>")

@@ -1,6 +1,7 @@
 """Imported labelled files: every fault named by its line, nothing imported by halves, nothing imported twice."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,35 @@ def test_rows_may_carry_messages_instead_of_variables(write: Write) -> None:
     messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": None, "tool_calls": []}]
     file = read_dataset(write({"messages": messages, "expected": "hi"}), CHAT)
     assert (file.problems, file.rows[0].messages) == ((), tuple(messages))
+
+
+def test_a_csv_file_is_read_by_the_names_in_its_first_line(write: Write) -> None:
+    lines = [
+        "expected,message,split",
+        'billing,"Refund, please\nnow",test',
+        "delivery,Where is AX-1?,",
+        "billing,12.50,",
+    ]
+    file = read_dataset(write("\ufeff" + lines[0], *lines[1:], name="rows.csv"), TEMPLATE)
+    assert file.problems == ()
+    assert [(r.line, r.variables["message"], r.expected, r.split) for r in file.rows] == [
+        (3, "Refund, please\nnow", "billing", Split.TEST),
+        (4, "Where is AX-1?", "delivery", None),
+        (5, "12.50", "billing", None),
+    ]
+
+
+def test_faulty_csv_is_one_line_for_the_file_or_a_problem_of_its_row(write: Write) -> None:
+    for lines, said in (
+        (["text,label", "a,b"], "`message`, `expected`, and if you like `split`, `id`. Here it names `text`, `label`"),
+        (["message;expected", "a;b"], "Here it names `message;expected`"),
+        (["message,expected", "a,b,c"], "Line 2 has not as many cells"),
+        ([b"message,expected", b"\xe4,b"], "Save it as UTF-8"),
+    ):
+        with pytest.raises(DatasetError, match=re.escape(said)):
+            read_dataset(write(*lines, name="rows.csv"), TEMPLATE)
+    [problem] = read_dataset(write("message,expected", "a,b", "c,", name="rows.csv"), TEMPLATE).problems
+    assert (problem.line, problem.reason) == (3, "`expected` is missing or empty")
 
 
 @pytest.mark.parametrize(

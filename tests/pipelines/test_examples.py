@@ -134,6 +134,20 @@ def test_captured_answers_count_only_for_another_model_and_only_when_the_templat
     assert world.truth(model="big") == {}, "a model's own answers would teach it to imitate itself"
 
 
+def test_a_teacher_does_not_grade_its_own_model_but_a_person_who_agrees_with_it_does(world: World) -> None:
+    first, second = world.reader.add_trace(text="a"), world.reader.add_trace(text="b")
+    for trace in (first, second):
+        world.reader.add_feedback(trace, "label", "by teacher", source="teacher:big")
+    world.reader.add_feedback(second, "label", "by teacher", source="human")
+    assert world.truth() == {"a": ("by teacher", "teacher:big"), "b": ("by teacher", "human")}
+    assert world.truth(model="big") == {"b": ("by teacher", "human")}
+
+
+def test_a_shortage_names_the_labels_that_the_target_s_own_model_gave() -> None:
+    with pytest.raises(LabelShortageError, match=r"Of 7 more only teacher:small says what is right: no model is tuned"):
+        draw_sample(TARGET, [], max_records=100, seed=0, door=DOOR, own_answers=7)
+
+
 def test_a_captured_answer_that_failed_is_not_a_reference(world: World) -> None:
     world.template = replace(world.template, reference="captured:orders-big")
     for text, outcome in (("good", "complete"), ("failed", "complete"), ("cut", "provider_cut")):

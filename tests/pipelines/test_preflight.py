@@ -194,7 +194,7 @@ def test_a_budget_too_small_for_a_verdict_is_refused_with_what_it_takes() -> Non
 
     def found(allowance: Allowance) -> Preflight:
         sample = parcels()
-        gathered, check = Gathered(sample.examples, duplicates=0), BudgetCheck(allowance, least)
+        gathered, check = Gathered(sample.examples, duplicates=0), BudgetCheck(allowance, least, 1_000)
         return assess(gathered, sample, policy=GatePolicy(), evaluator=SANE, live=HALF, cost=cost, budget=check)
 
     [tokens] = found(Allowance(tokens=3_000)).objections
@@ -205,6 +205,8 @@ def test_a_budget_too_small_for_a_verdict_is_refused_with_what_it_takes() -> Non
     enough = found(Allowance(tokens=29_421, usd=3))
     assert enough.objections == ()
     assert enough.warnings == ("`mipro_v2.max_tokens` covers 50% of what the plan may take: the search may end early.",)
+    [calls] = found(Allowance(calls=750)).warnings
+    assert calls == "`mipro_v2.max_calls` covers 75% of what the plan may take: the search may end early."
 
 
 def test_terminal_and_dagster_show_the_same_lines() -> None:
@@ -234,6 +236,18 @@ def test_who_vouches_for_the_test_rows_is_told_where_it_is_not_people_alone() ->
     found = assessed(sample_of(sample.template_id, sample.model, taught))
     assert dict(preflight_lines(found))["test rows by"] == "40 human, 40 teacher:big"
     assert "test rows by" not in dict(preflight_lines(assessed()))
+
+
+def test_it_says_how_many_validation_rows_are_used_and_that_a_judge_is_not_checked() -> None:
+    sample = parcels()
+
+    def lines(val_rows: int) -> dict[str, str]:
+        gathered = Gathered(sample.examples, duplicates=0)
+        return dict(preflight_lines(assess(gathered, sample, policy=GatePolicy(), val_rows=val_rows, judged=True)))
+
+    assert lines(50)["split"] == "40 train, 60 val (50 of them used), 80 test"
+    assert lines(100)["split"] == "40 train, 60 val, 80 test"
+    assert lines(100)["evaluator"] == "not measured: a judge costs calls"
 
 
 def test_the_probe_calls_are_the_searches_own_and_are_made_once(tmp_path: Path) -> None:
@@ -293,6 +307,24 @@ def test_a_limit_that_covers_no_call_is_refused_with_what_it_takes(tmp_path: Pat
     assert upstream.requests == []
     (objection,) = refused.value.objections
     assert re.search(r"`mipro_v2.max_tokens` is 100, but .* take about [\d,]+ tokens", objection)
+
+
+def test_too_few_calls_are_refused_in_the_table_and_in_json_without_asking_anybody(tmp_path: Path) -> None:
+    app, runner = typer.Typer(), CliRunner()
+    cli.register(app)
+    with Upstream([tiny]).running() as upstream:
+        bench = workbench(tmp_path, upstream)
+        import_parcels(tmp_path, bench)
+        command = ["optimize", "parcels", "--max-calls", "10", "--config", str(bench.settings.config_path)]
+        plain = runner.invoke(app, [*command, "--preflight"])
+        printed = runner.invoke(app, [*command, "--preflight", "--json"])
+        with pytest.raises(PreflightError, match=r"mipro_v2\.max_calls is 10, but"):
+            runner.invoke(app, command, catch_exceptions=False)
+        assert upstream.requests == []
+    assert (plain.exit_code, printed.exit_code) == (1, 1)
+    assert "smallest provable gain" in plain.stdout and "refused" in plain.stdout
+    [objection] = json.loads(printed.stdout)["objections"]
+    assert "mipro_v2.max_calls is 10, but this sample needs at least" in objection
 
 
 def test_the_command_line_prints_it_alone_and_exits_with_1_where_it_refuses(tmp_path: Path) -> None:

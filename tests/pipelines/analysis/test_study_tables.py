@@ -1,11 +1,15 @@
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 from rs_pipelines.analysis import study_tables as tables
 from rs_pipelines.comparison import Comparison
 from rs_pipelines.mipro.records import StudyRecord
+from rs_pipelines.studies import StudyFiles
 from rs_pipelines.workbench import Workbench
 from tests.pipelines.recorded_weeks import REQUESTS
 
@@ -40,9 +44,23 @@ def test_without_any_study_the_command_that_makes_one_is_named(
         tables.pick_study(type(weeks.studies)(tmp_path_factory.mktemp("none")))
 
 
-def test_a_study_that_was_not_compared_says_how_to_go_on(weeks: Workbench, study: StudyRecord) -> None:
-    with pytest.raises(tables.NoStudyError, match="route-switch optimize ticket-request"):
+def test_a_study_that_was_not_compared_says_how_to_go_on(
+    weeks: Workbench, study: StudyRecord, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(tables.NoStudyError, match="route-switch optimize ticket-request --model mini") as refusal:
         tables.need_comparison(weeks.studies, replace(study, study_id="other"))
+    shell = InteractiveShell()
+    shell.showtraceback((type(refusal.value), refusal.value, refusal.value.__traceback__))
+    assert "".join(capsys.readouterr()).strip() == str(refusal.value), "a notebook shows no traceback"
+
+
+def test_a_study_that_was_compared_goes_before_a_later_one_that_was_not(
+    weeks: Workbench, study: StudyRecord, tmp_path: Path
+) -> None:
+    copied = StudyFiles(shutil.copytree(weeks.data / "studies", tmp_path / "studies"))
+    copied.save_study(replace(study, study_id="f" * 16, started_at="2999-01-01T00:00:00+00:00"))
+    assert tables.pick_study(copied).study_id == study.study_id
+    assert tables.pick_study(copied, study_id="f" * 16).started_at.startswith("2999")
 
 
 def test_the_history_starts_with_the_live_version_on_all_rows(study: StudyRecord) -> None:
