@@ -92,9 +92,11 @@ def _nothing_before(registered: RegisteredTemplate, model: str | None) -> Invali
     advice = "Make the one that you mean live by its number."
     if model is None and len(own) == 1:
         ((only, number),) = own.items()
-        advice = f"{only[:100]} has a version of its own ({number}): say so with {only[:100]!r} as the model."
+        how = f"take it back with `--model {only[:100]}`, or over HTTP `model`."
+        advice = f"{only[:100]} has a version of its own ({number}): {how}"
     elif model is None and own:
-        advice = f"Models with a version of their own: {listed_versions(own)}. Give the one that you mean as the model."
+        known = listed_versions(own)
+        advice = f"Models with a version of their own: {known}. Name one with `--model MODEL`, or over HTTP `model`."
     return InvalidRequestError(
         f"Template {registered.template.template_id!r} has no earlier version to go back to for {whom}. {advice}",
         param="model",

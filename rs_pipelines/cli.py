@@ -155,8 +155,8 @@ def optimize(
         print_comparison(console, comparison, published=published, reasons=why, show_rows=show_rows, examples=examples)
         usd = f", {paid.usd:.4g} USD" if bench.cost_of_call(target)(1, 1) is not None else ""
         console.print(
-            f"{paid.calls} model calls, {paid.input_tokens:,} input and {paid.output_tokens:,} output tokens{usd} for "
-            f"this study in all, interrupted runs included; {time.monotonic() - began:.0f} s now"
+            f"This study has taken {paid.calls} model calls, {paid.input_tokens:,} input and {paid.output_tokens:,} "
+            f"output tokens{usd}, its earlier runs included. This run took {time.monotonic() - began:.0f} s."
         )
 
 

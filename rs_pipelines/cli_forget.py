@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,20 +11,21 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from rs_pipelines.forgetting import Found
+    from rs_pipelines.forgetting import Found, QuotingVersion
     from rs_pipelines.workbench import Workbench
 
 words = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-_SAID: Mapping[str, str] = {
-    "traces": "traces in the trace store, with their payloads",
-    "feedback": "feedback rows",
-    "lake_rows": "rows in the lake",
-    "sample_rows": "rows of calibration samples",
-    "studies": "studies and comparisons that show their words",
-    "dataset_rows": "imported rows of the same input",
-    "cached_answers": "cached model answers that may be about them",
-    "dagster_runs": "runs in Dagster's history that may show them",
+_SAID: Mapping[str, tuple[str, str]] = {
+    "traces": ("trace in the trace store, with its payload", "traces in the trace store, with their payloads"),
+    "feedback": ("feedback row", "feedback rows"),
+    "lake_rows": ("row in the lake", "rows in the lake"),
+    "sample_rows": ("row of calibration samples", "rows of calibration samples"),
+    "studies": ("study or comparison that shows their words", "studies and comparisons that show their words"),
+    "dataset_rows": ("imported row of the same input", "imported rows of the same input"),
+    "cached_answers": ("cached model answer that may be about them", "cached model answers that may be about them"),
+    "dagster_runs": ("run in Dagster's history that may show them", "runs in Dagster's history that may show them"),
 }
+"""What was found, of one and of several."""
 
 
 def forget(
@@ -58,7 +59,10 @@ def forget(
     found = find(bench, end_user=user, trace_ids=trace or ())
     runs = _runs(bench, found)
     counts = {**found.counts, "dagster_runs": len(runs)}
-    _show(found, counts)
+    if found.empty:
+        words.print("There is nothing of it in any store.")
+    for line in found_lines(counts, found.versions):
+        words.print(line)
     forgotten = False
     if not dry_run and not found.empty and _agreed(yes=yes):
         if runs:
@@ -87,17 +91,18 @@ def _runs(bench: "Workbench", found: "Found") -> list[str]:
     return runs_of(bench, found.study_ids)
 
 
-def _show(found: "Found", counts: Mapping[str, int]) -> None:
-    if found.empty:
-        words.print("There is nothing of it in any store.")
+def found_lines(counts: Mapping[str, int], versions: Iterable["QuotingVersion"]) -> Iterator[str]:
+    """What there is, kind by kind, and the prompt versions that quote it."""
     for name, n in counts.items():
         if n:
-            words.print(f"{n:>8,} {_SAID[name]}")
-    for version in found.versions:
-        live = f", live for {', '.join(version.live_for)}" if version.live_for else ""
-        words.print(
-            f"Version {version.version} of {version.template_id!r}{live} quotes it in {version.demos} demo(s): "
-            "versions are not changed, so publish one without."
+            one, several = _SAID[name]
+            yield f"{n:>8,} {one if n == 1 else several}"
+    for version in versions:
+        live = f", live for {', '.join(version.live_for)}," if version.live_for else ""
+        demos = "1 demo" if version.demos == 1 else f"{version.demos} demos"
+        yield (
+            f"Version {version.version} of {version.template_id!r}{live} quotes it in {demos}: versions are not "
+            "changed, so publish one without."
         )
 
 

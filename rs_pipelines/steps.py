@@ -285,9 +285,7 @@ def preflight(
         calls, seconds = model.calls_made - before, time.monotonic() - began
         probe = probe_of(first, again, seconds_per_call=seconds / calls if calls else None)
         reserve = ComparisonReserve(request, task=models.task, evaluator=evaluator)
-        proposals = proposals_needed(
-            estimate_calls(request.plan, sample, comparison), cost_of_proposal=bench.cost_of_proposal(target)
-        )
+        proposals = proposals_needed(estimate, cost_of_proposal=bench.cost_of_proposal(target))
         return probe, reserve.least() + proposals, reserve.longest_by_live()
 
     with bench.studies.lock(target):

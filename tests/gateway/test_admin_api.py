@@ -309,7 +309,7 @@ def test_a_rollback_without_model_names_the_one_that_has_a_version_of_its_own(st
 
 def test_a_rollback_without_model_lists_all_that_have_versions_of_their_own(stage: Keyed) -> None:
     pinned(stage, "gpt-4", "gpt-5")
-    refused(rollback(stage), 400, "gpt-4 (2), gpt-5 (3). Give the one that you mean")
+    refused(rollback(stage), 400, "gpt-4 (2), gpt-5 (3). Name one with `--model MODEL`, or over HTTP `model`")
     assert len(history(stage)) == 3
 
 

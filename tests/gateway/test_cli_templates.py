@@ -71,6 +71,12 @@ def test_a_change_for_all_models_names_those_that_keep_their_own(registry: Promp
     assert "Versions of their own keep: tiny (2)" in ok("template", "publish", "orders", "2", "-r", "x").stderr
 
 
+def test_a_rollback_without_the_model_that_has_a_version_of_its_own_names_the_option(registry: PromptFiles) -> None:
+    ok("template", "publish", "orders", "1", "-r", "x", "-m", "tiny")
+    ok("template", "publish", "orders", "2", "-r", "x", "-m", "tiny")
+    assert "take it back with `--model tiny`" in failure("template", "rollback", "orders", "-r", "x")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -19,10 +19,11 @@ from rs_gateway.domain.ports import TraceEraser
 from rs_gateway.domain.traces import Outcome, Trace, TracePayload, Usage
 from rs_gateway.settings import Settings
 from rs_pipelines import forgetting, steps
+from rs_pipelines.cli_forget import found_lines
 from rs_pipelines.comparison import Comparison
 from rs_pipelines.defs.forgotten_runs import forget_runs, runs_of
 from rs_pipelines.defs.runs import optimize_in_process
-from rs_pipelines.forgetting import find, forget
+from rs_pipelines.forgetting import QuotingVersion, find, forget
 from rs_pipelines.lake import Lake
 from rs_pipelines.lake_files import LakeBusyError
 from rs_pipelines.steps import Effort
@@ -248,3 +249,12 @@ def test_an_ingest_under_way_is_waited_for(tmp_path: Path) -> None:
         forget(bench, found)
     with closing(SqliteTraceReader(bench.data / "traces.db")) as reader:
         assert reader.trace(f"{1:026d}") is not None
+
+
+def test_one_of_a_kind_is_said_as_one() -> None:
+    versions = [QuotingVersion("triage", 2, ("large",), 1), QuotingVersion("triage", 3, (), 2)]
+    one, several, live, draft = found_lines({"dagster_runs": 1, "feedback": 2, "traces": 0}, versions)
+    assert one.strip() == "1 run in Dagster's history that may show them"
+    assert several.strip() == "2 feedback rows"
+    assert live.startswith("Version 2 of 'triage', live for large, quotes it in 1 demo:")
+    assert draft.startswith("Version 3 of 'triage' quotes it in 2 demos:")
