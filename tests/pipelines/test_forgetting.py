@@ -244,8 +244,8 @@ def test_an_ingest_under_way_is_waited_for(tmp_path: Path) -> None:
     fill(bench)
     steps.ingest(bench)
     found = find(bench, end_user="user-1-secret")
-    bench.lake._files._lock_timeout_s = 0.05  # pyright: ignore[reportPrivateUsage]  # it would wait half a minute
-    with Lake(bench.lake.root).edit(), pytest.raises(LakeBusyError):
+    vars(bench)["lake"] = Lake(bench.data / "lake", lock_timeout_s=0.05)  # its own would wait half a minute
+    with Lake(bench.data / "lake").edit(), pytest.raises(LakeBusyError):
         forget(bench, found)
     with closing(SqliteTraceReader(bench.data / "traces.db")) as reader:
         assert reader.trace(f"{1:026d}") is not None

@@ -72,7 +72,7 @@ def test_days_that_are_over_leave_the_lake_and_no_byte_of_them_stays(tmp_path: P
     assert expire(bench, now=first + timedelta(days=9)) == Expired(lake_days=6, lake_rows=12)
     assert days_in(bench) == [first.date() + timedelta(days=day) for day in range(6, 10)]
     assert bench.lake.feedback().collect().height == 4
-    assert len(list(bench.lake.root.rglob("*.parquet"))) == 8
+    assert len(list((bench.data / "lake").rglob("*.parquet"))) == 8
     assert expire(bench, now=first + timedelta(days=9)) == Expired()
 
 
