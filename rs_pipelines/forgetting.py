@@ -93,7 +93,7 @@ def find(bench: Workbench, *, end_user: str | None = None, trace_ids: Collection
     """
     eraser = open_trace_eraser(bench.settings)
     in_store = list(eraser.of_user(end_user) if end_user is not None else eraser.of_ids(trace_ids))
-    in_lake = _in_lake(bench, end_user=end_user, trace_ids=trace_ids)
+    in_lake = bench.lake.settled(lambda: _in_lake(bench, end_user=end_user, trace_ids=trace_ids))
     # One of them may have expired in the store, another one not have been ingested yet.
     ids = frozenset(found.trace_id for found in (*in_store, *in_lake))
     keys = _keys(bench, [*in_store, *in_lake])
@@ -114,7 +114,7 @@ def find(bench: Workbench, *, end_user: str | None = None, trace_ids: Collection
         examples=frozenset(examples),
         traces=len(in_store),
         feedback=eraser.n_feedback(ids),
-        lake_rows=_n_in_lake(bench, ids),
+        lake_rows=bench.lake.settled(lambda: _n_in_lake(bench, ids)),
         samples=samples,
         studies=studies,
         study_ids=frozenset(study_ids),
