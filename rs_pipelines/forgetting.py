@@ -16,7 +16,7 @@ from rs_pipelines.evaluators.embedding_cache import EmbeddingCache
 from rs_pipelines.examples import key_of_input
 from rs_pipelines.inputs import example_id
 from rs_pipelines.lake_edit import LakeEdit
-from rs_pipelines.lake_schema import TABLES
+from rs_pipelines.lake_schema import TABLES, TRACES
 from rs_pipelines.workbench import Workbench
 
 
@@ -43,7 +43,8 @@ class Found:
         trace_ids: in the trace store, the lake or both.
         keys: template id -> hashes of the normalised inputs of its traces.
         examples: ids of the examples that were made from the traces, or of the same input.
-        feedback: rows in the trace store; lake_rows: traces and feedback in the lake.
+        feedback: rows in the trace store; lake_rows: traces and feedback in the lake, also
+            in files that count no more.
         samples: sample file -> its rows; studies: study and comparison files that show their words.
         study_ids: searched with such a sample.
         dataset_rows: template id -> imported rows of the same input.
@@ -168,14 +169,14 @@ def _forget_derived(bench: Workbench, found: Found) -> None:
 def _in_lake(bench: Workbench, *, end_user: str | None, trace_ids: Collection[str]) -> list[StoredInput]:
     chosen = pl.col("end_user") == end_user if end_user is not None else pl.col("trace_id").is_in(list(trace_ids))
     columns = ["trace_id", "template_id", "variables", "request_messages"]
-    rows = bench.lake.traces([*columns, "end_user"]).filter(chosen).select(columns).collect()
-    return [StoredInput(*row) for row in rows.iter_rows()]
+    rows = bench.lake.on_the_disk(TRACES, [*columns, "end_user"]).filter(chosen).select(columns).collect()
+    return [StoredInput(*row) for row in rows.unique("trace_id").iter_rows()]
 
 
 def _n_in_lake(bench: Workbench, trace_ids: Collection[str]) -> int:
     named = pl.col("trace_id").is_in(list(trace_ids))
-    frames = (bench.lake.traces(["trace_id"]), bench.lake.feedback(["trace_id"]))
-    return sum(frame.filter(named).select(pl.len()).collect().item() for frame in frames)
+    frames = (bench.lake.on_the_disk(table, ["seq", "trace_id"]) for table in TABLES)
+    return sum(frame.filter(named).select(pl.col("seq").n_unique()).collect().item() for frame in frames)
 
 
 def _forget_in_lake(lake: LakeEdit, trace_ids: Collection[str]) -> None:

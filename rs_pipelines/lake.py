@@ -140,11 +140,12 @@ class Lake:
             manifest = self.manifest()
             try:
                 return read()
-            except (FileNotFoundError, pl.exceptions.ComputeError):
+            except (FileNotFoundError, pl.exceptions.ComputeError) as error:
                 refuse_missing_parts(self._files)
                 if self.manifest() == manifest:
                     refuse_damaged_parts(self._files, manifest)
-                    raise
+                    if not isinstance(error, FileNotFoundError):
+                        raise
         raise LakeBusyError(f"{self.root} is being rewritten all the time: try again when that has ended.")
 
     def traces(self, columns: Sequence[str] | None = None) -> pl.LazyFrame:
@@ -154,6 +155,12 @@ class Lake:
     def feedback(self, columns: Sequence[str] | None = None) -> pl.LazyFrame:
         """All feedback, with the columns of FEEDBACK_SCHEMA or those asked for."""
         return self._scan(FEEDBACK, columns)
+
+    def on_the_disk(self, table: Table, columns: Sequence[str]) -> pl.LazyFrame:
+        """Rows of all files, those too that count no more and stay for readers: a row may be there several times."""
+        manifest, names = self.manifest(), self._files.names()
+        retired = (p for p in manifest.retired if p.path in names and p.path.startswith(f"{table.name}/"))
+        return scan_parts(self._files, table, (*manifest.table(table.name).parts, *retired)).select(columns)
 
     def newest_feedback(self) -> pl.LazyFrame:
         """What is said about each trace now: NEWEST_FEEDBACK_SCHEMA, one row for each trace that something is said of.

@@ -22,6 +22,7 @@ from rs_pipelines.lake_manifest import (
     LakeCorruptError,
     Manifest,
     Part,
+    Retired,
     decode,
     encode,
     with_parts,
@@ -133,7 +134,7 @@ def read_manifest(files: LakePlace) -> Manifest:
     return Manifest() if content is None else decode(content, lake=str(files.root))
 
 
-def scan_parts(files: LakePlace, table: Table, parts: Collection[Part]) -> pl.LazyFrame:
+def scan_parts(files: LakePlace, table: Table, parts: Collection[Part | Retired]) -> pl.LazyFrame:
     """The rows of these parts, with all columns of the table."""
     if not parts:
         return pl.LazyFrame(schema=table.schema)
