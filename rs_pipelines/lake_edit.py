@@ -100,8 +100,9 @@ class LakeEdit:
         Without `older_than` nothing stays of what was ever replaced or dropped. A reader that opened the lake before
         is told that a file is missing and has to open it again.
         """
-        before = self._clock() - older_than
-        due = [part for part in self.manifest.retired if part.retired_at <= before]
+        now = self._clock()
+        # By the distance, for the clock may have been set back: what seems to be retired later is no reason to keep it.
+        due = [part for part in self.manifest.retired if abs(now - part.retired_at) >= older_than]
         if due:
             for part in due:
                 self._files.remove(part.path)

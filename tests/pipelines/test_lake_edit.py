@@ -1,6 +1,6 @@
 """Changes to the lake: whole or not at all, and forgotten for good where that is asked for."""
 
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -141,3 +141,14 @@ def test_who_reads_while_parts_are_rewritten_and_removed_begins_again(tmp_path: 
 
     assert lake.settled(read) == ["a"] * 3 + ["c"] * 3
     assert len(tries) == 2
+
+
+def test_a_clock_that_is_set_back_keeps_no_file_that_is_to_go(tmp_path: Path, reader: FakeTraceReader) -> None:
+    times = iter(datetime(2026, 3, 2, tzinfo=UTC) - timedelta(hours=hours) for hours in range(100))
+    lake = Lake(tmp_path, clock=lambda: next(times))
+    lake.ingest(reader)
+    with lake.edit() as edit:
+        edit.replace(TRACES, remove=edit.manifest.traces.parts, add=[])
+        edit.purge()
+    assert not list(tmp_path.rglob("traces/*/*.parquet"))
+    assert lake.manifest().retired == ()
