@@ -21,6 +21,9 @@ from rs_pipelines.backup_catalog import (
     sha256_of,
 )
 from rs_pipelines.durable_files import sync_path, write_durably
+from rs_pipelines.lake_edit import refuse_missing_parts
+from rs_pipelines.lake_files import LakeFiles
+from rs_pipelines.lake_manifest import LakeCorruptError
 from rs_pipelines.store_parts import Elsewhere, Part
 
 OnCopied: TypeAlias = Callable[[str, int, int], None]
@@ -81,7 +84,11 @@ def back_up(
 
 
 def copy_folder(
-    source: Path, target: Path, *, on_file: Callable[[Path, int], None] = lambda path, size_bytes: None
+    source: Path,
+    target: Path,
+    *,
+    on_file: Callable[[Path, int], None] = lambda path, size_bytes: None,
+    is_whole: Callable[[], bool] = lambda: True,
 ) -> list[Path]:
     """Copy the files of a folder that others may be adding to; what they replace is copied as it was or as it is.
 
@@ -89,6 +96,7 @@ def copy_folder(
 
     Args:
         on_file: called with the path and the size of each copy.
+        is_whole: asked at the end whether the copy has all that it needs; if not, it is made again.
 
     Returns:
         The copies.
@@ -105,9 +113,10 @@ def copy_folder(
             missing = Path(str(error.filename))
             if not missing.is_relative_to(source):
                 raise
-            shutil.rmtree(target, ignore_errors=True)
         else:
-            return copies
+            if is_whole():
+                return copies
+        shutil.rmtree(target, ignore_errors=True)
     raise StoreError(f"{source} is being rewritten all the time: back up again when its pipelines have ended.")
 
 
@@ -163,8 +172,22 @@ def _copy_part(part: Part, folder: Path, on_copied: OnCopied) -> list[StoredFile
         done += size_bytes
         on_copied(part.name, done, max(done, total))
 
+    def is_whole() -> bool:
+        return part.name != "lake" or _has_its_parts(part.path, target)
+
     target.mkdir()
-    return [_stored(copy, folder) for copy in copy_folder(part.path, target, on_file=on_file)]
+    return [_stored(copy, folder) for copy in copy_folder(part.path, target, on_file=on_file, is_whole=is_whole)]
+
+
+def _has_its_parts(lake: Path, copy: Path) -> bool:
+    """Whether a copy of the lake has what its manifest names. Raises LakeCorruptError where the lake itself has not."""
+    try:
+        refuse_missing_parts(LakeFiles(copy))
+    except LakeCorruptError:
+        # Replaced and removed after the manifest was copied and before the folder was listed.
+        refuse_missing_parts(LakeFiles(lake))
+        return False
+    return True
 
 
 def _size_bytes(folder: Path) -> int:

@@ -152,8 +152,9 @@ def gather(
     n_labels = 0
     for label in (
         *_imported(datasets, template, imported_splits),
-        *_said_about_traces(lake, template, outputs),
-        *_captured(lake, template, target, outputs),
+        *lake.settled(
+            lambda: [*_said_about_traces(lake, template, outputs), *_captured(lake, template, target, outputs)]
+        ),
     ):
         if label.provenance == f"{_TEACHER}{target.model}":
             own.add(label.key)

@@ -16,7 +16,7 @@ from rs_pipelines.evaluators.embedding_cache import EmbeddingCache
 from rs_pipelines.examples import key_of_input
 from rs_pipelines.inputs import example_id
 from rs_pipelines.lake_edit import LakeEdit
-from rs_pipelines.lake_schema import TABLES
+from rs_pipelines.lake_schema import TABLES, TRACES
 from rs_pipelines.workbench import Workbench
 
 
@@ -43,7 +43,8 @@ class Found:
         trace_ids: in the trace store, the lake or both.
         keys: template id -> hashes of the normalised inputs of its traces.
         examples: ids of the examples that were made from the traces, or of the same input.
-        feedback: rows in the trace store; lake_rows: traces and feedback in the lake.
+        feedback: rows in the trace store; lake_rows: traces and feedback in the lake, also
+            in files that count no more.
         samples: sample file -> its rows; studies: study and comparison files that show their words.
         study_ids: searched with such a sample.
         dataset_rows: template id -> imported rows of the same input.
@@ -93,7 +94,7 @@ def find(bench: Workbench, *, end_user: str | None = None, trace_ids: Collection
     """
     eraser = open_trace_eraser(bench.settings)
     in_store = list(eraser.of_user(end_user) if end_user is not None else eraser.of_ids(trace_ids))
-    in_lake = _in_lake(bench, end_user=end_user, trace_ids=trace_ids)
+    in_lake = bench.lake.settled(lambda: _in_lake(bench, end_user=end_user, trace_ids=trace_ids))
     # One of them may have expired in the store, another one not have been ingested yet.
     ids = frozenset(found.trace_id for found in (*in_store, *in_lake))
     keys = _keys(bench, [*in_store, *in_lake])
@@ -114,7 +115,7 @@ def find(bench: Workbench, *, end_user: str | None = None, trace_ids: Collection
         examples=frozenset(examples),
         traces=len(in_store),
         feedback=eraser.n_feedback(ids),
-        lake_rows=_n_in_lake(bench, ids),
+        lake_rows=bench.lake.settled(lambda: _n_in_lake(bench, ids)),
         samples=samples,
         studies=studies,
         study_ids=frozenset(study_ids),
@@ -168,14 +169,14 @@ def _forget_derived(bench: Workbench, found: Found) -> None:
 def _in_lake(bench: Workbench, *, end_user: str | None, trace_ids: Collection[str]) -> list[StoredInput]:
     chosen = pl.col("end_user") == end_user if end_user is not None else pl.col("trace_id").is_in(list(trace_ids))
     columns = ["trace_id", "template_id", "variables", "request_messages"]
-    rows = bench.lake.traces([*columns, "end_user"]).filter(chosen).select(columns).collect()
-    return [StoredInput(*row) for row in rows.iter_rows()]
+    rows = bench.lake.on_the_disk(TRACES, [*columns, "end_user"]).filter(chosen).select(columns).collect()
+    return [StoredInput(*row) for row in rows.unique("trace_id").iter_rows()]
 
 
 def _n_in_lake(bench: Workbench, trace_ids: Collection[str]) -> int:
     named = pl.col("trace_id").is_in(list(trace_ids))
-    frames = (bench.lake.traces(["trace_id"]), bench.lake.feedback(["trace_id"]))
-    return sum(frame.filter(named).select(pl.len()).collect().item() for frame in frames)
+    frames = (bench.lake.on_the_disk(table, ["seq", "trace_id"]) for table in TABLES)
+    return sum(frame.filter(named).select(pl.col("seq").n_unique()).collect().item() for frame in frames)
 
 
 def _forget_in_lake(lake: LakeEdit, trace_ids: Collection[str]) -> None:

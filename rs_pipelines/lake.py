@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import duckdb
 import polars as pl
@@ -20,8 +21,18 @@ from rs_gateway.domain.ports import TraceReader
 from rs_pipelines.compaction import CompactionReport, OnMerge, crowded_parts, ignore_merge, merge, small_parts
 from rs_pipelines.ingest import IngestReport, OnPage, ignore_page, ingest
 from rs_pipelines.lake_bucket import LakeBucket
-from rs_pipelines.lake_edit import KEPT_FOR_READERS, Clock, LakeEdit, edit, read_manifest, scan_parts, utc_now
-from rs_pipelines.lake_files import LakeFiles
+from rs_pipelines.lake_edit import (
+    KEPT_FOR_READERS,
+    Clock,
+    LakeEdit,
+    edit,
+    read_manifest,
+    refuse_damaged_parts,
+    refuse_missing_parts,
+    scan_parts,
+    utc_now,
+)
+from rs_pipelines.lake_files import LakeBusyError, LakeFiles
 from rs_pipelines.lake_manifest import Manifest, Part
 from rs_pipelines.lake_place import LakePlace
 from rs_pipelines.lake_schema import FEEDBACK, INSTANT, SQL_TYPES, TABLES, TRACES, Table
@@ -45,6 +56,8 @@ SELECT
     max(created_at) AS said_at
 FROM feedback GROUP BY trace_id
 """
+T = TypeVar("T")
+_TRIES = 20
 _FAN_IN = 8
 """So many small parts of about one size, of one day, are merged by the ingest that made the last of them."""
 
@@ -117,6 +130,24 @@ class Lake:
         """What counts at this moment; an empty one where nothing was ever ingested."""
         return read_manifest(self._files)
 
+    def settled(self, read: Callable[[], T]) -> T:
+        """What `read` finds in the lake; it begins again where somebody removes a file that it has opened.
+
+        Raises:
+            LakeCorruptError: a part is missing or damaged.
+        """
+        for _ in range(_TRIES):
+            manifest = self.manifest()
+            try:
+                return read()
+            except (FileNotFoundError, pl.exceptions.ComputeError) as error:
+                refuse_missing_parts(self._files)
+                if self.manifest() == manifest:
+                    refuse_damaged_parts(self._files, manifest)
+                    if not isinstance(error, FileNotFoundError):
+                        raise
+        raise LakeBusyError(f"{self.root} is being rewritten all the time: try again when that has ended.")
+
     def traces(self, columns: Sequence[str] | None = None) -> pl.LazyFrame:
         """All traces, with the columns of TRACE_SCHEMA or those asked for. Never blocked by an ingest."""
         return self._scan(TRACES, columns)
@@ -124,6 +155,12 @@ class Lake:
     def feedback(self, columns: Sequence[str] | None = None) -> pl.LazyFrame:
         """All feedback, with the columns of FEEDBACK_SCHEMA or those asked for."""
         return self._scan(FEEDBACK, columns)
+
+    def on_the_disk(self, table: Table, columns: Sequence[str]) -> pl.LazyFrame:
+        """Rows of all files, those too that count no more and stay for readers: a row may be there several times."""
+        manifest, names = self.manifest(), self._files.names()
+        retired = (p for p in manifest.retired if p.path in names and p.path.startswith(f"{table.name}/"))
+        return scan_parts(self._files, table, (*manifest.table(table.name).parts, *retired)).select(columns)
 
     def newest_feedback(self) -> pl.LazyFrame:
         """What is said about each trace now: NEWEST_FEEDBACK_SCHEMA, one row for each trace that something is said of.

@@ -22,12 +22,13 @@ from rs_pipelines.lake_manifest import (
     LakeCorruptError,
     Manifest,
     Part,
+    Retired,
     decode,
     encode,
     with_parts,
 )
 from rs_pipelines.lake_place import LakePlace
-from rs_pipelines.lake_schema import Packing, Table
+from rs_pipelines.lake_schema import TABLES, Packing, Table
 
 KEPT_FOR_READERS = timedelta(days=1)
 """How long the file of a part that counts no more stays, for a notebook that opened the lake before."""
@@ -50,7 +51,7 @@ class LakeEdit:
 
     def read(self, table: Table, part: Part) -> pl.DataFrame:
         """The rows of a part, with all columns of the table."""
-        return self.scan(table, part).collect()
+        return read_part(self._files, table, part)
 
     def scan(self, table: Table, part: Part) -> pl.LazyFrame:
         """The same, not read yet."""
@@ -99,8 +100,9 @@ class LakeEdit:
         Without `older_than` nothing stays of what was ever replaced or dropped. A reader that opened the lake before
         is told that a file is missing and has to open it again.
         """
-        before = self._clock() - older_than
-        due = [part for part in self.manifest.retired if part.retired_at <= before]
+        now = self._clock()
+        # By the distance, for the clock may have been set back: what seems to be retired later is no reason to keep it.
+        due = [part for part in self.manifest.retired if abs(now - part.retired_at) >= older_than]
         if due:
             for part in due:
                 self._files.remove(part.path)
@@ -133,7 +135,7 @@ def read_manifest(files: LakePlace) -> Manifest:
     return Manifest() if content is None else decode(content, lake=str(files.root))
 
 
-def scan_parts(files: LakePlace, table: Table, parts: Collection[Part]) -> pl.LazyFrame:
+def scan_parts(files: LakePlace, table: Table, parts: Collection[Part | Retired]) -> pl.LazyFrame:
     """The rows of these parts, with all columns of the table."""
     if not parts:
         return pl.LazyFrame(schema=table.schema)
@@ -158,15 +160,46 @@ def _begin(files: LakePlace) -> Manifest:
                 "or move the whole folder away and ingest again."
             )
         files.replace_manifest(encode(manifest))
-    missing = sorted(manifest.counted() - present)
-    if missing:
-        raise LakeCorruptError(
-            f"{len(missing)} files that the manifest of {files.root} names are missing, {missing[0]} first: restore "
-            "them from a backup, or move the whole folder away and ingest again."
-        )
+    _refuse_missing(files, manifest.counted() - present)
     for name in sorted(present - manifest.known()):
         files.remove(name)
     return manifest
+
+
+def refuse_missing_parts(files: LakePlace) -> None:
+    """Raise LakeCorruptError if files that count are missing; parts that are replaced meanwhile are not."""
+    while True:
+        content = files.manifest()
+        missing = read_manifest(files).counted() - files.names()
+        if not missing or files.manifest() == content:
+            _refuse_missing(files, missing)
+            return
+
+
+def refuse_damaged_parts(files: LakePlace, manifest: Manifest) -> None:
+    """Read all parts that count. Raises LakeCorruptError, which names the first one that cannot be read."""
+    for table in TABLES:
+        for part in manifest.table(table.name).parts:
+            read_part(files, table, part)
+
+
+def read_part(files: LakePlace, table: Table, part: Part) -> pl.DataFrame:
+    """The rows of a part, with all columns of the table. Raises LakeCorruptError."""
+    try:
+        return scan_parts(files, table, (part,)).collect()
+    except pl.exceptions.PolarsError as error:
+        raise LakeCorruptError(
+            f"{files.path(part.path)} is damaged ({error}): restore it from a backup, or move the whole folder "
+            f"{files.root} away and ingest again."
+        ) from error
+
+
+def _refuse_missing(files: LakePlace, names: Collection[str]) -> None:
+    if names:
+        raise LakeCorruptError(
+            f"{len(names)} files that the manifest of {files.root} names are missing, {min(names)} first: restore "
+            "them from a backup, or move the whole folder away and ingest again."
+        )
 
 
 def _as_int(value: Any) -> int:

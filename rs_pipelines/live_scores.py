@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Literal, TypeAlias
@@ -75,7 +76,7 @@ def score_live(bench: Workbench) -> ScoreTable:
         parts: list[pl.DataFrame] = []
         try:
             registered, live = bench.registry.get(target.template_id), bench.live(target)
-            said = _said(bench.lake, target, live.number)
+            said = bench.lake.settled(partial(_said, bench.lake, target, live.number))
             parts += [_plain(said, FeedbackKind.SCORE), _plain(said, FeedbackKind.OUTCOME)]
             evaluator = bench.evaluator(registered.template)
             if isinstance(evaluator, JudgingEvaluator):

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import filelock
 import msgspec
@@ -20,6 +20,7 @@ from rs_pipelines.mipro.records import StudyRecord, decode_study, encode_study
 from rs_pipelines.sample import Target
 from rs_pipelines.study_schema import STUDY_SCHEMA
 
+_T = TypeVar("_T")
 _WORDS = ("user", "assistant", "expected", "live_output", "candidate_output")
 """Where a demo or a compared row has the words of its example."""
 _held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
@@ -113,16 +114,16 @@ class StudyFiles:
 
     def ids(self) -> Mapping[str, str]:
         """Of all studies: study id -> sample id. Raises StoreError: one cannot be read."""
-        return {name: _plain(path)["sample_id"] for name, path in self._all("study.json")}
+        return {name: _plain(path, _Searched).sample_id for name, path in self._all("study.json")}
 
     def quoting(self, example_ids: Collection[str]) -> list[Path]:
         """Studies and comparisons that show any of these examples, as a demo or as a row."""
         found = [*self._all("study.json"), *self._all("comparison.json")]
-        return [path for _, path in found if _quotes(_plain(path), example_ids)]
+        return [path for _, path in found if _quotes(_plain(path, dict[str, Any]), example_ids)]
 
     def forget(self, path: Path, example_ids: Collection[str]) -> None:
         """Take these examples' words out of a study or comparison. A comparison proves nothing any more after that."""
-        content = _without_words(_plain(path), example_ids)
+        content = _without_words(_plain(path, dict[str, Any]), example_ids)
         write_durably(path, msgspec.json.format(msgspec.json.encode(content), indent=1))
 
     def _all(self, name: str) -> list[tuple[str, Path]]:
@@ -167,9 +168,15 @@ def _decoded(name: str, content: bytes) -> StudyRecord:
         raise StoreError(f"Study {name} cannot be read ({error}): delete its folder.") from error
 
 
-def _plain(path: Path) -> Any:
+class _Searched(msgspec.Struct):
+    """What a study was searched with; the rest of its file is not looked at."""
+
+    sample_id: str
+
+
+def _plain(path: Path, shape: type[_T]) -> _T:
     try:
-        return msgspec.json.decode(path.read_bytes())
+        return msgspec.json.decode(path.read_bytes(), type=shape)
     except msgspec.DecodeError as error:
         raise StoreError(f"{path} cannot be read ({error}): delete its folder.") from error
 

@@ -16,6 +16,8 @@ def _complete_plans(root: Path) -> None:
             study = json.loads(path.read_bytes())
         except ValueError:  # reading it will say what is wrong
             continue
+        if not isinstance(study, dict) or not isinstance(study.get("plan"), dict):  # so it will here
+            continue
         plan = {**_PLANS_OF_SCHEMA_1, **study["plan"]}
         if plan != study["plan"]:
             write_durably(path, json.dumps({**study, "plan": plan}, indent=1, ensure_ascii=False).encode())

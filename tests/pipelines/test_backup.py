@@ -26,6 +26,7 @@ from rs_pipelines.backup import back_up
 from rs_pipelines.backup_catalog import BackupError, Catalog
 from rs_pipelines.durable_files import write_durably
 from rs_pipelines.lake import Lake
+from rs_pipelines.lake_manifest import LakeCorruptError
 from rs_pipelines.lake_schema import TRACES
 from rs_pipelines.restore import check_backup, restore
 from rs_pipelines.sample import Target
@@ -437,3 +438,41 @@ def test_feedback_and_figures_travel_with_their_traces(tmp_path: Path) -> None:
     with closing(SqliteTraceReader(new.data / "traces.db")) as reader:
         assert len(reader.feedback(after=0, limit=10).rows) == 1
     assert counted(new.data / "traces.db") == 1
+
+
+def test_a_part_removed_after_the_manifest_was_copied_is_not_missed(tmp_path: Path) -> None:
+    bench = filled(tmp_path / "bench")
+    copied: list[int] = []
+
+    def rewrite_once(part: str, done: int, total: int) -> None:
+        del done, total
+        if part != "lake":
+            return
+        if not copied:  # its manifest is
+            with bench.lake.edit() as lake:
+                for old in lake.manifest.traces.parts:
+                    lake.replace(TRACES, remove=[old], add=lake.write(TRACES, lake.read(TRACES, old)))
+                lake.purge()
+        copied.append(1)
+
+    parts, _ = parts_of(bench.settings)
+    configuration = bench.settings.config_path
+    back_up(
+        parts,
+        tmp_path / "backup",
+        configuration=configuration,
+        program="0",
+        made_at=MADE_AT,
+        on_copied=rewrite_once,
+    )
+    assert copied
+    assert Lake(tmp_path / "backup" / "lake").traces(["trace_id"]).collect()["trace_id"].to_list() == ["01A"]
+
+
+def test_a_lake_that_lacks_a_part_is_not_backed_up(tmp_path: Path) -> None:
+    bench = filled(tmp_path / "bench")
+    part = bench.lake.manifest().traces.parts[0]
+    (bench.data / "lake" / part.path).unlink()
+    with pytest.raises(LakeCorruptError, match=part.path):
+        backed_up(bench, tmp_path / "backup")
+    assert not (tmp_path / "backup").exists()

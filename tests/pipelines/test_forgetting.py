@@ -18,6 +18,7 @@ from rs_gateway.domain.feedback import Feedback, FeedbackKind
 from rs_gateway.domain.ports import TraceEraser
 from rs_gateway.domain.traces import Outcome, Trace, TracePayload, Usage
 from rs_gateway.settings import Settings
+from rs_gateway.wiring import open_trace_eraser
 from rs_pipelines import forgetting, steps
 from rs_pipelines.cli_forget import found_lines
 from rs_pipelines.comparison import Comparison
@@ -26,6 +27,7 @@ from rs_pipelines.defs.runs import optimize_in_process
 from rs_pipelines.forgetting import QuotingVersion, find, forget
 from rs_pipelines.lake import Lake
 from rs_pipelines.lake_files import LakeBusyError
+from rs_pipelines.lake_schema import TRACES
 from rs_pipelines.steps import Effort
 from rs_pipelines.studies import StudyBusyError
 from rs_pipelines.workbench import Workbench
@@ -258,3 +260,22 @@ def test_one_of_a_kind_is_said_as_one() -> None:
     assert several.strip() == "2 feedback rows"
     assert live.startswith("Version 2 of 'triage', live for large, quotes it in 1 demo:")
     assert draft.startswith("Version 3 of 'triage' quotes it in 2 demos:")
+
+
+def test_what_an_interrupted_erasure_left_in_files_that_count_no_more_is_found_again(tmp_path: Path) -> None:
+    bench = bench_at(tmp_path)
+    with opened(bench.data / "traces.db") as store:
+        for number in range(18):
+            store.append(asked(number, f"number {number} has", "an answer"))
+    steps.ingest(bench)
+    gone = [f"{number:026d}" for number in (3, 12)]
+    open_trace_eraser(bench.settings).erase(gone)  # as it expires in the trace store
+    with bench.lake.edit() as lake:  # killed before its purge
+        (part,) = lake.manifest.traces.parts
+        kept = lake.read(TRACES, part).filter(~pl.col("trace_id").is_in(gone))
+        lake.replace(TRACES, remove=[part], add=lake.write(TRACES, kept))
+    found = find(bench, end_user="user-3-secret")
+    assert (found.lake_rows, found.trace_ids) == (2, frozenset(gone))
+    forget(bench, found)
+    assert not places(tmp_path, ["user-3-secret"])
+    assert find(bench, end_user="user-3-secret").empty

@@ -1,6 +1,6 @@
 """Changes to the lake: whole or not at all, and forgotten for good where that is asked for."""
 
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -103,3 +103,52 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path, reader: FakeTraceR
     manifest = lake.manifest()
     assert decode(encode(manifest), lake="x") == manifest
     assert decode(encode(Manifest()), lake="x") == Manifest()
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut off", "overwritten"])
+def test_a_damaged_part_is_named_with_what_to_do(tmp_path: Path, reader: FakeTraceReader, damage: str) -> None:
+    lake = Lake(tmp_path)
+    lake.ingest(reader)
+    path = tmp_path / lake.manifest().traces.parts[1].path
+    content = path.read_bytes()
+    path.write_bytes({"empty": b"", "cut off": content[:-7], "overwritten": b"\0" * len(content)}[damage])
+    with pytest.raises(LakeCorruptError, match=f"{path.name} is damaged .* ingest again"):
+        lake.settled(lambda: users(lake))
+    with pytest.raises(LakeCorruptError, match=f"{path.name} is damaged .* ingest again"):
+        lake.compact()
+
+
+def test_a_part_that_is_missing_is_named_to_whoever_reads(tmp_path: Path, reader: FakeTraceReader) -> None:
+    lake = Lake(tmp_path)
+    lake.ingest(reader)
+    part = lake.manifest().traces.parts[1]
+    (tmp_path / part.path).unlink()
+    with pytest.raises(LakeCorruptError, match=part.path):
+        lake.settled(lambda: users(lake))
+
+
+def test_who_reads_while_parts_are_rewritten_and_removed_begins_again(tmp_path: Path, reader: FakeTraceReader) -> None:
+    lake = Lake(tmp_path)
+    lake.ingest(reader)
+    tries: list[int] = []
+
+    def read() -> list[str]:
+        opened = lake.traces(["end_user"])
+        tries.append(1)
+        if len(tries) == 1:
+            forget(Lake(tmp_path), "b")
+        return opened.collect()["end_user"].sort().to_list()
+
+    assert lake.settled(read) == ["a"] * 3 + ["c"] * 3
+    assert len(tries) == 2
+
+
+def test_a_clock_that_is_set_back_keeps_no_file_that_is_to_go(tmp_path: Path, reader: FakeTraceReader) -> None:
+    times = iter(datetime(2026, 3, 2, tzinfo=UTC) - timedelta(hours=hours) for hours in range(100))
+    lake = Lake(tmp_path, clock=lambda: next(times))
+    lake.ingest(reader)
+    with lake.edit() as edit:
+        edit.replace(TRACES, remove=edit.manifest.traces.parts, add=[])
+        edit.purge()
+    assert not list(tmp_path.rglob("traces/*/*.parquet"))
+    assert lake.manifest().retired == ()

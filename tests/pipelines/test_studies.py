@@ -112,3 +112,16 @@ def test_a_record_that_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
     (folder / "comparison.json").write_text("[]")
     with pytest.raises(StoreError, match="compare again"):
         files.load_comparison(TARGET, "abc")
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"plan": 3}', b'{"plan": {}}', b"\xff\xfe"])
+def test_a_study_of_an_older_program_that_cannot_be_read_is_named_with_what_to_do(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / TARGET.key / "s1" / "study.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"s1.* cannot be read .*: delete its folder"):
+        StudyFiles(tmp_path).ids()
+    with pytest.raises(StoreError, match=r"s1.* cannot be read .*: delete its folder"):
+        StudyFiles(tmp_path).targets()
