@@ -14,7 +14,7 @@ from tests.commands import invoke
 
 RUNS_UNTIL_STOPPED = {"serve", "up", "model serve"}
 """They have no result to print: what they say is for a person, their log is JSON already."""
-WITHOUT_CONFIGURATION = {"demo", "model serve", "model fetch"}
+WITHOUT_CONFIGURATION = {"demo", "model serve", "model fetch", "package verify"}
 """They work where there is none."""
 GUIDE = Path(__file__).parent.parent / "docs/guides/command-line.md"
 

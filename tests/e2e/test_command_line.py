@@ -92,10 +92,10 @@ def test_check_lists_a_trace_store_that_cannot_be_used(tmp_path: Path, how: str)
 
 
 def test_check_lists_a_trace_store_of_another_kind(tmp_path: Path) -> None:
-    configured(tmp_path, stores={"traces": "postgres://x"})
+    configured(tmp_path, stores={"traces": "redis://x"})
     result = route_switch("check", cwd=tmp_path)
     assert result.returncode == 1
-    assert "- 'postgres://x' names no SQLite file" in result.stderr
+    assert "- 'redis://x' names no SQLite file" in result.stderr
 
 
 def test_check_makes_no_store_that_is_not_there(tmp_path: Path) -> None:
