@@ -7,12 +7,11 @@ from rs_gateway.adapters.postgres_database import PostgresDatabase, PostgresPlac
 from rs_gateway.adapters.postgres_trace_database import PostgresTraceDatabase
 from rs_gateway.adapters.postgres_trace_schema import NEWEST_POSITIONS, SETTLED_BEFORE, TRACE_SCHEMA
 from rs_gateway.adapters.postgres_upkeep import PostgresUpkeep
+from rs_gateway.adapters.queued_traces import QueuedTraces
 from rs_gateway.adapters.trace_retention import Retention
 from rs_gateway.adapters.trace_rows import FEEDBACK_COLUMNS, PAYLOAD_COLUMNS, SCORE_COLUMNS, TRACE_COLUMNS
 from rs_gateway.adapters.trace_writer import Prepare, TraceWriter, WriterLimits
-from rs_gateway.domain.feedback import Feedback
-from rs_gateway.domain.ports import NewestPositions, StoredRows, StoreHealth
-from rs_gateway.domain.traces import Trace
+from rs_gateway.domain.ports import NewestPositions, StoredRows
 
 # The `LIMIT 1` in the join makes it one look into an index for each row of the page: whatever the planner believes of
 # the tables, a page costs what its rows cost.
@@ -45,7 +44,7 @@ _SELECT_NEWEST_SCORE = (
 _SELECT_NEWEST = f"SELECT {NEWEST_POSITIONS}".encode()
 
 
-class PostgresTraceStore:
+class PostgresTraceStore(QueuedTraces):
     """The gateway's side of the store.
 
     A trace is stored when Postgres has committed it, by the server's own `synchronous_commit`. While the server cannot
@@ -80,7 +79,7 @@ class PostgresTraceStore:
         Raises:
             SchemaTooNewError, StoreError, ConfigurationError: the message says why and what to do.
         """
-        self._writer = TraceWriter(
+        writer = TraceWriter(
             PostgresTraceDatabase(
                 PostgresDatabase(place, TRACE_SCHEMA, busy_timeout_s=busy_timeout_s),
                 PostgresUpkeep(retention, clock=clock, interval_s=upkeep_interval_s),
@@ -96,31 +95,7 @@ class PostgresTraceStore:
             ),
             prepare=prepare,
         )
-
-    def append(self, trace: Trace) -> None:
-        """See TraceStore. The trace is encoded later, in the writer thread: do not change its messages afterwards."""
-        self._writer.put(trace)
-
-    async def committed(self, trace: Trace) -> bool:
-        """See TraceStore. False after a failed write too, though the trace stays queued and may be stored later.
-
-        A trace with `StoreMode.NONE` is committed when the figures count it.
-        """
-        return await self._writer.commit(trace) is None
-
-    async def add_feedback(self, feedback: Feedback) -> None:
-        """See TraceStore. The same `feedback_id` twice is stored once."""
-        verdict = await self._writer.commit(feedback)
-        if verdict is not None:
-            raise verdict
-
-    def health(self) -> StoreHealth:
-        """See TraceStore."""
-        return self._writer.health()
-
-    def close(self) -> None:
-        """See TraceStore. With a server that is gone it gives up after `close_timeout_s` and counts what is lost."""
-        self._writer.close()
+        super().__init__(writer)
 
 
 class PostgresTraceReader:

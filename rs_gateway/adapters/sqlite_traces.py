@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from rs_gateway.adapters.queued_traces import QueuedTraces
 from rs_gateway.adapters.sqlite_columns import read_columns
 from rs_gateway.adapters.sqlite_read_only import ReadOnlyStore
 from rs_gateway.adapters.sqlite_trace_database import Connect, SqliteTraceDatabase
@@ -19,9 +20,7 @@ from rs_gateway.adapters.trace_retention import Retention
 from rs_gateway.adapters.trace_rows import FEEDBACK_COLUMNS, SCORE_COLUMNS, TRACE_COLUMNS, Row
 from rs_gateway.adapters.trace_writer import Prepare, TraceWriter, WriterLimits
 from rs_gateway.domain.errors import ConfigurationError
-from rs_gateway.domain.feedback import Feedback
-from rs_gateway.domain.ports import ArrowStream, NewestPositions, StoredColumns, StoredRows, StoreHealth
-from rs_gateway.domain.traces import Trace
+from rs_gateway.domain.ports import ArrowStream, NewestPositions, StoredColumns, StoredRows
 
 _JOINED = f"SELECT {', '.join(TRACE_COLUMNS)} FROM traces LEFT JOIN trace_payloads USING (trace_id)"  # noqa: S608 ours
 _SELECT_TRACES = f"{_JOINED} WHERE seq > ? ORDER BY seq LIMIT ?"
@@ -54,7 +53,7 @@ def sqlite_path(url: str) -> Path:
     return Path(name)
 
 
-class SqliteTraceStore:
+class SqliteTraceStore(QueuedTraces):
     """The gateway's side of the store.
 
     A group commit that somebody waits for is synced to the disk; one that nobody waits for survives a killed process,
@@ -90,7 +89,7 @@ class SqliteTraceStore:
         Raises:
             SchemaTooNewError, StoreError: the file cannot be used; the message says why and what to do.
         """
-        self._writer = TraceWriter(
+        writer = TraceWriter(
             SqliteTraceDatabase(
                 path,
                 busy_timeout_s=busy_timeout_s,
@@ -109,31 +108,7 @@ class SqliteTraceStore:
             ),
             prepare=prepare,
         )
-
-    def append(self, trace: Trace) -> None:
-        """See TraceStore. The trace is encoded later, in the writer thread: do not change its messages afterwards."""
-        self._writer.put(trace)
-
-    async def committed(self, trace: Trace) -> bool:
-        """See TraceStore. False after a failed write too, though the trace stays queued and may be stored later.
-
-        A trace with `StoreMode.NONE` is committed when the figures count it.
-        """
-        return await self._writer.commit(trace) is None
-
-    async def add_feedback(self, feedback: Feedback) -> None:
-        """See TraceStore. The same `feedback_id` twice is stored once."""
-        verdict = await self._writer.commit(feedback)
-        if verdict is not None:
-            raise verdict
-
-    def health(self) -> StoreHealth:
-        """See TraceStore."""
-        return self._writer.health()
-
-    def close(self) -> None:
-        """See TraceStore. With a failing disk it gives up after `close_timeout_s` and counts what is lost."""
-        self._writer.close()
+        super().__init__(writer)
 
 
 class SqliteTraceReader:
