@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.data_console import words
 from rs_gateway.domain.errors import ConfigurationError
 from rs_pipelines.cli_backup import backup, restore
 from rs_pipelines.cli_best_model import find_best_model
@@ -26,14 +28,6 @@ if TYPE_CHECKING:
     from rs_pipelines.sample import Example, Target
     from rs_pipelines.steps import Effort
     from rs_pipelines.workbench import Workbench
-
-words = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="The configuration file.  [default: $RS_CONFIG, else route-switch.yaml]"),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
 
 
 def register(app: typer.Typer) -> None:

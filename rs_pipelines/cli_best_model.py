@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from rs_gateway.data_console import DataConsole
+from rs_gateway.data_console import DataConsole, words
 from rs_gateway.domain.errors import ConfigurationError
-
-words = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 
 def find_best_model(

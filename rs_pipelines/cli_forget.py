@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+
+from rs_gateway.data_console import words
 
 if TYPE_CHECKING:
     from rs_pipelines.forgetting import Found, QuotingVersion
     from rs_pipelines.workbench import Workbench
 
-words = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 _SAID: Mapping[str, tuple[str, str]] = {
     "traces": ("trace in the trace store, with its payload", "traces in the trace store, with their payloads"),
     "feedback": ("feedback row", "feedback rows"),

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-words = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+from rs_gateway.data_console import words
 
 
 def ingest(

@@ -8,20 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+
+from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.data_console import words
 
 if TYPE_CHECKING:
     from rs_pipelines.packages.content import PackageContent
     from rs_pipelines.packages.importing import Imported
 
 package_app = typer.Typer(no_args_is_help=True, help="Take a template with its whole history to another gateway.")
-words = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="The configuration file.  [default: $RS_CONFIG, else route-switch.yaml]"),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
 PackageArgument = Annotated[Path, typer.Argument(help="A package: a directory, or a .tar.zst file.")]
 
 
