@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from docs._site.references import PAGES
+from rs_gateway.setting_sections import RetentionSettings
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -118,3 +119,13 @@ def fences() -> Iterator[tuple[str, str]]:
 def test_blocks_of_code_name_their_language_and_nothing_else() -> None:
     """Of more words the site's Markdown makes running text, and of what follows nobody knows what."""
     assert [(name, words) for name, words in fences() if not re.fullmatch(r"[\w+-]+", words)] == []
+
+
+def test_the_configuration_reference_has_every_key() -> None:
+    text = (DOCS / "reference/configuration.md").read_text()
+    headings = set(re.findall(r"^### `(.+)`$", text, re.MULTILINE))
+    assert {"data_dir", "model_providers.<name>.api_key", "gateway.combinations[].weight"} <= headings
+    assert {f"privacy.retention.{name}" for name in RetentionSettings.model_fields} <= headings
+    sections = [line for line in text.splitlines() if line.startswith("## ")]
+    assert len(headings) > 100
+    assert text.count("```yaml") == len(sections)

@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from docs._site.command_line import command_line_page
+from docs._site.configuration import configuration_page
 
 DOCS = Path(__file__).parents[1]
 PAGES: Mapping[Path, Callable[[], str]] = {
+    DOCS / "reference/configuration.md": configuration_page,
     DOCS / "reference/command-line.md": command_line_page,
 }
 
