@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from rs_gateway.setting_sections import MiproSettings
+from rs_gateway.pipeline_sections import MiproSettings
 from rs_pipelines import steps
 from rs_pipelines.defs.calibration import calibration_sample
 from rs_pipelines.defs.failures import explained
