@@ -1,6 +1,6 @@
 """Traces, feedback and imported rows become labelled examples."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeVar
