@@ -198,7 +198,7 @@ def test_an_imported_split_wins_over_the_hash_even_under_a_human_label(world: Wo
     assert (found.expected, found.provenance, found.split) == ("right", "human", other)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.tuples(
