@@ -1,6 +1,6 @@
 """Traces, feedback and imported rows become labelled examples."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeVar
@@ -131,7 +131,12 @@ def unlabelled_inputs(template: PromptTemplate, *, lake: Lake, datasets: Dataset
 
     Labels are those of people, files and teachers; a served answer, known to have worked out or not, is none.
     """
-    known = {label.key for label in _imported(datasets, template, {})}
+    imported = {label.key for label in _imported(datasets, template, {})}
+    return lake.settled(lambda: _unlabelled(template, lake, imported, limit))
+
+
+def _unlabelled(template: PromptTemplate, lake: Lake, imported: Collection[str], limit: int) -> UnlabelledInputs:
+    known = set(imported)
     known |= {label.key for label in _said_about_traces(lake, template, _ALL_BARE) if label.trust is not Trust.OUTCOME}
     found: list[Unlabelled] = []
     counted: set[str] = set()

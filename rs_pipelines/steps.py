@@ -6,8 +6,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
-import polars as pl
-
 from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.domain.evaluation import JudgingEvaluator
@@ -303,10 +301,8 @@ def publish_winner(bench: Workbench, target: Target, *, study_id: str | None = N
 
 def lake_rows(bench: Workbench) -> tuple[int, int]:
     """Traces and feedback rows that the lake holds."""
-    n_traces, n_feedback = (
-        table.select(pl.len()).collect().item() for table in (bench.lake.traces(["seq"]), bench.lake.feedback(["seq"]))
-    )
-    return n_traces, n_feedback
+    manifest = bench.lake.manifest()
+    return manifest.traces.rows, manifest.feedback.rows
 
 
 def unread(bench: Workbench) -> bool:

@@ -26,7 +26,7 @@ def pytest_configure() -> None:
 
     structlog's own default draws the variables of every frame of a traceback, which takes ten seconds of a CPU.
     """
-    hypothesis.settings.register_profile("untimed")
+    hypothesis.settings.register_profile("untimed", deadline=None)
     hypothesis.settings.load_profile("untimed")
     structlog.configure(
         processors=[
