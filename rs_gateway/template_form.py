@@ -2,7 +2,7 @@
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
 from rs_gateway.domain.errors import TemplateInvalidError, shown
 from rs_gateway.domain.output_formats import OutputFormat
@@ -60,7 +60,7 @@ class TemplateForm(TextForm):
     name: str = ""
     variables: tuple[str, ...] | None = Field(default=None, description="By default those that the texts use.")
     evaluator: dict[str, Any] | str | None = None
-    default: bool = False
+    default: StrictBool = False
     reference: str | None = Field(default=None, description="captured:COMBINATION_ID")
     store: StoreMode | None = None
 

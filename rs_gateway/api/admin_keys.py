@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictInt
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from rs_gateway.access import Access
 from rs_gateway.api.schemas import ErrorBody
@@ -32,9 +32,9 @@ class LimitsForm(BaseModel):
     requests_per_minute: StrictInt | None = Field(default=None, ge=1)
     tokens_per_minute: StrictInt | None = Field(default=None, ge=1)
     concurrency: StrictInt | None = Field(default=None, ge=1)
-    budget_usd: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    budget_usd: float | None = Field(default=None, ge=0, allow_inf_nan=False, strict=True)
     budget_period: BudgetPeriod = "total"
-    allow_unpriced: bool = False
+    allow_unpriced: StrictBool = False
 
     def to_limits(self) -> KeyLimits:
         """As the domain has them."""
@@ -48,7 +48,7 @@ class KeyForm(BaseModel):
     name: str = Field(min_length=1, max_length=200)
     templates: _Names | None = None
     models: _Names | None = None
-    admin: bool = False
+    admin: StrictBool = False
     limits: LimitsForm = LimitsForm()
     store: StoreMode | None = None
     expires_at: AwareDatetime | None = None
@@ -61,7 +61,7 @@ class KeyChange(BaseModel):
     name: str = Field(default="", min_length=1, max_length=200)
     templates: _Names | None = None
     models: _Names | None = None
-    admin: bool = False
+    admin: StrictBool = False
     limits: LimitsForm | None = None
     store: StoreMode | None = None
     expires_at: AwareDatetime | None = None
