@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 import dagster as dg
 
 from rs_gateway.domain.evaluation import JudgingEvaluator
-from rs_pipelines import steps
+from rs_pipelines import results
 from rs_pipelines.defs.calibration import calibration_sample
 from rs_pipelines.defs.evaluation import comparison
 from rs_pipelines.defs.failures import explained
@@ -58,7 +58,7 @@ with warnings.catch_warnings():
         with explained():
             bench = stores.open()
             target = bench.target_of_key(context.partition_key)
-            sample = steps.latest_sample(bench, target)
+            sample = results.latest_sample(bench, target)
             findings = {name: find(bench, target, sample) for name, find in _FINDERS.items()}
         for name, finding in findings.items():
             yield _result(finding, check_name=name, warn_only=name in _WARN_ONLY)
@@ -87,8 +87,11 @@ with warnings.catch_warnings():
         with explained():
             bench, searched = stores.open(), study_of_run(context.instance, context.run.run_id)
             target, study_id = bench.target_of_key(context.partition_key), searched and searched.study_id
-            record, compared = steps.study_of(bench, target, study_id), steps.comparison_of(bench, target, study_id)
-            spent = steps.spending(bench, record.study_id)
+            record, compared = (
+                results.study_of(bench, target, study_id),
+                results.comparison_of(bench, target, study_id),
+            )
+            spent = results.spending(bench, record.study_id)
         yield _result(within_budget(spent, record.plan.allowance), check_name="cost_within_budget")
         yield dg.AssetCheckResult(
             passed=compared.verdict.publish,

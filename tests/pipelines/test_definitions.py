@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from rs_gateway.setting_sections import MiproSettings
+from rs_gateway.pipeline_sections import MiproSettings
 from rs_pipelines.definitions import build_defs
 from rs_pipelines.defs.jobs import OPTIMIZE, optimize_job
 from rs_pipelines.defs.traces import imported_rows, trace_store
