@@ -152,7 +152,9 @@ def show_history(template_id: TemplateArgument, config: ConfigOption = None, as_
     if as_json:
         print_json([asdict(change) for change in registered.history])
         return
-    table = Table("at", "by", "what", "for", "proof", "reason")
+    table = Table()
+    for heading in ("at", "by", "what", "for", "proof", "reason"):
+        table.add_column(heading, overflow="fold")  # nothing is cut, however narrow the terminal is
     for change in registered.history:
         what = f"{change.action.value} version {change.version}"
         whom = change.model or "all models"
@@ -162,7 +164,7 @@ def show_history(template_id: TemplateArgument, config: ConfigOption = None, as_
         elif change.previous is not None:
             what += f" (was {change.previous})"
         proof = change.comparison_id or ("by hand" if change.action == "publish" else "")
-        table.add_row(*(printable(cell) for cell in (change.at, change.by, what, whom, proof, change.reason)))
+        table.add_row(*(printable(cell) for cell in (_at(change.at), change.by, what, whom, proof, change.reason)))
     data.print(table)
 
 
@@ -194,6 +196,11 @@ def show_difference(
         data.print(printable(line), style=_STYLES.get(line[:1]))
     if not lines:
         words.print(f"Versions {first.number} and {second.number} say the same.")
+
+
+def _at(at: str) -> str:
+    """As it is stored, with a space to fold at."""
+    return at.replace("T", " ", 1).replace("+00:00", " UTC")
 
 
 _STYLES = {"+": "green", "-": "red", "@": "cyan"}

@@ -2,7 +2,7 @@
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
 from rs_gateway.domain.errors import TemplateInvalidError, shown
 from rs_gateway.domain.output_formats import OutputFormat
@@ -65,7 +65,7 @@ class TemplateForm(TextForm):
     evaluator: dict[str, Any] | str | None = Field(
         default=None, description="What scores its answers: a name, or `name` with options."
     )
-    default: bool = Field(
+    default: StrictBool = Field(
         default=False, description="Whether it is meant by the name of a model that several templates run on."
     )
     reference: str | None = Field(default=None, description="captured:COMBINATION_ID")

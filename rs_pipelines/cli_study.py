@@ -8,6 +8,7 @@ from rich.table import Table
 
 from rs_gateway.cli_options import ConfigOption, JsonOption
 from rs_gateway.data_console import data, print_json, printable, words
+from rs_gateway.template_hint import template_hint
 
 study_app = typer.Typer(no_args_is_help=True, help="What optimisations have tried, found and proven.")
 
@@ -46,7 +47,8 @@ def list_studies(
     if lines:
         data.print(table)
     else:
-        words.print("There is no study yet: `route-switch optimize TEMPLATE` makes one.")
+        hint = template_hint(template_id, bench.settings)
+        words.print(f"There is no study yet: `route-switch optimize {template_id or 'TEMPLATE'}` makes one.{hint}")
 
 
 @study_app.command("show")

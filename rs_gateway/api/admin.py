@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Body, Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from rs_gateway.api.schemas import ErrorBody
 from rs_gateway.domain.errors import InvalidRequestError, TemplateInvalidError
@@ -65,7 +65,7 @@ class VersionForm(BaseModel):
     )
     model: Model = Field(default=None, description="The model that it is meant for; null for any.")
     note: str | None = Field(default=None, description="For people, kept with the version.")
-    drops_variables: bool = Field(
+    drops_variables: StrictBool = Field(
         default=False, description="Take it although it does not use a variable that the live version uses."
     )
 
@@ -123,7 +123,7 @@ class WeightsForm(BaseModel):
     """Weights set at run time, over the configuration's; null takes one back."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)] | None] = Field(
+    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] | None] = Field(
         min_length=1, description="Combination -> its share of the draw; 0 keeps it as a fallback."
     )
     reason: str = Field(min_length=1, max_length=2000, description="Kept in the history.")

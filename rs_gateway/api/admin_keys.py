@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictInt
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from rs_gateway.access import Access
 from rs_gateway.api.schemas import ErrorBody
@@ -33,10 +33,14 @@ class LimitsForm(BaseModel):
     tokens_per_minute: StrictInt | None = Field(default=None, ge=1, description="Counted when a request ends.")
     concurrency: StrictInt | None = Field(default=None, ge=1, description="Requests in flight.")
     budget_usd: float | None = Field(
-        default=None, ge=0, allow_inf_nan=False, description="What its requests may cost in a `budget_period`."
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        strict=True,
+        description="What its requests may cost in a `budget_period`.",
     )
     budget_period: BudgetPeriod = Field(default="total", description="In UTC; `total` never begins anew.")
-    allow_unpriced: bool = Field(
+    allow_unpriced: StrictBool = Field(
         default=False, description="Whether it may ask, on a budget, for models without a price."
     )
 
@@ -52,7 +56,7 @@ class KeyForm(BaseModel):
     name: str = Field(min_length=1, max_length=200, description="Who or what it is for.")
     templates: _Names | None = Field(default=None, description="Templates that it may ask for; null: all.")
     models: _Names | None = Field(default=None, description="Models that it may ask for without a template; null: all.")
-    admin: bool = Field(default=False, description="Whether it opens the admin API.")
+    admin: StrictBool = Field(default=False, description="Whether it opens the admin API.")
     limits: LimitsForm = LimitsForm()
     store: StoreMode | None = Field(default=None, description="How much is kept of its requests, at most.")
     expires_at: AwareDatetime | None = Field(default=None, description="Null: never.")
@@ -65,7 +69,7 @@ class KeyChange(BaseModel):
     name: str = Field(default="", min_length=1, max_length=200, description="Who or what it is for.")
     templates: _Names | None = Field(default=None, description="Templates that it may ask for; null: all.")
     models: _Names | None = Field(default=None, description="Models that it may ask for without a template; null: all.")
-    admin: bool = Field(default=False, description="Whether it opens the admin API.")
+    admin: StrictBool = Field(default=False, description="Whether it opens the admin API.")
     limits: LimitsForm | None = Field(default=None, description="All of them at once; null lifts all.")
     store: StoreMode | None = Field(default=None, description="How much is kept of its requests, at most.")
     expires_at: AwareDatetime | None = Field(default=None, description="Null: never.")
