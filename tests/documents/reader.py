@@ -23,9 +23,9 @@ SHOWN = frozenset({"text", "json", "yaml"})
 _COMMENT = re.compile(r"\s+# .*$")
 _SERVES = re.compile(r"\broute-switch (?:serve|(?:--config \S+ )?--gateway)\b")
 _SOON = ("curl ", "route-switch explain ", "route-switch feedback add ")
+"""A gateway takes over a new version at its next refresh, and stores a trace a moment after its answer."""
 _FAILS = (("error: ", 1), ('{"error":', 22))
 """How shown output of a failure begins, and the exit status that goes with it: of `route-switch`, and of `curl`."""
-"""A gateway takes over a new version at its next refresh, and stores a trace a moment after its answer."""
 
 
 @dataclass
