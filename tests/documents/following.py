@@ -25,7 +25,7 @@ GUIDES = (
     ("docs/guides/evaluators.md",),
 )
 """They begin where `route-switch` is on the path and a key is set; of several, one goes on where the other ended."""
-SET_UP = "`.ci/run` makes the virtual environment and installs into it, with the Makefile"
+SET_UP = "`.ci/run` runs it in a folder of its own"
 NOT_RUN = (
     LeftOut("README.md", "python3.11 -m venv .venv", SET_UP),
     LeftOut("README.md", ".venv/bin/pip install -c constraints.txt '.[pipelines]'", SET_UP),

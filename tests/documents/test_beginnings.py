@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.documents.following import BEGINNINGS, GUIDES, MIGRATIONS, NOT_RUN, follow
+from tests.documents.following import BEGINNINGS, GUIDES, MIGRATIONS, NOT_RUN, SET_UP, follow
+from tests.documents.reader import ROOT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -18,3 +19,8 @@ def test_a_newcomer_can_do_all_that_is_said(document: str, tmp_path: Path) -> No
 def test_every_command_that_is_left_out_is_one_of_a_document_that_is_followed() -> None:
     followed = {*BEGINNINGS, *MIGRATIONS, *(guide for guides in GUIDES for guide in guides)}
     assert {one.document for one in NOT_RUN} <= followed
+
+
+def test_the_set_up_that_is_left_out_is_run_by_ci() -> None:
+    lines = {line.strip() for line in (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()}
+    assert {one.command for one in NOT_RUN if one.reason == SET_UP} <= lines
