@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.cli_options import ConfigOption, JsonOption, TemplateArgument
+from rs_gateway.completions import combination_names
 from rs_gateway.data_console import data, print_json, printable, words
 from rs_gateway.domain.wording import counted
 
@@ -21,7 +22,7 @@ dataset_app = typer.Typer(no_args_is_help=True, help="Labelled rows: from files,
 
 @dataset_app.command("import")
 def import_dataset(
-    template_id: str,
+    template_id: TemplateArgument,
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help='Lines of {"variables", "expected"}.')],
     config: ConfigOption = None,
     skip_invalid: Annotated[bool, typer.Option(help="Import the good rows although there are bad ones.")] = False,
@@ -76,8 +77,13 @@ def import_dataset(
 
 @dataset_app.command("teach")
 def teach_dataset(
-    template_id: str,
-    teacher: Annotated[str, typer.Option(help="Id of a combination of the template; `enabled: false` will do.")],
+    template_id: TemplateArgument,
+    teacher: Annotated[
+        str,
+        typer.Option(
+            help="Id of a combination of the template; `enabled: false` will do.", autocompletion=combination_names
+        ),
+    ],
     limit: Annotated[int, typer.Option(min=1, help="Inputs at most, the newest first.")] = 200,
     max_calls: Annotated[int | None, typer.Option(min=1, help="Hard limit on the teacher's calls.")] = None,
     config: ConfigOption = None,
@@ -137,7 +143,7 @@ def _left_to_teach(taught: "Taught") -> str:
 
 @dataset_app.command("export")
 def export_dataset(
-    template_id: str,
+    template_id: TemplateArgument,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", dir_okay=False, help="A file.  [default: stdout]")
     ] = None,
@@ -177,7 +183,7 @@ def export_dataset(
 
 @dataset_app.command("show")
 def show_dataset(
-    template_id: str,
+    template_id: TemplateArgument,
     n: Annotated[int, typer.Option("--rows", "-n", min=0, help="Rows to show; the first ones.")] = 5,
     config: ConfigOption = None,
     as_json: JsonOption = False,
