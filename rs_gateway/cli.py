@@ -117,8 +117,8 @@ def fetch_model(
 @model_app.command("serve")
 def serve_model(
     model: Annotated[Path | None, typer.Argument(help="A GGUF file; fetched SmolLM2 by default.")] = None,
-    host: str = "127.0.0.1",
-    port: int = 8081,
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen at.")] = 8081,
     slots: Annotated[int, typer.Option(min=1, max=64, help="Requests decoded at once.")] = 4,
     context: Annotated[int, typer.Option(min=256, help="Tokens of context for each slot.")] = 2048,
     alias: Annotated[str | None, typer.Option(help="The model's name towards clients.")] = None,

@@ -1,4 +1,4 @@
-"""Options that commands share."""
+"""Arguments and options that commands share."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,7 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="The configuration file.  [default: $RS_CONFIG, else route-switch.yaml]"),
 ]
-TemplateArgument = Annotated[str, typer.Argument(autocompletion=template_names)]
+TemplateArgument = Annotated[str, typer.Argument(help="The template's id.", autocompletion=template_names)]
 OneTemplateArgument = Annotated[str | None, typer.Argument(help="Only this template's.", autocompletion=template_names)]
 OneTemplateOption = Annotated[
     str | None,

@@ -184,9 +184,10 @@ def _say(changed: "RegisteredTemplate", *, as_json: bool) -> None:
         )
         return
     whom = change.model or ("all models" if not pinned else "all models without a version of their own")
+    before = "where none was" if change.previous is None else f"in place of {change.previous}"
     words.print(
-        f"Version {change.version} of {changed.template.template_id!r} is live for {whom}, in place of "
-        f"{change.previous}, by {change.by}. A running gateway serves it at its next refresh."
+        f"Version {change.version} of {changed.template.template_id!r} is live for {whom}, {before}, by {change.by}. "
+        "A running gateway serves it at its next refresh."
     )
     if pinned:
         words.print(f"Versions of their own keep: {listed_versions(pinned)}. Name one with --model to change it.")

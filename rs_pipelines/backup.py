@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -66,7 +66,7 @@ def back_up(
     """
     _refuse_target(target, overwrite=overwrite)
     try:
-        with stores_lock(data, "backup", on_wait=on_wait), _partial(target) as folder:
+        with _held_still(data, on_wait), _partial(target) as folder:
             files = [_copy_file(configuration, folder / CONFIGURATION_FILE, folder)]
             kept = [part for part in parts if part.path.exists()]
             for part in kept:
@@ -145,6 +145,13 @@ def _refuse_target(target: Path, *, overwrite: bool) -> None:
         raise BackupError(f"{target} is there and is no backup: name a folder that does not exist yet.")
     if not overwrite:
         raise BackupError(f"{target} is a backup already: name another folder, or replace it with --overwrite.")
+
+
+def _held_still(data: Path, on_wait: OnWait) -> AbstractContextManager[None]:
+    """Nothing is erased meanwhile. From a file system that is mounted read-only, such as a snapshot, nothing is."""
+    if data.exists() and os.statvfs(data).f_flag & os.ST_RDONLY:
+        return nullcontext()
+    return stores_lock(data, "backup", on_wait=on_wait)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """`route-switch forget`: everything that is kept of a user or a trace, and everything that was made from it."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -87,6 +88,10 @@ def forget(
 
 def _runs(bench: "Workbench", found: "Found") -> list[str]:
     if not found.study_ids:
+        return []
+    history = bench.data / "dagster"
+    if history.exists() and not os.access(history, os.W_OK):
+        words.print(f"Dagster's history is not searched: it can be opened only where {history} may be written.")
         return []
     from rs_pipelines.defs.forgotten_runs import runs_of  # brings Dagster along
 
