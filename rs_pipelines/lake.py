@@ -19,7 +19,15 @@ import polars as pl
 from rs_gateway.domain.feedback import FeedbackKind
 from rs_gateway.domain.ports import TraceReader
 from rs_pipelines import lake_views
-from rs_pipelines.compaction import CompactionReport, OnMerge, crowded_parts, ignore_merge, merge, small_parts
+from rs_pipelines.compaction import (
+    NOTHING_MERGED,
+    CompactionReport,
+    OnMerge,
+    crowded_parts,
+    ignore_merge,
+    merge,
+    small_parts,
+)
 from rs_pipelines.ingest import IngestReport, OnPage, ignore_page, ingest
 from rs_pipelines.lake_bucket import LakeBucket
 from rs_pipelines.lake_edit import (
@@ -36,7 +44,7 @@ from rs_pipelines.lake_edit import (
 from rs_pipelines.lake_files import LakeBusyError, LakeFiles
 from rs_pipelines.lake_manifest import Manifest
 from rs_pipelines.lake_place import LakePlace
-from rs_pipelines.lake_schema import FEEDBACK, INSTANT, TRACES, Table
+from rs_pipelines.lake_schema import FEEDBACK, INSTANT, TABLES, TRACES, Table
 from rs_pipelines.lasting_frame import lasting_frame
 
 _SAID: Mapping[str, pl.DataType] = {
@@ -50,6 +58,8 @@ NEWEST_FEEDBACK_SCHEMA = pl.Schema({"trace_id": pl.String(), **_SAID, "said_at":
 
 T = TypeVar("T")
 _TRIES = 20
+_PAUSE_S = 0.25
+"""Those who wait for the lake look more often than that."""
 _FAN_IN = 8
 """So many small parts of about one size, of one day, are merged by the ingest that made the last of them."""
 
@@ -64,13 +74,17 @@ class Lake:
         lock_timeout_s: float = 30.0,
         before_step: Callable[[str], None] | None = None,
         clock: Clock = utc_now,
+        turn_s: float = 5.0,
     ) -> None:
         """A lake in the folder `root`, which need not exist yet, or under a URL such as s3://bucket/prefix.
 
-        See LakeFiles and LakeBucket for the arguments.
+        See LakeFiles and LakeBucket for the other arguments.
+
+        Args:
+            turn_s: how long a compaction keeps others from changing the lake at a time, about.
         """
         self.root = root
-        self._clock = clock
+        self._clock, self._turn_s = clock, turn_s
         place = LakeBucket if isinstance(root, str) else LakeFiles
         self._files: LakePlace = place(
             root,  # pyright: ignore[reportArgumentType]  # each gets its own kind
@@ -102,11 +116,17 @@ class Lake:
     def compact(self, *, on_merge: OnMerge = ignore_merge) -> CompactionReport:
         """Merge all small parts of each day. Readers are not disturbed; killed anywhere, nothing is lost or doubled.
 
+        It lets others change the lake every few seconds, so that no ingest and no erasure is refused for its sake.
         Raises as `ingest`.
         """
-        with self.edit() as lake:
-            lake.purge(older_than=KEPT_FOR_READERS)
-            return merge(lake, small_parts, on_merge=on_merge)
+        report = NOTHING_MERGED
+        while True:
+            with self.edit() as lake:
+                lake.purge(older_than=KEPT_FOR_READERS)
+                report = merge(lake, small_parts, on_merge=on_merge, before=report, enough=_over_in(self._turn_s))
+                if not any(small_parts(lake.manifest.table(table.name).parts) for table in TABLES):
+                    return report
+            time.sleep(_PAUSE_S)
 
     @contextmanager
     def edit(self) -> Generator[LakeEdit]:
@@ -188,6 +208,12 @@ class Lake:
     def _scan(self, table: Table, columns: Sequence[str] | None) -> pl.LazyFrame:
         frame = scan_parts(self._files, table, self.manifest().table(table.name).parts)
         return frame if columns is None else frame.select(columns)
+
+
+def _over_in(seconds: float) -> Callable[[], bool]:
+    """Whether so much time has passed since this was called."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() >= end
 
 
 def _ignore_step(step: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.documents.markdown_blocks import Block, Command, blocks_of, commands_of
-from tests.documents.shell_session import ShellSession
+from tests.documents.shell_session import CommandFailedError, ShellSession
 from tests.documents.shown_output import first_line_not_said
 from tests.e2e.processes import answers, free_address
 from tests.running import eventually
@@ -22,8 +22,10 @@ SHOWN = frozenset({"text", "json", "yaml"})
 """Languages of blocks that are looked at, or saved; all others are refused."""
 _COMMENT = re.compile(r"\s+# .*$")
 _SERVES = re.compile(r"\broute-switch (?:serve|(?:--config \S+ )?--gateway)\b")
-_LATER_S = 5.0
-"""A gateway takes over a new version at its next refresh, so what `curl` shows may take a moment."""
+_SOON = ("curl ", "route-switch explain ", "route-switch feedback add ")
+"""A gateway takes over a new version at its next refresh, and stores a trace a moment after its answer."""
+_FAILS = (("error: ", 1), ('{"error":', 22))
+"""How shown output of a failure begins, and the exit status that goes with it: of `route-switch`, and of `curl`."""
 
 
 @dataclass
@@ -37,12 +39,14 @@ class Reader:
         upstream_url: of the scripted provider, up to and with `/v1`.
         not_run: commands that are left out, without the comment behind them.
         left_out: those of them that were met.
+        patience_s: how long a command that may come too early is tried again.
     """
 
     folder: Path
     upstream_url: str
     not_run: frozenset[str] = frozenset()
     left_out: set[str] = field(default_factory=set[str])
+    patience_s: float = 5.0
     gateway: str = field(default_factory=free_address)
     _served_by: int | None = None
 
@@ -51,7 +55,8 @@ class Reader:
         (self.folder / ".venv").symlink_to(ENVIRONMENT)
         (self.folder / "data").mkdir()
         (self.folder / "data/sample").symlink_to(ROOT / "data/sample")
-        (self.folder / ".curlrc").write_text("silent\nshow-error\n")  # no bars among the lines of an answer
+        # No bars among the lines of an answer; and an error that the document does not show is one.
+        (self.folder / ".curlrc").write_text("silent\nshow-error\nfail-with-body\n")
 
     def read(self, *documents: Path, first: str = "") -> None:
         """Do all that they say, in one shell, after the command `first`, which they take for granted.
@@ -103,13 +108,18 @@ class Reader:
             _compare(command.shown, self._output_of(command, shell))
 
     def _output_of(self, command: Command, shell: ShellSession) -> str:
-        status = 1 if any(line.startswith("error: ") for line in command.shown) else 0
-        deadline = time.monotonic() + (_LATER_S if command.text.startswith("curl ") else 0)
+        """What it prints; asked again for a moment where a gateway may not be that far yet."""
+        status = next((ends for line in command.shown for begins, ends in _FAILS if line.startswith(begins)), 0)
+        deadline = time.monotonic() + (self.patience_s if command.text.startswith(_SOON) else 0)
         while True:
-            output = shell.run(command.text, status=status)
-            with (self.folder / "transcript.txt").open("a", encoding="utf-8") as transcript:
-                transcript.write(f"$ {command.text}\n{output}")
-            if first_line_not_said(command.shown, output) is None or time.monotonic() > deadline:
+            last = time.monotonic() >= deadline
+            try:
+                output = shell.run(command.text, status=status)
+            except CommandFailedError:
+                if last:
+                    raise
+                continue
+            if last or first_line_not_said(command.shown, output) is None:
                 return output
 
     def _serve(self, command: str, shell: ShellSession) -> None:

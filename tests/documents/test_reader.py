@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from tests import upstream as wire
 from tests.documents.markdown_blocks import Block, Command, blocks_of, commands_of
 from tests.documents.reader import Reader
 from tests.documents.shown_output import first_line_not_said
+from tests.upstream import Upstream
 
 
 def read(folder: Path, text: str) -> None:
@@ -49,6 +51,19 @@ def test_a_text_below_a_python_block_is_what_it_prints(tmp_path: Path) -> None:
     other.mkdir()
     with pytest.raises(AssertionError, match="two"):
         read(other, text.replace("\none\n", "\ntwo\n"))
+
+
+@pytest.mark.usefixtures("have_curl")
+def test_an_error_of_a_gateway_is_shown_or_it_is_one(tmp_path: Path) -> None:
+    asked = "```console\n$ curl http://127.0.0.1:8081/v1/models\n{}\n```\n"
+    document = tmp_path / "document.md"
+    with Upstream([wire.fails(404)]).running() as upstream:
+        reader = Reader(tmp_path, upstream.base_url, patience_s=0)
+        document.write_text(asked.format('{"error": {"message": "upstream says 404", ...'))
+        reader.read(document)
+        document.write_text(asked.format("..."))
+        with pytest.raises(AssertionError, match="exit status 22"):
+            reader.read(document)
 
 
 def test_commands_of_several_lines_are_typed_at_once() -> None:
