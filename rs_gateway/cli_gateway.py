@@ -1,11 +1,9 @@
 """`route-switch gateway`: what the configuration and the registry make of it, without a running one."""
 
-from typing import Annotated
-
 import typer
 from rich.table import Table
 
-from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.cli_options import ConfigOption, JsonOption, OneTemplateOption
 from rs_gateway.data_console import data, print_json, printable, words
 from rs_gateway.template_hint import template_hint
 
@@ -14,7 +12,7 @@ gateway_app = typer.Typer(no_args_is_help=True, help="What the gateway serves, a
 
 @gateway_app.command("combinations")
 def list_combinations(
-    template_id: Annotated[str | None, typer.Option("--template-id", "-t", help="Only this template's.")] = None,
+    template_id: OneTemplateOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

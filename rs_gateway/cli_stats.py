@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.cli_options import ConfigOption, JsonOption, OneTemplateArgument
 from rs_gateway.data_console import data, print_json, printable, words
 from rs_gateway.template_hint import template_hint
 
@@ -19,7 +19,7 @@ _HEADINGS = ("", "requests", "success", "p50", "p95", "first token p50", "tokens
 
 
 def show_stats(
-    template_id: Annotated[str | None, typer.Argument(help="Only this template's.")] = None,
+    template_id: OneTemplateArgument = None,
     window: Annotated[str, typer.Option("--window", "-w", help="5m, 1h, 24h or all.")] = "24h",
     config: ConfigOption = None,
     as_json: JsonOption = False,

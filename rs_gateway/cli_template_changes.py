@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rs_gateway.cli_options import ConfigOption, JsonOption, TemplateArgument
+from rs_gateway.completions import version_numbers
 from rs_gateway.current_user import current_user
 from rs_gateway.data_console import print_json, words
 from rs_gateway.domain.errors import InvalidRequestError, RouteSwitchError
@@ -27,7 +28,7 @@ _STANDARD_INPUT = Path("-")
 
 def publish_version(
     template_id: TemplateArgument,
-    version: Annotated[int, typer.Argument(min=1, help="The version to make live.")],
+    version: Annotated[int, typer.Argument(min=1, help="The version to make live.", autocompletion=version_numbers)],
     reason: ReasonOption,
     model: ModelOption = None,
     previous: Annotated[int | None, typer.Option(min=1, help="Refuse unless this version is live now.")] = None,
@@ -82,7 +83,8 @@ def roll_back_template(
 def edit_template(
     template_id: TemplateArgument,
     version: Annotated[
-        int | None, typer.Option(min=1, help="Begin with this version.  [default: the live one]")
+        int | None,
+        typer.Option(min=1, help="Begin with this version.  [default: the live one]", autocompletion=version_numbers),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="The model that the new version is for.")] = None,
     file: Annotated[

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from rs_gateway.cli_options import ConfigOption, JsonOption, TemplateArgument
 from rs_gateway.cli_template_changes import edit_template, publish_version, roll_back_template
+from rs_gateway.completions import version_numbers
 from rs_gateway.current_user import current_user
 from rs_gateway.data_console import data, print_json, printable, words
 
@@ -171,8 +172,12 @@ def show_history(template_id: TemplateArgument, config: ConfigOption = None, as_
 @template_app.command("diff")
 def show_difference(
     template_id: TemplateArgument,
-    older: Annotated[int | None, typer.Argument(min=1, help="A version.  [default: the live one]")] = None,
-    newer: Annotated[int | None, typer.Argument(min=1, help="Another one.  [default: the newest]")] = None,
+    older: Annotated[
+        int | None, typer.Argument(min=1, help="A version.  [default: the live one]", autocompletion=version_numbers)
+    ] = None,
+    newer: Annotated[
+        int | None, typer.Argument(min=1, help="Another one.  [default: the newest]", autocompletion=version_numbers)
+    ] = None,
     model: Annotated[str | None, typer.Option(help="The model whose live version is meant.")] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.cli_options import ConfigOption, JsonOption, OneTemplateOption
 from rs_gateway.data_console import data, print_json, printable, words
 from rs_gateway.domain.traces import Outcome
 from rs_gateway.domain.wording import counted
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 traces_app = typer.Typer(no_args_is_help=True, help="Requests that were answered: follow, look at, export.")
 
-TemplateOption = Annotated[str | None, typer.Option("--template-id", "-t", help="Only this template's.")]
 OutcomeOption = Annotated[Outcome | None, typer.Option(help="Only those that ended so.")]
 _POLL_S = 0.5
 
@@ -31,7 +30,7 @@ _POLL_S = 0.5
 def tail_traces(
     n: Annotated[int, typer.Option("--lines", "-n", min=0, max=100_000, help="How many.")] = 20,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Then go on with new ones, until Ctrl-C.")] = False,
-    template_id: TemplateOption = None,
+    template_id: OneTemplateOption = None,
     outcome: OutcomeOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -107,7 +106,7 @@ def export_traces(
     ] = None,
     since: Annotated[str | None, typer.Option(help="Begun then or later: 2h (ago), or 2026-05-01T12:00.")] = None,
     until: Annotated[str | None, typer.Option(help="Begun before then.")] = None,
-    template_id: TemplateOption = None,
+    template_id: OneTemplateOption = None,
     outcome: OutcomeOption = None,
     no_payload: Annotated[bool, typer.Option("--no-payload", help="Without what was said.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,

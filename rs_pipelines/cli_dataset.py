@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from rs_gateway.cli_options import ConfigOption, JsonOption, TemplateArgument
+from rs_gateway.completions import combination_names
 from rs_gateway.data_console import data, print_json, printable, words
 from rs_gateway.domain.wording import counted
 
@@ -77,7 +78,12 @@ def import_dataset(
 @dataset_app.command("teach")
 def teach_dataset(
     template_id: TemplateArgument,
-    teacher: Annotated[str, typer.Option(help="Id of a combination of the template; `enabled: false` will do.")],
+    teacher: Annotated[
+        str,
+        typer.Option(
+            help="Id of a combination of the template; `enabled: false` will do.", autocompletion=combination_names
+        ),
+    ],
     limit: Annotated[int, typer.Option(min=1, help="Inputs at most, the newest first.")] = 200,
     max_calls: Annotated[int | None, typer.Option(min=1, help="Hard limit on the teacher's calls.")] = None,
     config: ConfigOption = None,

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.cli_options import ConfigOption, JsonOption, OneTemplateArgument
+from rs_gateway.completions import study_names
 from rs_gateway.data_console import data, print_json, printable, words
 from rs_gateway.template_hint import template_hint
 
@@ -15,7 +16,7 @@ study_app = typer.Typer(no_args_is_help=True, help="What optimisations have trie
 
 @study_app.command("list")
 def list_studies(
-    template_id: Annotated[str | None, typer.Argument(help="Only this template's.")] = None,
+    template_id: OneTemplateArgument = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -53,7 +54,7 @@ def list_studies(
 
 @study_app.command("show")
 def show_study(
-    study_id: Annotated[str, typer.Argument(help="Its id, or how it begins.")],
+    study_id: Annotated[str, typer.Argument(help="Its id, or how it begins.", autocompletion=study_names)],
     rows: Annotated[int, typer.Option(min=0, help="Rows won, and lost, to show with both outputs.")] = 0,
     config: ConfigOption = None,
     as_json: JsonOption = False,
