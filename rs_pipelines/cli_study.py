@@ -1,13 +1,18 @@
 """`route-switch study`: what searches have found, and on which proof."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from rs_gateway.cli_options import ConfigOption, JsonOption
 from rs_gateway.data_console import data, print_json, printable, words
+
+if TYPE_CHECKING:
+    from rs_pipelines.study_lines import StudyLine
 
 study_app = typer.Typer(no_args_is_help=True, help="What optimisations have tried, found and proven.")
 
@@ -30,9 +35,18 @@ def list_studies(
 
     bench = Workbench.at(config)
     lines = study_lines(bench.studies, bench.registry, template_id=template_id)
+    faults = bench.studies.faults()
+    for fault in faults:
+        words.print(Text.assemble(("error:", "bold red"), " ", fault))
     if as_json:
         print_json([asdict(line) for line in lines])
-        return
+    else:
+        _print_lines(lines, none_at_all=not faults)
+    if faults:
+        raise typer.Exit(1)
+
+
+def _print_lines(lines: "Sequence[StudyLine]", *, none_at_all: bool) -> None:
     table = Table("study", "template", "model", "started", "state", "live", "best", "proven gain", "calls")
     for line in lines:
         became = f"version {line.published_version}" if line.published_version is not None else line.state
@@ -45,7 +59,7 @@ def list_studies(
         )
     if lines:
         data.print(table)
-    else:
+    elif none_at_all:
         words.print("There is no study yet: `route-switch optimize TEMPLATE` makes one.")
 
 
