@@ -1,4 +1,4 @@
-"""Options that commands share."""
+"""Arguments and options that commands share."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,3 +10,4 @@ ConfigOption = Annotated[
     typer.Option("--config", "-c", help="The configuration file.  [default: $RS_CONFIG, else route-switch.yaml]"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
+TemplateArgument = Annotated[str, typer.Argument(help="The template's id.")]

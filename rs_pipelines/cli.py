@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.cli_options import ConfigOption, JsonOption, TemplateArgument
 from rs_gateway.data_console import words
 from rs_gateway.domain.errors import ConfigurationError
 from rs_pipelines.cli_backup import backup, restore
@@ -46,7 +46,7 @@ def register(app: typer.Typer) -> None:
 
 
 def optimize(
-    template_id: str,
+    template_id: TemplateArgument,
     config: ConfigOption = None,
     model: Annotated[str | None, typer.Option(help="The model, where the template runs on several.")] = None,
     trials: Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.cli_options import ConfigOption, JsonOption, TemplateArgument
 from rs_gateway.data_console import words
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ PackageArgument = Annotated[Path, typer.Argument(help="A package: a directory, o
 
 @package_app.command("export")
 def export(
-    template_id: str,
+    template_id: TemplateArgument,
     place: Annotated[Path, typer.Argument(help="A directory that is not there yet, or a new file NAME.tar.zst.")],
     logs_limit: Annotated[int, typer.Option(min=0, help="Newest traces to take along; 0 for none.")] = 100,
     include_analytics: Annotated[

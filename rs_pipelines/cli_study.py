@@ -10,6 +10,7 @@ from rich.text import Text
 
 from rs_gateway.cli_options import ConfigOption, JsonOption
 from rs_gateway.data_console import data, print_json, printable, words
+from rs_gateway.template_hint import template_hint
 
 if TYPE_CHECKING:
     from rs_pipelines.study_lines import StudyLine
@@ -40,13 +41,16 @@ def list_studies(
         words.print(Text.assemble(("error:", "bold red"), " ", fault))
     if as_json:
         print_json([asdict(line) for line in lines])
-    else:
-        _print_lines(lines, none_at_all=not faults)
+    elif lines:
+        _print_lines(lines)
+    elif not faults:
+        hint = template_hint(template_id, bench.settings)
+        words.print(f"There is no study yet: `route-switch optimize {template_id or 'TEMPLATE'}` makes one.{hint}")
     if faults:
         raise typer.Exit(1)
 
 
-def _print_lines(lines: "Sequence[StudyLine]", *, none_at_all: bool) -> None:
+def _print_lines(lines: "Sequence[StudyLine]") -> None:
     table = Table("study", "template", "model", "started", "state", "live", "best", "proven gain", "calls")
     for line in lines:
         became = f"version {line.published_version}" if line.published_version is not None else line.state
@@ -57,10 +61,7 @@ def _print_lines(lines: "Sequence[StudyLine]", *, none_at_all: bool) -> None:
             *(printable(cell) for cell in (line.study_id, line.template_id, line.model, line.started_at, became)),
             *(_score(line.live_value), _score(line.best_value), gain, str(line.calls)),
         )
-    if lines:
-        data.print(table)
-    elif none_at_all:
-        words.print("There is no study yet: `route-switch optimize TEMPLATE` makes one.")
+    data.print(table)
 
 
 @study_app.command("show")

@@ -48,6 +48,11 @@ def test_help_has_an_example_of_this_very_command_that_its_options_allow(name: s
     assert help_text.split("\n")[0].rstrip().endswith((".", ";")), "the first line is a sentence"
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_argument_and_option_says_what_it_is(name: str) -> None:
+    assert [p.name for p in COMMANDS[name].params if not p.hidden and not p.help] == []
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS.keys() - RUNS_UNTIL_STOPPED))
 def test_a_result_can_be_had_as_json(name: str) -> None:
     assert "--json" in options(name)

@@ -90,6 +90,8 @@ def opened_package(path: Path, *, staging: Path | None = None, limits: Limits = 
     Raises:
         PackageError: it is no whole, unchanged, harmless package.
     """
+    if path.is_dir() and not (path / PACKAGE_FILE).exists():
+        raise PackageError(f"{path} is no package: it has no {PACKAGE_FILE}. Name what `package export` wrote.")
     with tempfile.TemporaryDirectory(prefix=".staging-", dir=staging) as name:
         folder = Path(name) / "package"
         folder.mkdir()

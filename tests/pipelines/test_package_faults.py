@@ -129,7 +129,7 @@ def test_a_file_that_packages_do_not_have_is_refused_even_with_right_sums(copy: 
 
 def test_what_is_no_package_is_said_to_be_none(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "There is no package")
-    refused(tmp_path, "is this a package")
+    refused(tmp_path, "is no package: it has no package.yaml")
     (tmp_path / "x.tar.zst").write_bytes(b"hello")
     refused(tmp_path / "x.tar.zst", "damaged or no .tar.zst file")
     os.mkfifo(tmp_path / "pipe")

@@ -1,7 +1,7 @@
 """Studies on disk: whole files, the latest one, and one optimisation of a target at a time."""
 
-import re
 import os
+import re
 import signal
 import subprocess
 import sys
