@@ -21,6 +21,7 @@ from rs_pipelines.backup_catalog import (
     sha256_of,
 )
 from rs_pipelines.durable_files import sync_path, write_durably
+from rs_pipelines.lake_check import damaged_parts
 from rs_pipelines.lake_edit import refuse_missing_parts
 from rs_pipelines.lake_files import LakeFiles
 from rs_pipelines.lake_manifest import LakeCorruptError
@@ -34,6 +35,7 @@ FIRST_FILE = "manifest.json"
 """Names what else counts in its folder, so it is copied before that."""
 _CHUNK_BYTES = 1 << 20
 _TRIES = 20
+_MOST_NAMED = 10
 
 
 def back_up(
@@ -190,7 +192,21 @@ def _copy_part(part: Part, folder: Path, on_copied: OnCopied) -> list[StoredFile
         return part.name != "lake" or _has_its_parts(part.path, target)
 
     target.mkdir()
-    return [_stored(copy, folder) for copy in copy_folder(part.path, target, on_file=on_file, is_whole=is_whole)]
+    copies = copy_folder(part.path, target, on_file=on_file, is_whole=is_whole)
+    if part.name == "lake":
+        _refuse_damaged(part.path, target)
+    return [_stored(copy, folder) for copy in copies]
+
+
+def _refuse_damaged(lake: Path, copy: Path) -> None:
+    """Raises LakeCorruptError: a restore of the copy would bring back a lake that cannot be read."""
+    damaged = damaged_parts(LakeFiles(copy))
+    if damaged:
+        named = "; ".join(f"{lake / fault.path} ({fault.why})" for fault in damaged[:_MOST_NAMED])
+        raise LakeCorruptError(
+            f"{len(damaged)} parts of the lake are damaged, so it is not backed up: {named}. Restore them from an "
+            f"earlier backup, or move the whole folder {lake} away and ingest again."
+        )
 
 
 def _has_its_parts(lake: Path, copy: Path) -> bool:

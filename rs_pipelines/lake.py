@@ -8,7 +8,7 @@ killed ingest. Never read the folder by a pattern: ask `Lake`, which reads what 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -35,6 +35,7 @@ from rs_pipelines.lake_edit import (
     Clock,
     LakeEdit,
     edit,
+    edit_if_there,
     read_manifest,
     refuse_damaged_parts,
     refuse_missing_parts,
@@ -62,6 +63,14 @@ _PAUSE_S = 0.25
 """Those who wait for the lake look more often than that."""
 _FAN_IN = 8
 """So many small parts of about one size, of one day, are merged by the ingest that made the last of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What a search found, and the files that count no more and could not be searched: where they are, and why."""
+
+    rows: pl.DataFrame
+    unreadable: Mapping[str, str]
 
 
 class Lake:
@@ -134,6 +143,12 @@ class Lake:
         with edit(self._files, clock=self._clock) as lake:
             yield lake
 
+    @contextmanager
+    def edit_if_there(self) -> Generator[LakeEdit | None]:
+        """The same; None where nothing was ever ingested, and nothing is before the block ends."""
+        with edit_if_there(self._files, clock=self._clock) as lake:
+            yield lake
+
     def exists(self) -> bool:
         """Whether anything was ever ingested here."""
         return self._files.manifest() is not None
@@ -177,11 +192,21 @@ class Lake:
         """All feedback, with the columns of FEEDBACK_SCHEMA or those asked for."""
         return self._scan(FEEDBACK, columns)
 
-    def on_the_disk(self, table: Table, columns: Sequence[str]) -> pl.LazyFrame:
-        """Rows of all files, those too that count no more and stay for readers: a row may be there several times."""
+    def search(self, table: Table, columns: Sequence[str], *, chosen: pl.Expr) -> Searched:
+        """Rows of all files, those too that count no more and stay for readers: a row may be there several times.
+
+        Call it within `settled`. What counts no more and cannot be read is named and keeps nobody from the rest.
+        """
         manifest, names = self.manifest(), self._files.names()
-        retired = (p for p in manifest.retired if p.path in names and p.path.startswith(f"{table.name}/"))
-        return scan_parts(self._files, table, (*manifest.table(table.name).parts, *retired)).select(columns)
+        counted = scan_parts(self._files, table, manifest.table(table.name).parts)
+        frames, unreadable = [counted.filter(chosen).select(columns).collect()], dict[str, str]()
+        for part in manifest.retired:
+            if part.path in names and part.path.startswith(f"{table.name}/"):
+                try:
+                    frames.append(scan_parts(self._files, table, (part,)).filter(chosen).select(columns).collect())
+                except pl.exceptions.PolarsError as error:
+                    unreadable[str(self._files.path(part.path))] = str(error).partition("\n")[0]
+        return Searched(pl.concat(frames), unreadable)
 
     def newest_feedback(self) -> pl.LazyFrame:
         """What is said about each trace now: NEWEST_FEEDBACK_SCHEMA, one row for each trace that something is said of.

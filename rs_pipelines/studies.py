@@ -103,9 +103,35 @@ class StudyFiles:
         return sorted((record for record in found if record is not None), key=lambda record: record.started_at)
 
     def targets(self) -> list[Target]:
-        """Every target that has a study, in the order of their keys. Raises StoreError: one cannot be understood."""
-        studies = {path.parent.parent.name: path for _, path in self._all("study.json")}
-        return [_decoded(f"{path.parent.name} of {key}", path.read_bytes()).target for key, path in studies.items()]
+        """Every target that has a study that can be read, in the order of their keys."""
+        return list({record.target.key: record.target for record in self.readable()}.values())
+
+    def readable(self) -> list[StudyRecord]:
+        """All studies that can be read, by target and id; `faults` names the others."""
+        tried = (self._tried(key, path) for key, path in self._by_target("study.json"))
+        return [record for record in tried if isinstance(record, StudyRecord)]
+
+    def faults(self) -> list[str]:
+        """For each file of a study or comparison that cannot be read, a sentence with what to do."""
+        tried = (self._tried(key, path) for key, path in self._by_target("study.json"))
+        faults = [str(fault) for fault in tried if isinstance(fault, StoreError)]
+        for record in self.readable():
+            try:
+                self.load_comparison(record.target, record.study_id)
+            except StoreError as error:
+                faults.append(str(error))
+        return faults
+
+    def _by_target(self, name: str) -> list[tuple[str, Path]]:
+        return [(path.parent.parent.name, path) for _, path in self._all(name)]
+
+    def _tried(self, key: str, path: Path) -> StudyRecord | StoreError:
+        try:
+            return _decoded(f"{path.parent.name} of {key}", path.read_bytes())
+        except StoreError as error:
+            return StoreError(f"{error} It is {path.parent}.")
+        except OSError as error:
+            return StoreError(f"{path} cannot be read ({error.strerror or error}).")
 
     def _folder(self, target: Target, study_id: str) -> Path:
         """The same, whose files have the newest schema. Raises SchemaTooNewError."""
