@@ -1,6 +1,6 @@
 # Every target sets up what it needs in .venv; nothing else on the machine is touched.
 .DELETE_ON_ERROR:
-.PHONY: demo up test check format bench conformance-npm clean help
+.PHONY: demo up test check format bench conformance-npm docs clean help
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,6 +17,7 @@ help:
 	@echo "make test    everything that CI runs"
 	@echo "make check   format, lint, types, import contracts"
 	@echo "make bench   the gateway beside LiteLLM, Portkey and a bare pass-through"
+	@echo "make docs    the references from the code, and the site in site/; ARGS=--serve shows it while you write"
 	@echo "make conformance-npm   the npm clients against the gateway"
 	@echo "make clean   remove what was built; never what you made"
 
@@ -34,7 +35,12 @@ $(VENV)/.ready-all: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Setting up .venv with everything that the tests need (a few minutes, once) ..."
 	$(PIP) --editable '.[all]'
 	$(PIP) --no-deps instructor
-	@touch $@ $(VENV)/.ready-run
+	@touch $@ $(VENV)/.ready-run $(VENV)/.ready-docs
+
+$(VENV)/.ready-docs: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Setting up .venv with what builds the documentation (a minute, once) ..."
+	$(PIP) --editable '.[docs]'
+	@touch $@
 
 demo: $(VENV)/.ready-run
 	@$(BIN)/route-switch demo $(ARGS)
@@ -54,6 +60,9 @@ check: $(VENV)/.ready-all
 bench: $(VENV)/.ready-run
 	$(BIN)/python benchmarks/gateway.py $(ARGS)
 
+docs: $(VENV)/.ready-docs
+	@$(BIN)/python -m docs._site $(ARGS)
+
 conformance-npm: $(VENV)/.ready-all
 	$(BIN)/python -m tests.conformance.npm
 
@@ -62,5 +71,5 @@ format: $(VENV)/.ready-all
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache .cache
-	find rs_gateway rs_pipelines tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache .cache
+	find rs_gateway rs_pipelines tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +

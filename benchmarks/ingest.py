@@ -10,15 +10,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
 if not __package__:  # started as a file, it finds its siblings by the repository's root
     sys.path[0] = str(Path(__file__).parents[1])
 
+from benchmarks.ingest_beside_gateway import BesideGateway, ingest_beside_gateway
 from benchmarks.processes import BenchmarkError
 
 ROOT = Path(__file__).parents[1]
@@ -38,11 +39,15 @@ Beside it, on the first 200,000 rows, polars.read_database and write_parquet in 
 executemany into a file. Then what 1,000 more rows cost on a small lake and on the large one.
 
 A million rows take about ten minutes to make and measure and need 6 GB in the temporary directory (TMPDIR).
+
+With --gateway only this is measured: an ingest while `route-switch serve` answers on the same store as many requests
+as 32 connections send, with the upstream, the load and all of it on this machine (Linux, with wrk and a C compiler).
 """
 _EXAMPLES = """\
 examples:
   python benchmarks/ingest.py --json
   python benchmarks/ingest.py --rows 100000      half a minute
+  python benchmarks/ingest.py --gateway
 """
 
 
@@ -129,9 +134,15 @@ def measure(rows: int, folder: Path) -> Measured:
     large.ingest()
     more_small, more_large = _cost_of_more(small, rounds), _cost_of_more(large, rounds)
     began = time.monotonic()
-    large.run("--compact")
+    large.compact()
     merged = time.monotonic() - began
     return Measured(store_bytes, lake_bytes, alone, beside, live, polars, executemany, more_small, more_large, merged)
+
+
+def measure_beside_gateway(rows: int, folder: Path) -> BesideGateway[Ingested]:
+    """Ingest so many rows while a gateway serves on the same store. Raises BenchmarkError."""
+    say(f"making {rows:,} traces; then a gateway, its load, and an ingest")
+    return ingest_beside_gateway(folder, lambda store: _fill(store, rows), _ingest)
 
 
 class _Place:
@@ -145,17 +156,28 @@ class _Place:
         self._config.write_text("data_dir: data\n")
 
     def fill(self, rows: int) -> None:
-        _run([sys.executable, "-m", "benchmarks.trace_store", "fill", str(self.store), str(rows)])
+        _fill(self.store, rows)
 
     def ingest(self) -> Ingested:
-        found, peak_mb = self.run()
-        return Ingested(int(found["rows"]), float(found["seconds"]), peak_mb)
+        return _ingest(self._config)
 
-    def run(self, *options: str) -> tuple[dict[str, float], float]:
-        out, peak_mb = _run(
-            [sys.executable, "-m", "rs_gateway", "ingest", "--json", "--config", str(self._config), *options]
-        )
-        return json.loads(out.splitlines()[-1]), peak_mb
+    def compact(self) -> None:
+        _route_switch_ingest(self._config, "--compact")
+
+
+def _fill(store: Path, rows: int) -> None:
+    _run([sys.executable, "-m", "benchmarks.trace_store", "fill", str(store), str(rows)])
+
+
+def _ingest(config: Path) -> Ingested:
+    found, peak_mb = _route_switch_ingest(config)
+    return Ingested(int(found["rows"]), float(found["seconds"]), peak_mb)
+
+
+def _route_switch_ingest(config: Path, *options: str) -> tuple[dict[str, float], float]:
+    command = [sys.executable, "-m", "rs_gateway", "ingest", "--json", "--config", str(config), *options]
+    out, peak_mb = _run(command, {"OPENAI_API_KEY": "none-needed"})
+    return json.loads(out.splitlines()[-1]), peak_mb
 
 
 class _Writer:
@@ -231,10 +253,10 @@ def _rival(name: str, place: _Place, rows: int) -> Ingested:
     return Ingested(rows, float(out), peak_mb)
 
 
-def _run(command: Sequence[str]) -> tuple[str, float]:
+def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> tuple[str, float]:
     """Its output and its peak memory in 10^6 bytes."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=err)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=err, env=os.environ | (environment or {}))
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
@@ -275,6 +297,17 @@ def table(found: Measured) -> str:
     return "\n".join(lines)
 
 
+def words_beside_gateway(found: BesideGateway[Ingested]) -> str:
+    """What a person reads of it."""
+    return (
+        f"ingest: {found.ingested.rows:,} rows, {found.ingested.rows_per_s:,.0f} rows/s, peak "
+        f"{found.ingested.peak_mb:,.0f} MB\n"
+        f"gateway: {found.beside_per_s:,.0f} requests/s meanwhile ({found.answered:,}, none failed), "
+        f"{found.alone_per_s:,.0f} without it\n"
+        f"afterwards: {found.stored:,} traces in the store, none dropped, and after one more ingest as many in the lake"
+    )
+
+
 def say(line: str) -> None:
     """Progress, for whoever waits."""
     print(f"... {line}", file=sys.stderr, flush=True)
@@ -289,10 +322,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rows", type=_whole, default=1_000_000, metavar="N", help="in the store; default 1000000")
+    parser.add_argument("--gateway", action="store_true", help="ingest while a gateway serves, and nothing else")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
     options = parser.parse_args(arguments)
     try:
         with tempfile.TemporaryDirectory(prefix="route-switch-bench-") as folder:
+            if options.gateway:
+                beside = measure_beside_gateway(options.rows, Path(folder))
+                print(words_beside_gateway(beside))
+                if options.json:
+                    print(json.dumps(asdict(beside)))
+                return 0
             found = measure(options.rows, Path(folder))
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -181,7 +181,7 @@ def _load(plan: Plan, runner: _Runner, kind: Kind, *, connections: int, duration
 def _check_traces(runner: _Runner, path: Path) -> None:
     """Raises BenchmarkError unless every answered request has its row, and nothing else but what wrk broke off has."""
     deadline = time.monotonic() + _DRAIN_TIMEOUT_S
-    while (state := _storage(runner.target.port))["queued"] and time.monotonic() < deadline:
+    while (state := storage(runner.target.port))["queued"] and time.monotonic() < deadline:
         time.sleep(_SETTLE_S)
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
         rows = int(database.execute("SELECT count(*) FROM traces").fetchone()[0])
@@ -194,7 +194,7 @@ def _check_traces(runner: _Runner, path: Path) -> None:
     _say(f"{runner.contender.name}: {low:,} requests, {rows:,} traces, none dropped")
 
 
-def _storage(port: int) -> dict[str, int]:
+def storage(port: int) -> dict[str, int]:
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
         connection.request("GET", "/health/storage")
         return json.loads(connection.getresponse().read())

@@ -18,14 +18,11 @@ from pydantic_settings import (
 )
 
 from rs_gateway.domain.errors import ConfigurationError
+from rs_gateway.pipeline_sections import DatasetSettings, EvaluationSettings, MiproSettings, PipelineSettings
 from rs_gateway.setting_sections import (
     AccessSettings,
     ApiSettings,
-    DatasetSettings,
-    EvaluationSettings,
     GatewaySettings,
-    MiproSettings,
-    PipelineSettings,
     PrivacySettings,
     ProviderSettings,
     StoreSettings,
@@ -78,6 +75,7 @@ class Settings(BaseSettings):
     data_dir: Path = Path("data")
     """Everything that a running system makes, relative to the configuration file."""
     model_providers: dict[str, ProviderSettings] = Field(default_factory=dict)
+    """Whom the gateway may ask, each under a name; a known name such as `openai` needs nothing more."""
     gateway: GatewaySettings = GatewaySettings()
     api: ApiSettings = ApiSettings()
     stores: StoreSettings = StoreSettings()

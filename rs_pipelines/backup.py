@@ -25,6 +25,7 @@ from rs_pipelines.lake_edit import refuse_missing_parts
 from rs_pipelines.lake_files import LakeFiles
 from rs_pipelines.lake_manifest import LakeCorruptError
 from rs_pipelines.store_parts import Elsewhere, Part
+from rs_pipelines.stores_lock import OnWait, stores_lock, wait_silently
 
 OnCopied: TypeAlias = Callable[[str, int, int], None]
 """Called with (part, bytes copied of it, bytes of it in all as far as is known)."""
@@ -39,19 +40,25 @@ def back_up(
     parts: Sequence[Part],
     target: Path,
     *,
+    data: Path,
     configuration: Path,
     program: str,
     made_at: str,
     elsewhere: Sequence[Elsewhere] = (),
     overwrite: bool = False,
     on_copied: OnCopied = lambda part, done, total: None,
+    on_wait: OnWait = wait_silently,
 ) -> Catalog:
     """Copy all parts that are there to the new folder `target`, which appears as a whole or not at all.
 
+    An erasure of the same data directory is waited for, and waits for this: no row is in one part and not in another.
+
     Args:
+        data: the data directory.
         parts: in an order in which nothing refers to what comes before it; see `parts_of`.
         configuration: its file, kept with them.
         overwrite: replace a backup that is there already, as soon as the new one is complete.
+        on_wait: told whom it waits for.
 
     Raises:
         BackupError: the target is there, or cannot be written.
@@ -59,7 +66,7 @@ def back_up(
     """
     _refuse_target(target, overwrite=overwrite)
     try:
-        with _partial(target) as folder:
+        with stores_lock(data, "backup", on_wait=on_wait), _partial(target) as folder:
             files = [_copy_file(configuration, folder / CONFIGURATION_FILE, folder)]
             kept = [part for part in parts if part.path.exists()]
             for part in kept:

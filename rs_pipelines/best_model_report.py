@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rs_pipelines.best_model import BestModel, Ranked
-from rs_pipelines.sample import VOUCHED_FOR
+from rs_pipelines.sample import TEACHER, VOUCHED_FOR
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 720, 380, 60, 50
 _STYLE = (
@@ -78,7 +78,7 @@ def conclusions(found: BestModel) -> list[str]:
 
 def _label_words(found: BestModel) -> list[str]:
     """Who vouches for the test rows, where it is not people alone, and what a model that gave labels means."""
-    teachers = {f"teacher:{one.model}" for one in found.models}
+    teachers = {f"{TEACHER}{one.model}" for one in found.models}
     models = [(n, who) for who, n in found.test_by_provenance.items() if who not in VOUCHED_FOR]
     lines = [f"{n} of {found.n_test} test rows labelled by {who}." for n, who in models]
     lines += [

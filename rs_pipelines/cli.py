@@ -24,9 +24,9 @@ from rs_pipelines.cli_package import package_app
 from rs_pipelines.cli_study import study_app
 
 if TYPE_CHECKING:
+    from rs_pipelines.effort import Effort
     from rs_pipelines.gate import ComparedRow
     from rs_pipelines.sample import Example, Target
-    from rs_pipelines.steps import Effort
     from rs_pipelines.workbench import Workbench
 
 
@@ -80,8 +80,9 @@ def optimize(
     """
     need_pipelines()
     from rs_pipelines.defs.runs import optimize_in_process
+    from rs_pipelines.effort import Effort
     from rs_pipelines.progress import RunProgress, print_comparison, print_study
-    from rs_pipelines.steps import Effort, comparison_of, published_version, reasons, spending, study_of
+    from rs_pipelines.results import comparison_of, published_version, reasons, spending, study_of
     from rs_pipelines.workbench import Workbench
 
     if mode not in (None, "light", "medium", "heavy"):
@@ -174,13 +175,14 @@ def _preflight_only(bench: "Workbench", target: "Target", effort: "Effort", *, a
     """Exit 0 when a search may start, 1 when it would be refused."""
     from rs_pipelines import steps
     from rs_pipelines.progress import RunProgress, print_preflight
+    from rs_pipelines.step_events import Probing
 
     with RunProgress(words) as progress:
         steps.ingest(bench, watch=progress)
         steps.draw(bench, target, watch=progress)
         # The result itself goes to stdout below.
         found = steps.preflight(
-            bench, target, effort, watch=lambda event: progress(event) if isinstance(event, steps.Probing) else None
+            bench, target, effort, watch=lambda event: progress(event) if isinstance(event, Probing) else None
         )
     if as_json:
         _print_json(asdict(found))

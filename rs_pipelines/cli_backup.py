@@ -36,6 +36,7 @@ def backup(
     from rs_gateway.settings import load_settings
     from rs_pipelines.backup import back_up
     from rs_pipelines.store_parts import parts_of
+    from rs_pipelines.stores_lock import waiting_for
 
     began = time.monotonic()
     settings = load_settings(config)
@@ -44,12 +45,14 @@ def backup(
         catalog = back_up(
             parts,
             target,
+            data=settings.path(settings.data_dir),
             configuration=settings.config_path,
             program=version("route-switch"),
             made_at=datetime.now(UTC).isoformat(timespec="seconds"),
             elsewhere=elsewhere,
             overwrite=overwrite,
             on_copied=bars.show,
+            on_wait=lambda holder: words.print(waiting_for(holder)),
         )
     for other in elsewhere:
         words.print(f"Left out: {other.name}. {other.remedy}.")
@@ -96,6 +99,7 @@ def restore(
     from rs_pipelines.restore import check_backup, in_the_way
     from rs_pipelines.restore import restore as put_back
     from rs_pipelines.store_parts import parts_of
+    from rs_pipelines.stores_lock import waiting_for
 
     began = time.monotonic()
     with _bars() as bars:
@@ -109,7 +113,14 @@ def restore(
     parts, _ = parts_of(settings)
     there = in_the_way(parts)
     if not dry_run:
-        put_back(directory, catalog, parts, data=settings.path(settings.data_dir), overwrite=overwrite)
+        put_back(
+            directory,
+            catalog,
+            parts,
+            data=settings.path(settings.data_dir),
+            overwrite=overwrite,
+            on_wait=lambda holder: words.print(waiting_for(holder)),
+        )
         if brings_configuration:
             write_durably(place, kept_configuration.read_bytes())
     result: dict[str, object] = {

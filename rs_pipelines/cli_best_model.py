@@ -50,11 +50,11 @@ def find_best_model(
 
     need_pipelines()
     from rs_pipelines.durable_files import check_writable, write_durably
+    from rs_pipelines.effort import Effort
     from rs_pipelines.find_best_model import Crossed, Tuning
     from rs_pipelines.find_best_model import find_best_model as find
     from rs_pipelines.interrupts import sigterm_interrupts
     from rs_pipelines.progress import RunProgress
-    from rs_pipelines.steps import Effort
     from rs_pipelines.workbench import Workbench
 
     bench = Workbench.at(config)

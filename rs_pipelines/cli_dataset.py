@@ -37,7 +37,8 @@ def import_dataset(
     from rs_pipelines.cli import need_pipelines
 
     need_pipelines()
-    from rs_pipelines.datasets import DatasetError, ImportReport, read_dataset
+    from rs_pipelines.dataset_file import DatasetError, read_dataset
+    from rs_pipelines.datasets import ImportReport
     from rs_pipelines.workbench import Workbench
 
     bench = Workbench.at(config)
@@ -153,7 +154,7 @@ def export_dataset(
 
     need_pipelines()
     from rs_gateway.whole_file import whole_file
-    from rs_pipelines.datasets import line_of
+    from rs_pipelines.dataset_file import line_of
     from rs_pipelines.workbench import Workbench
 
     bench = Workbench.at(config)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -53,6 +53,7 @@ def forget(
     need_pipelines()
     from rs_pipelines.forgetting import find
     from rs_pipelines.forgetting import forget as remove
+    from rs_pipelines.stores_lock import waiting_for
     from rs_pipelines.workbench import Workbench
 
     bench = Workbench.at(config)
@@ -65,11 +66,12 @@ def forget(
         words.print(line)
     forgotten = False
     if not dry_run and not found.empty and _agreed(yes=yes):
-        if runs:
-            from rs_pipelines.defs.forgotten_runs import forget_runs
-
-            forget_runs(bench, runs)
-        remove(bench, found)
+        remove(
+            bench,
+            found,
+            forget_runs=lambda: _forget_runs(bench, runs),
+            on_wait=lambda holder: words.print(waiting_for(holder)),
+        )
         forgotten = True
         words.print("Forgotten. Backups that were made before still have it: forget again after a restore.")
     if as_json:
@@ -89,6 +91,13 @@ def _runs(bench: "Workbench", found: "Found") -> list[str]:
     from rs_pipelines.defs.forgotten_runs import runs_of  # brings Dagster along
 
     return runs_of(bench, found.study_ids)
+
+
+def _forget_runs(bench: "Workbench", runs: Sequence[str]) -> None:
+    if runs:
+        from rs_pipelines.defs.forgotten_runs import forget_runs
+
+        forget_runs(bench, runs)
 
 
 def found_lines(counts: Mapping[str, int], versions: Iterable["QuotingVersion"]) -> Iterator[str]:

@@ -20,13 +20,14 @@ from rs_gateway.domain.evaluation import Answer
 from rs_gateway.local_model import fetch
 from rs_pipelines.defs.runs import add_partitions, optimize_in_process
 from rs_pipelines.demo_directory import demo_directory
+from rs_pipelines.effort import Effort
 from rs_pipelines.inputs import input_key
 from rs_pipelines.paired_statistics import paired_interval
 from rs_pipelines.processes import Processes, free_port, route_switch
 from rs_pipelines.progress import RunProgress, print_comparison, print_study
+from rs_pipelines.results import comparison_of, published_version, spending, study_of
 from rs_pipelines.sample import Split, Target
 from rs_pipelines.stack import sample_folder, start_dagster, start_gateway, wait_for_dagster
-from rs_pipelines.steps import Effort, comparison_of, published_version, spending, study_of
 from rs_pipelines.workbench import Workbench
 
 MODEL = "smollm2-135m-instruct"

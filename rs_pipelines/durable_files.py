@@ -1,8 +1,13 @@
 """Files that appear whole or not at all, also when the power goes: temporary file, fsync, rename, fsync."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
+
+from rs_gateway.domain.errors import StoreError
+
+_NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def sync_path(path: Path) -> None:
@@ -39,3 +44,14 @@ def check_writable(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(b"x")
+
+
+def unwritable(folder: Path, error: OSError) -> StoreError:
+    """That nothing can be changed in a folder, and what to do."""
+    why = error.strerror or str(error)
+    if error.errno not in _NOT_ALLOWED:
+        return StoreError(f"{folder} cannot be written ({why}): mend that and run it again.")
+    return StoreError(
+        f"{folder} cannot be written ({why}): run this as the user that the gateway runs as, or mount it for writing. "
+        "What only reads goes on there: `forget --dry-run`, `study`, `stats`, `traces`, `explain`."
+    )

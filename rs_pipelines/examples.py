@@ -1,34 +1,24 @@
-"""Traces, feedback and imported rows become labelled examples, and examples become the sample of one optimisation."""
+"""Traces, feedback and imported rows become labelled examples."""
 
-import hashlib
-import json
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 import polars as pl
 
-from rs_gateway.adapters.file_schema import FileSchema
 from rs_gateway.domain.chat import JsonObject, Message
-from rs_gateway.domain.errors import ConfigurationError, RouteSwitchError, StoreError
 from rs_gateway.domain.feedback import FeedbackKind
 from rs_gateway.domain.output_formats import OutputFormat, read_answer
 from rs_gateway.domain.prompts import PromptTemplate
 from rs_gateway.domain.traces import Outcome
 from rs_pipelines.datasets import DatasetStore
-from rs_pipelines.durable_files import put_in_place, temporary_for, write_durably
 from rs_pipelines.inputs import example_id, input_key, split_of
 from rs_pipelines.lake import Lake
-from rs_pipelines.sample import CalibrationSample, Example, Split, Target, sample_of
+from rs_pipelines.sample import TEACHER, Example, Split, Target
 
-MIN_PER_SPLIT = 10
-"""Fewer rows on any side cannot prove a gain: exact McNemar at 2.5 % needs six rows won and none lost."""
 _CAPTURED = "captured:"
-_TEACHER = "teacher:"
 _ALL_BARE: Mapping[int, OutputFormat] = {}
 _T = TypeVar("_T")
 
@@ -41,66 +31,6 @@ class Trust(IntEnum):
     OUTCOME = 2
     TEACHER = 3
     CAPTURED = 4
-
-
-class LabelShortageError(RouteSwitchError):
-    """Too few labelled examples to search on and to prove anything with.
-
-    Attributes:
-        by_provenance, by_split: how many there are.
-    """
-
-    code = "no_labels"
-
-    def __init__(
-        self,
-        target: Target,
-        examples: Iterable[Example],
-        *,
-        min_per_split: int,
-        door: "FeedbackDoor",
-        own_answers: int = 0,
-    ) -> None:
-        examples, template_id = tuple(examples), target.template_id
-        self.template_id = template_id
-        self.by_provenance = Counter(e.provenance for e in examples)
-        self.by_split = {split: sum(e.split is split for e in examples) for split in Split}
-        origins = ", ".join(f"{n} {provenance}" for provenance, n in sorted(self.by_provenance.items()))
-        sides = ", ".join(f"{split} {n}" for split, n in self.by_split.items())
-        own = (
-            f"Of {own_answers} more only {_TEACHER}{target.model} says what is right: no model is tuned, or judged, by "
-            "its own answers.\n"
-            if own_answers
-            else ""
-        )
-        super().__init__(
-            f"Template {template_id!r} has {len(examples)} labelled examples ({origins or 'none'}; {sides}); "
-            f"at least {min_per_split} in each of train, val and test are needed.\n{own}"
-            "Label answers by the trace id in their `x-route-switch-trace-id` header, then ingest:\n"
-            f"  {door.command}\n"
-            'or import a file of lines such as {"variables": {...}, "expected": "..."}:\n'
-            f"  route-switch dataset import {template_id} FILE.jsonl"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class FeedbackDoor:
-    """Where people send labels.
-
-    Attributes:
-        url: the gateway's address.
-        needs_key: whether it lets nobody in without a client key.
-    """
-
-    url: str
-    needs_key: bool
-
-    @property
-    def command(self) -> str:
-        """A label as a command for the shell, with capitals where something is to be filled in."""
-        label = {"trace_id": "TRACE_ID", "kind": "label", "value": "THE RIGHT OUTPUT", "source": "human"}
-        key = "-H 'Authorization: Bearer CLIENT_KEY' " if self.needs_key else ""
-        return f"curl -X POST {self.url}/v1/feedback {key}-H 'Content-Type: application/json' -d '{json.dumps(label)}'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +86,7 @@ def gather(
             lambda: [*_said_about_traces(lake, template, outputs), *_captured(lake, template, target, outputs)]
         ),
     ):
-        if label.provenance == f"{_TEACHER}{target.model}":
+        if label.provenance == f"{TEACHER}{target.model}":
             own.add(label.key)
             continue
         n_labels += 1
@@ -201,7 +131,12 @@ def unlabelled_inputs(template: PromptTemplate, *, lake: Lake, datasets: Dataset
 
     Labels are those of people, files and teachers; a served answer, known to have worked out or not, is none.
     """
-    known = {label.key for label in _imported(datasets, template, {})}
+    imported = {label.key for label in _imported(datasets, template, {})}
+    return lake.settled(lambda: _unlabelled(template, lake, imported, limit))
+
+
+def _unlabelled(template: PromptTemplate, lake: Lake, imported: Collection[str], limit: int) -> UnlabelledInputs:
+    known = set(imported)
     known |= {label.key for label in _said_about_traces(lake, template, _ALL_BARE) if label.trust is not Trust.OUTCOME}
     found: list[Unlabelled] = []
     counted: set[str] = set()
@@ -213,160 +148,6 @@ def unlabelled_inputs(template: PromptTemplate, *, lake: Lake, datasets: Dataset
         if len(found) < limit:
             found.append(Unlabelled(row["trace_id"], asked[1], asked[2]))
     return UnlabelledInputs(tuple(found), len(counted))
-
-
-def draw_sample(
-    target: Target,
-    examples: Sequence[Example],
-    *,
-    max_records: int,
-    seed: int,
-    door: FeedbackDoor,
-    min_per_split: int = MIN_PER_SPLIT,
-    own_answers: int = 0,
-) -> CalibrationSample:
-    """At most `max_records` of the examples, with the splits in proportion, in an order that only `seed` decides.
-
-    Where not all test rows find room, those that a person vouches for come first: the proof rests on them.
-    A larger `max_records` with the same seed keeps the rows of a smaller one, as far as proportions allow.
-
-    Args:
-        door: where more labels can be sent, for the one who has too few.
-        own_answers: inputs that have only a label of the target's own model, for the same one to know.
-
-    Raises:
-        LabelShortageError: fewer than `min_per_split` examples in a split.
-        ConfigurationError: `max_records` has no room for `min_per_split` rows in each split.
-    """
-    sides = {split: [e for e in examples if e.split is split] for split in Split}
-    if any(len(side) < min_per_split for side in sides.values()):
-        raise LabelShortageError(target, examples, min_per_split=min_per_split, door=door, own_answers=own_answers)
-    if max_records < max(1, min_per_split) * len(Split):
-        raise ConfigurationError(
-            f"A sample of at most {max_records} records has no room for {max(1, min_per_split)} in each of train, val "
-            f"and test: allow at least {max(1, min_per_split) * len(Split)}."
-        )
-    quotas = _quotas({split: len(side) for split, side in sides.items()}, max_records, min_per_split)
-
-    def place(example: Example) -> tuple[bool, str]:
-        return example.split is Split.TEST and not example.is_vouched_for, _draw(seed, example)
-
-    chosen = [example for split in Split for example in sorted(sides[split], key=place)[: quotas[split]]]
-    return sample_of(target.template_id, target.model, tuple(chosen))
-
-
-FORGOTTEN = "forgotten"
-"""Provenance of a row that had to go: its input and its label are empty."""
-SAMPLE_SCHEMA = FileSchema("folder of samples", "data_dir")
-"""What the files look like as a whole, and how older ones get there. Forward only: append, never edit."""
-
-
-class SampleStore:
-    """Calibration samples as Parquet: `<target key>/<sample_id>.parquet`; `latest` names the last one saved."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def save(self, sample: CalibrationSample) -> Path:
-        """Keep the sample and make it its target's latest; returns its file."""
-        SAMPLE_SCHEMA.migrate(self.root)
-        folder = self.root / Target(sample.template_id, sample.model).key
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{sample.sample_id}.parquet"
-        rows = [
-            (
-                e.example_id,
-                json.dumps(dict(e.variables), ensure_ascii=False),
-                json.dumps(e.messages, ensure_ascii=False),
-                e.expected,
-                e.provenance,
-                e.split.value,
-                e.trace_id,
-            )
-            for e in sample.examples
-        ]
-        temporary = temporary_for(path)
-        pl.DataFrame(rows, schema=SAMPLE_COLUMNS, orient="row").write_parquet(temporary)
-        put_in_place(temporary, path)
-        write_durably(folder / "latest", sample.sample_id.encode())
-        return path
-
-    def load(self, target: Target, sample_id: str) -> CalibrationSample:
-        """A saved sample. Raises StoreError when there is none, or its content is no longer what its id says."""
-        SAMPLE_SCHEMA.migrate(self.root)
-        path = self.root / target.key / f"{sample_id}.parquet"
-        if not path.exists():
-            raise StoreError(f"There is no sample {sample_id} of {target.key} in {self.root}.")
-        frame = _read_sample(path)
-        examples = tuple(
-            Example(
-                example_id=row["example_id"],
-                variables=json.loads(row["variables"]),
-                messages=tuple(json.loads(row["messages"])),
-                expected=row["expected"],
-                provenance=row["provenance"],
-                split=Split(row["split"]),
-                trace_id=row["trace_id"],
-            )
-            for row in frame.iter_rows(named=True)
-        )
-        if any(example.provenance == FORGOTTEN for example in examples):
-            raise StoreError(f"Rows of sample {sample_id} of {target.key} were forgotten: draw the sample again.")
-        sample = sample_of(target.template_id, target.model, examples)
-        if sample.sample_id != sample_id:
-            raise StoreError(f"{path} was changed: its rows make sample {sample.sample_id}. Draw the sample again.")
-        return sample
-
-    def origins(self) -> Mapping[Path, Mapping[str, str | None]]:
-        """Of all samples: file -> (example id -> trace id, None for imported rows), forgotten rows left out."""
-        return {
-            path: {
-                row["example_id"]: row["trace_id"]
-                for row in _read_sample(path).filter(pl.col("provenance") != FORGOTTEN).iter_rows(named=True)
-            }
-            for path in sorted(self.root.glob("*/*.parquet"))
-        }
-
-    def texts(self, path: Path, example_ids: Collection[str]) -> set[str]:
-        """The expected outputs of these examples in one sample."""
-        return set(_read_sample(path).filter(pl.col("example_id").is_in(list(example_ids)))["expected"])
-
-    def forget(self, path: Path, example_ids: Collection[str]) -> None:
-        """Empty these rows of one sample. It can still be traced, and cannot be searched with any more."""
-        gone = pl.col("example_id").is_in(list(example_ids))
-        emptied = {"variables": "{}", "messages": "[]", "expected": "", "provenance": FORGOTTEN}
-        frame = _read_sample(path).with_columns(
-            *(pl.when(gone).then(pl.lit(text)).otherwise(pl.col(name)).alias(name) for name, text in emptied.items()),
-            pl.when(gone).then(None).otherwise(pl.col("trace_id")).alias("trace_id"),
-        )
-        temporary = temporary_for(path)
-        frame.select(SAMPLE_COLUMNS.names()).write_parquet(temporary)
-        put_in_place(temporary, path)
-
-    def latest(self, target: Target) -> CalibrationSample | None:
-        """The sample of `target` saved last, or None when there is none."""
-        try:
-            sample_id = (self.root / target.key / "latest").read_text().strip()
-        except FileNotFoundError:
-            return None
-        return self.load(target, sample_id)
-
-
-SAMPLE_COLUMNS = pl.Schema(
-    {
-        "example_id": pl.String(),
-        "variables": pl.String(),
-        "messages": pl.String(),
-        "expected": pl.String(),
-        "provenance": pl.String(),
-        "split": pl.String(),
-        "trace_id": pl.String(),
-    }
-)
-
-
-def _read_sample(path: Path) -> pl.DataFrame:
-    return pl.read_parquet(path, glob=False, hive_partitioning=False)
 
 
 def key_of_input(variables: str | None, messages: str | None, template: PromptTemplate) -> str | None:
@@ -430,7 +211,7 @@ def _said_about_traces(lake: Lake, template: PromptTemplate, outputs: Mapping[in
             continue
         said = _decoded(row["value"], str)
         if said is not None and said.strip():
-            teacher = str(row["source"]).startswith(_TEACHER)
+            teacher = str(row["source"]).startswith(TEACHER)
             provenance, trust = (row["source"], Trust.TEACHER) if teacher else ("human", Trust.HUMAN)
             yield _Label(*asked, said, provenance, trust, said_at, row["trace_id"])
     yield from (label for label in outcomes.values() if label is not None)
@@ -519,22 +300,3 @@ def _decoded(text: object, kind: type[_T]) -> _T | None:
         return msgspec.json.decode(text, type=kind)
     except msgspec.MsgspecError:
         return None
-
-
-def _draw(seed: int, example: Example) -> str:
-    return hashlib.sha256(f"{seed}:{example.example_id}".encode()).hexdigest()
-
-
-def _quotas(counts: Mapping[Split, int], max_records: int, minimum: int) -> dict[Split, int]:
-    """How many rows of each split to take: proportional, whole, and at least `minimum` each."""
-    total = sum(counts.values())
-    if total <= max_records:
-        return dict(counts)
-    exact = {split: max_records * n / total for split, n in counts.items()}
-    quotas = {split: max(minimum, int(share)) for split, share in exact.items()}
-    while (spare := max_records - sum(quotas.values())) != 0:
-        step = 1 if spare > 0 else -1
-        movable = [s for s in quotas if (quotas[s] < counts[s] if step > 0 else quotas[s] > minimum)]
-        split = max(movable, key=lambda s: step * (exact[s] - quotas[s]))
-        quotas[split] += step
-    return quotas

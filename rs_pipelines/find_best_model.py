@@ -10,16 +10,17 @@ from statistics import fmean
 from rs_gateway.domain.errors import ConfigurationError, ProviderError
 from rs_gateway.domain.evaluation import Evaluator
 from rs_gateway.domain.prompts import PromptText, render_messages
-from rs_pipelines import steps
+from rs_pipelines import planning, steps
 from rs_pipelines.answers import Allowance, BudgetExhaustedError, CallBudget
 from rs_pipelines.best_model import BestModel, Tried, rank
 from rs_pipelines.cached_model import CachedModel
+from rs_pipelines.effort import Effort
 from rs_pipelines.mipro.budget import ComparisonSize, estimate_calls, least_calls
 from rs_pipelines.mipro.records import LIVE
 from rs_pipelines.mipro.request import StudyModels
 from rs_pipelines.sample import CalibrationSample, Example, Split, Target
 from rs_pipelines.scoring import RowScore, score_rows
-from rs_pipelines.steps import Effort, Watcher
+from rs_pipelines.step_events import RowsCompared, Watcher, ignore
 from rs_pipelines.workbench import Workbench
 
 _TIMED_CALLS = 20
@@ -65,7 +66,7 @@ def find_best_model(
     quality_bound: float = 0.02,
     effort: Effort | None = None,
     optimize: bool = True,
-    watch: Watcher = steps.ignore,
+    watch: Watcher = ignore,
     on_step: Callable[[Tuning | Crossed], None] = lambda step: None,
 ) -> BestModel:
     """Tune a prompt for each model and compare them. Publishes nothing. Run again, it goes on where it was.
@@ -104,7 +105,7 @@ def find_best_model(
     transfer: dict[str, dict[str, float | None]] = {one.target.model: {} for one in tuned}
     calls = 0
     for one in tuned:
-        allowance = steps.plan(bench, samples[one.target], effort).allowance
+        allowance = planning.plan(bench, samples[one.target], effort).allowance
         scores, latencies_s, spent = _crossed(bench, one, tuned, rows, evaluator, allowance, watch=watch)
         calls += spent
         for source, scored in scores.items():
@@ -176,7 +177,7 @@ def _each(
     """
     each = effort if effort.max_calls is None else replace(effort, max_calls=effort.max_calls // len(samples))
     for target, sample in samples.items():
-        plan = steps.plan(bench, sample, each)
+        plan = planning.plan(bench, sample, each)
         least = least_calls(plan, sample, size) if optimize else estimate_calls(plan, sample, size).comparison
         if plan.max_calls is not None and plan.max_calls < least:
             limit = (
@@ -193,7 +194,7 @@ def _each(
         async def check(models: StudyModels, allowance: Allowance = plan.allowance) -> None:
             models.task.check(allowance)
 
-        steps.with_models(bench, target, check, watch=steps.ignore)
+        steps.with_models(bench, target, check, watch=ignore)
     return each
 
 
@@ -242,7 +243,7 @@ def _crossed(
                 template_id=template_id,
                 model=model,
                 evaluator=evaluator,
-                on_row=lambda n, _, before=before: watch(steps.RowsCompared(before + n, total)),
+                on_row=lambda n, _, before=before: watch(RowsCompared(before + n, total)),
             )
             done += len(rows)
         latencies_s = await _timed(one.text, rows[:_TIMED_CALLS], template_id=template_id, model=model)

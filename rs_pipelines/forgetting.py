@@ -3,7 +3,7 @@
 What was derived goes first and the trace store last: interrupted, the same request finds what is left.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from rs_pipelines.examples import key_of_input
 from rs_pipelines.inputs import example_id
 from rs_pipelines.lake_edit import LakeEdit
 from rs_pipelines.lake_schema import TABLES, TRACES
+from rs_pipelines.stores_lock import OnWait, stores_lock, wait_silently
 from rs_pipelines.workbench import Workbench
 
 
@@ -125,20 +126,35 @@ def find(bench: Workbench, *, end_user: str | None = None, trace_ids: Collection
     )
 
 
-def forget(bench: Workbench, found: Found) -> None:
+def forget(
+    bench: Workbench,
+    found: Found,
+    *,
+    forget_runs: Callable[[], None] = lambda: None,
+    on_wait: OnWait = wait_silently,
+) -> None:
     """Remove all of it; none of its bytes is left in the stores when this returns.
+
+    A backup or restore of the same data directory is waited for, and waits for this.
+
+    Args:
+        forget_runs: removes Dagster's runs of the studies that were found.
+        on_wait: told whom it waits for.
 
     Raises:
         StudyBusyError, LakeBusyError: a run is at work on it; nothing was removed.
         StoreError: a store cannot be written; run it again.
     """
     with ExitStack() as stack:
+        stack.enter_context(stores_lock(bench.data, "erasure", on_wait=on_wait))
         touched = {path.parent.name for path in found.samples} | {path.parent.parent.name for path in found.studies}
         for target in bench.targets():
             if target.key in touched:
                 stack.enter_context(bench.studies.lock(target))
         # Held from here on, so that no ingest brings over what is about to go.
         lake = stack.enter_context(bench.lake.edit()) if bench.lake.exists() else None
+        # Before the studies, which they are found through.
+        forget_runs()
         _forget_derived(bench, found)
         if lake is not None:
             _forget_in_lake(lake, found.trace_ids)

@@ -6,7 +6,7 @@ killed ingest. Never read the folder by a pattern: ask `Lake`, which reads what 
 """
 
 import time
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,6 +18,7 @@ import polars as pl
 
 from rs_gateway.domain.feedback import FeedbackKind
 from rs_gateway.domain.ports import TraceReader
+from rs_pipelines import lake_views
 from rs_pipelines.compaction import CompactionReport, OnMerge, crowded_parts, ignore_merge, merge, small_parts
 from rs_pipelines.ingest import IngestReport, OnPage, ignore_page, ingest
 from rs_pipelines.lake_bucket import LakeBucket
@@ -33,9 +34,10 @@ from rs_pipelines.lake_edit import (
     utc_now,
 )
 from rs_pipelines.lake_files import LakeBusyError, LakeFiles
-from rs_pipelines.lake_manifest import Manifest, Part
+from rs_pipelines.lake_manifest import Manifest
 from rs_pipelines.lake_place import LakePlace
-from rs_pipelines.lake_schema import FEEDBACK, INSTANT, SQL_TYPES, TABLES, TRACES, Table
+from rs_pipelines.lake_schema import FEEDBACK, INSTANT, TRACES, Table
+from rs_pipelines.lasting_frame import lasting_frame
 
 _SAID: Mapping[str, pl.DataType] = {
     FeedbackKind.LABEL.value: pl.String(),
@@ -46,16 +48,6 @@ _SAID: Mapping[str, pl.DataType] = {
 NEWEST_FEEDBACK_SCHEMA = pl.Schema({"trace_id": pl.String(), **_SAID, "said_at": INSTANT})
 """What is said about a trace now; null where nothing of that kind was said. `said_at` is when the last of it was."""
 
-_NEWEST_FEEDBACK = """
-SELECT
-    trace_id,
-    arg_max(json_extract_string(value, '$'), (created_at, seq)) FILTER (kind = 'label') AS label,
-    arg_max(value, (created_at, seq)) FILTER (kind = 'score')::DOUBLE AS score,
-    arg_max(value, (created_at, seq)) FILTER (kind = 'outcome')::BOOLEAN AS outcome,
-    arg_max(json_extract_string(value, '$'), (created_at, seq)) FILTER (kind = 'comment') AS comment,
-    max(created_at) AS said_at
-FROM feedback GROUP BY trace_id
-"""
 T = TypeVar("T")
 _TRIES = 20
 _FAN_IN = 8
@@ -140,16 +132,25 @@ class Lake:
             manifest = self.manifest()
             try:
                 return read()
-            except (FileNotFoundError, pl.exceptions.ComputeError) as error:
+            except FileNotFoundError:
                 refuse_missing_parts(self._files)
-                if self.manifest() == manifest:
+            except (pl.exceptions.ComputeError, duckdb.Error) as error:
+                refuse_missing_parts(self._files)
+                removed = isinstance(error, duckdb.Error) and lake_views.is_about_a_removed_file(error)
+                if not removed and self.manifest() == manifest:
                     refuse_damaged_parts(self._files, manifest)
-                    if not isinstance(error, FileNotFoundError):
-                        raise
+                    raise
         raise LakeBusyError(f"{self.root} is being rewritten all the time: try again when that has ended.")
 
+    def lasting(self, make: Callable[[], pl.LazyFrame]) -> pl.LazyFrame:
+        """What `make` finds in the lake now, to be collected at any time; made anew where its files were removed."""
+        return lasting_frame(make, settled=self.settled)
+
     def traces(self, columns: Sequence[str] | None = None) -> pl.LazyFrame:
-        """All traces, with the columns of TRACE_SCHEMA or those asked for. Never blocked by an ingest."""
+        """All traces, with the columns of TRACE_SCHEMA or those asked for. Never blocked by an ingest.
+
+        Collect it within `settled`, or make it within `lasting`: files may be removed before it is collected.
+        """
         return self._scan(TRACES, columns)
 
     def feedback(self, columns: Sequence[str] | None = None) -> pl.LazyFrame:
@@ -179,38 +180,15 @@ class Lake:
     def duckdb_connection(self) -> duckdb.DuckDBPyConnection:
         """An in-memory DuckDB with the views `traces`, `feedback` and `newest_feedback` over what counts now.
 
-        Times are UTC.
+        Where files are removed later, the next query shows what counts then. One that is running at that very moment
+        fails; `settled` repeats it. Times are UTC.
         """
-        connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false"})
-        connection.execute("SET TimeZone = 'UTC'")
-        filesystem = self._files.filesystem()
-        if filesystem is not None:
-            connection.register_filesystem(filesystem)
-        manifest = self.manifest()
-        for table in TABLES:
-            connection.execute(f"CREATE VIEW {table.name} AS {self._view(table, manifest.table(table.name).parts)}")
-        connection.execute(f"CREATE VIEW newest_feedback AS {_NEWEST_FEEDBACK}")
-        return connection
+        return lake_views.connect(self._files)
 
     def _scan(self, table: Table, columns: Sequence[str] | None) -> pl.LazyFrame:
         frame = scan_parts(self._files, table, self.manifest().table(table.name).parts)
         return frame if columns is None else frame.select(columns)
 
-    def _view(self, table: Table, parts: Collection[Part]) -> str:
-        columns = ", ".join(f"NULL::{SQL_TYPES[dtype]} AS {name}" for name, dtype in table.schema.items())
-        # The empty row set gives types and order, and the columns that the parts of an older schema lack.
-        rows = [f"(SELECT {columns} LIMIT 0)"]
-        for schema in sorted({part.schema for part in parts}):
-            paths = ", ".join(_sql_path(self._files.path(part.path)) for part in parts if part.schema == schema)
-            rows.append(f"SELECT * FROM read_parquet([{paths}], hive_partitioning = false)")  # noqa: S608 paths escaped
-        return " UNION ALL BY NAME ".join(rows)
-
 
 def _ignore_step(step: str) -> None:
     del step
-
-
-def _sql_path(path: Path | str) -> str:
-    """A DuckDB string literal that names exactly this file."""
-    escaped = "".join(f"[{char}]" if char in "[*?" else char for char in str(path))
-    return "'" + escaped.replace("'", "''") + "'"

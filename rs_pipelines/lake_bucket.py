@@ -127,6 +127,10 @@ class LakeBucket:
                 if entry["path"].endswith(".parquet")
             )
 
+    def absent(self, names: Collection[str]) -> frozenset[str]:
+        """Which of these parts are not there."""
+        return frozenset(names) - self.names() if names else frozenset()
+
     def filesystem(self) -> Any:
         """An fsspec filesystem over the same storage, for DuckDB."""
         from obstore.fsspec import FsspecStore

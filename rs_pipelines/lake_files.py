@@ -125,6 +125,10 @@ class LakeFiles:
             for path in (self.root / table.name).glob(pattern)
         )
 
+    def absent(self, names: Collection[str]) -> frozenset[str]:
+        """Which of these parts are not there."""
+        return frozenset(name for name in names if not self.path(name).exists())
+
     @contextmanager
     def alone(self) -> Generator[None]:
         """Be the only writer. Raises LakeBusyError when another one does not end in time; a dead one is none."""

@@ -67,6 +67,11 @@ class TableState:
     anchor: Anchor | None = None
     parts: tuple[Part, ...] = ()
 
+    @property
+    def rows(self) -> int:
+        """Of all parts."""
+        return sum(part.rows for part in self.parts)
+
     def days(self) -> tuple[date, ...]:
         """The days that have rows, oldest first."""
         return tuple(sorted({part.day for part in self.parts}))

@@ -55,6 +55,10 @@ class LakePlace(Protocol):
         """Names of all files of parts, also of those that do not count."""
         ...
 
+    def absent(self, names: Collection[str]) -> frozenset[str]:
+        """Which of these parts are not there."""
+        ...
+
     def filesystem(self) -> Any:
         """An fsspec filesystem through which DuckDB reads; None where it reads by itself."""
         ...

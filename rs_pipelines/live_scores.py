@@ -134,7 +134,10 @@ def save_live_scores(path: Path, frame: pl.DataFrame) -> None:
 
 def load_live_scores(path: Path) -> tuple[LiveScores, ...]:
     """The table as series, in the order of the targets; empty where none was ever saved."""
-    return series_of(pl.read_parquet(path, glob=False, hive_partitioning=False)) if path.exists() else ()
+    try:
+        return series_of(pl.read_parquet(path, glob=False, hive_partitioning=False))
+    except FileNotFoundError:  # an erasure removes it, too
+        return ()
 
 
 def series_of(frame: pl.DataFrame) -> tuple[LiveScores, ...]:

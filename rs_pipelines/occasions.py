@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rs_gateway.domain.errors import RouteSwitchError
-from rs_pipelines import steps
+from rs_pipelines import planning
 from rs_pipelines.drift import newest_shift
 from rs_pipelines.known_examples import mark_of
 from rs_pipelines.live_scores import LiveScores
@@ -102,7 +102,7 @@ def due(found: NewExamples, *, live_changed: bool, since_last_s: float | None, i
 
 def new_examples(bench: Workbench, target: Target) -> NewExamples:
     """The target's examples beside those of its last study. Raises RouteSwitchError."""
-    examples = steps.gathered(bench, target).examples
+    examples = planning.gathered(bench, target).examples
     study = bench.studies.latest(target)
     known: frozenset[str] | None = frozenset()
     if study is not None:

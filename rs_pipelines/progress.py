@@ -36,7 +36,7 @@ from rs_pipelines.report import (
     verdict_line,
 )
 from rs_pipelines.sample import CalibrationSample, Example, Split
-from rs_pipelines.steps import Event, Ingesting, Paused, Probing, RowsCompared
+from rs_pipelines.step_events import Event, Ingesting, Paused, Probing, RowsCompared
 
 _SHOWN_TRIALS = 20
 _UNKNOWN: Mapping[str, Example] = {}

@@ -19,6 +19,7 @@ from rs_pipelines.backup import copy_folder, put_folder_in_place
 from rs_pipelines.backup_catalog import BackupError, Catalog, read_catalog, verify
 from rs_pipelines.durable_files import put_in_place, sync_path
 from rs_pipelines.store_parts import Part
+from rs_pipelines.stores_lock import OnWait, stores_lock, wait_silently
 
 _SCHEMAS: Mapping[str, Schema] = {
     "traces.db": TRACE_SCHEMA,
@@ -60,7 +61,15 @@ def in_the_way(parts: Sequence[Part]) -> list[Part]:
     return [part for part in parts if _holds_something(part.path)]
 
 
-def restore(directory: Path, catalog: Catalog, parts: Sequence[Part], *, data: Path, overwrite: bool = False) -> None:
+def restore(
+    directory: Path,
+    catalog: Catalog,
+    parts: Sequence[Part],
+    *,
+    data: Path,
+    overwrite: bool = False,
+    on_wait: OnWait = wait_silently,
+) -> None:
     """Put a checked backup in the place of what is there. What the backup does not have is removed: it is one set.
 
     Killed in between, the gateway does not start until it was run again to its end.
@@ -69,6 +78,7 @@ def restore(directory: Path, catalog: Catalog, parts: Sequence[Part], *, data: P
         parts: where the configuration has its stores.
         data: the data directory.
         overwrite: whether what is there may go.
+        on_wait: told for which backup or erasure it waits.
 
     Raises:
         BackupError: there is something already; or the configuration keeps a part on a server.
@@ -87,6 +97,7 @@ def restore(directory: Path, catalog: Catalog, parts: Sequence[Part], *, data: P
             "`data_dir`, or replace all of it with --overwrite."
         )
     with ExitStack() as stack:
+        stack.enter_context(stores_lock(data, "restore", on_wait=on_wait))
         for part in parts:
             stack.enter_context(_held(part))
         try:

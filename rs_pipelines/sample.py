@@ -10,6 +10,8 @@ from rs_gateway.domain.chat import Message
 
 VOUCHED_FOR = frozenset({"human", "imported"})
 """Provenances of labels that people gave."""
+TEACHER = "teacher:"
+"""A label that a model gave has this and the model as its source and its provenance."""
 
 
 class Split(StrEnum):

@@ -2,43 +2,34 @@
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Literal, TypeAlias, TypeVar
+from typing import TypeVar
 
-import polars as pl
-
-from rs_gateway.domain.chat import JsonObject
 from rs_gateway.domain.combinations import Combination
-from rs_gateway.domain.errors import ConfigurationError, RouteSwitchError
-from rs_gateway.domain.evaluation import JudgingEvaluator, questions_per_answer
-from rs_gateway.settings import Settings
+from rs_gateway.domain.errors import ConfigurationError
+from rs_gateway.domain.evaluation import JudgingEvaluator
 from rs_gateway.wiring import open_trace_reader
-from rs_pipelines.answers import CallBudget, Spending
+from rs_pipelines.answers import CallBudget
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.comparison import Comparison, run_comparison
-from rs_pipelines.examples import Gathered, draw_sample, gather
+from rs_pipelines.effort import Effort
 from rs_pipelines.foresight import Needed, models_asked
 from rs_pipelines.ingest import IngestReport
 from rs_pipelines.interrupts import run_interruptible
 from rs_pipelines.mipro.budget import (
     LIVE_AND_WINNER,
     ComparisonSize,
-    PlanNumbers,
-    StudyPlan,
     estimate_calls,
-    plan_for,
     study_allowance,
 )
-from rs_pipelines.mipro.demos import demo_user_text
-from rs_pipelines.mipro.earlier import MOST_EARLIER, earlier_winners, untried_drafts
 from rs_pipelines.mipro.evaluations import Evaluations, Tools
-from rs_pipelines.mipro.events import StudyEvent
-from rs_pipelines.mipro.records import LIVE, StudyRecord
-from rs_pipelines.mipro.request import StudyModels, StudyRequest, row_order, study_id_of, title_of
+from rs_pipelines.mipro.records import StudyRecord
+from rs_pipelines.mipro.request import StudyModels, row_order, study_id_of, title_of
 from rs_pipelines.mipro.reserve import ComparisonReserve
 from rs_pipelines.mipro.search import run_study, utc_now
 from rs_pipelines.mipro.teamwork import join_study
+from rs_pipelines.planning import bench_with, evaluator_spec, gathered, study_request
 from rs_pipelines.preflight import (
     BudgetCheck,
     CostEstimate,
@@ -51,85 +42,22 @@ from rs_pipelines.preflight import (
     probe_of,
     proposals_needed,
 )
-from rs_pipelines.publishing import NothingPublished, Published, objections, publish, taken_back_hashes
+from rs_pipelines.publishing import NothingPublished, Published, publish
+from rs_pipelines.results import (
+    StepMissingError,
+    comparison_of,
+    study_of,
+)
 from rs_pipelines.retention import expire
 from rs_pipelines.sample import CalibrationSample, Split, Target
+from rs_pipelines.sample_draw import draw_sample
 from rs_pipelines.scoring import score_rows
+from rs_pipelines.step_events import Ingesting, Paused, Probing, RowsCompared, Watcher, ignore
 from rs_pipelines.workbench import Workbench
 
 _PROBE_ROWS = 10
 _NOISE_ROWS = 5
 _T = TypeVar("_T")
-
-
-class StepMissingError(RouteSwitchError):
-    """A step needs the result of an earlier one that has not run."""
-
-    code = "step_missing"
-
-
-@dataclass(frozen=True, slots=True)
-class RowsCompared:
-    """How far a comparison is."""
-
-    done: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ingesting:
-    """How far an ingest is: `done` rows of about `total`."""
-
-    done: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class Probing:
-    """The live prompt is asked before the search; of `calls` answers those in the cache cost nothing."""
-
-    calls: int
-
-
-@dataclass(frozen=True, slots=True)
-class Paused:
-    """Calls wait, because production needs the provider; `why` None: they go on."""
-
-    why: str | None
-
-
-Event: TypeAlias = (
-    StudyEvent | Paused | RowsCompared | Ingesting | IngestReport | CalibrationSample | Probing | Preflight
-)
-Watcher: TypeAlias = Callable[[Event], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """What one run may override of `mipro_v2`, and of the template its evaluator; None leaves it as configured.
-
-    Attributes:
-        evaluator: `{"name": ..., options}`, for search and comparison alike.
-    """
-
-    mode: Literal["light", "medium", "heavy"] | None = None
-    num_trials: int | None = None
-    max_calls: int | None = None
-    seed: int | None = None
-    max_tokens: int | None = None
-    max_cost_usd: float | None = None
-    prompt_model: str | None = None
-    evaluator: JsonObject | None = None
-
-    def applied_to(self, settings: Settings) -> Settings:
-        """The settings as this run is to see them. The seed is the plan's alone: it decides no answer of a model."""
-        names = ("mode", "num_trials", "max_calls", "max_tokens", "max_cost_usd", "prompt_model")
-        changed = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return settings.model_copy(update={"mipro_v2": settings.mipro_v2.model_copy(update=changed)})
-
-
-def ignore(_: Event) -> None:
-    """Watch nothing."""
 
 
 def ingest(bench: Workbench, *, watch: Watcher = ignore) -> IngestReport:
@@ -167,49 +95,6 @@ def draw(bench: Workbench, target: Target, *, watch: Watcher = ignore) -> Calibr
     return sample
 
 
-def plan(bench: Workbench, sample: CalibrationSample, effort: Effort) -> StudyPlan:
-    """The size of the study that the settings and this run's effort ask for."""
-    mipro = effort.applied_to(bench.settings).mipro_v2
-    numbers = PlanNumbers(
-        num_candidates=mipro.num_candidates,
-        num_instruction_candidates=mipro.num_instruction_candidates,
-        num_revisions=mipro.num_revisions,
-        max_bootstrapped_demos=mipro.max_bootstrapped_demos,
-        max_labeled_demos=mipro.max_labeled_demos,
-        wide_demos=mipro.wide_demos,
-        nearest_demos=mipro.nearest_demos,
-        num_trials=mipro.num_trials,
-        minibatch_size=mipro.minibatch_size,
-        minibatch_full_eval_steps=mipro.minibatch_full_eval_steps,
-        look_rows=mipro.look_rows,
-        search=mipro.search,
-        seed=mipro.seed if effort.seed is None else effort.seed,
-        max_calls=mipro.max_calls,
-        max_tokens=mipro.max_tokens,
-        max_cost_usd=mipro.max_cost_usd,
-    )
-    return plan_for(
-        mipro.mode,
-        len(sample.rows(Split.VAL)),
-        numbers=numbers,
-        questions_per_answer=questions_per_answer(
-            bench.evaluator_of(_evaluator_spec(bench, sample.template_id, effort))
-        ),
-    )
-
-
-def inspect_sample(bench: Workbench, target: Target, sample: CalibrationSample) -> Preflight:
-    """What the rows alone say: no model and no evaluator is asked."""
-    return assess(gathered(bench, target), sample, policy=bench.policy())
-
-
-def gathered(bench: Workbench, target: Target) -> Gathered:
-    """All examples that the target could be optimised on now."""
-    registered = bench.registry.get(target.template_id)
-    outputs = {number: version.text.output for number, version in registered.versions.items()}
-    return gather(target, registered.template, lake=bench.lake, datasets=bench.datasets, outputs=outputs)
-
-
 def preflight(
     bench: Workbench,
     target: Target,
@@ -227,8 +112,8 @@ def preflight(
     Raises:
         StudyBusyError: the target is being optimised.
     """
-    bench, effort = _with(bench, effort)
-    request = _request(bench, target, effort, comparison)
+    bench, effort = bench_with(bench, effort)
+    request = study_request(bench, target, effort, comparison)
     evaluator, sample = bench.evaluator_of(request.evaluator_spec), request.sample
     # A judge is asked, and paid, only about answers; whether it agrees with people, its calibration says.
     judged = isinstance(evaluator, JudgingEvaluator)
@@ -320,8 +205,8 @@ def search(
     found = preflight(bench, target, effort, comparison=comparison, watch=watch)
     if found.objections:
         raise PreflightError(target.template_id, found.objections)
-    bench, effort = _with(bench, effort)
-    request = _request(bench, target, effort, comparison)
+    bench, effort = bench_with(bench, effort)
+    request = study_request(bench, target, effort, comparison)
     evaluator = bench.evaluator_of(request.evaluator_spec)
 
     async def run(models: StudyModels) -> StudyRecord:
@@ -347,12 +232,15 @@ def join(bench: Workbench, target: Target, *, on_delivered: Callable[[int], None
         )
     record = next((r for r in reversed(bench.studies.studies(target)) if not r.finished), None)
     if record is None:
-        raise StepMissingError(f"No search for {target.key} is under way: start one with `route-switch optimize`.")
+        raise StepMissingError(
+            f"There is no search for {target.key} to join: start one with `route-switch optimize`, and join it once "
+            "the live version has been evaluated."
+        )
     sample = bench.samples.load(target, record.sample_id)
     evaluator = bench.evaluator(bench.registry.get(target.template_id).template)
     by_id = {example.example_id: example for example in sample.rows(Split.VAL)}
     rows = tuple(by_id[example_id] for example_id in record.row_order)
-    request = replace(_request(bench, target, Effort(), LIVE_AND_WINNER), sample=sample, plan=record.plan)
+    request = replace(study_request(bench, target, Effort(), LIVE_AND_WINNER), sample=sample, plan=record.plan)
 
     async def run(models: StudyModels) -> int:
         reserve = ComparisonReserve(request, task=models.task, evaluator=evaluator)
@@ -362,53 +250,6 @@ def join(bench: Workbench, target: Target, *, on_delivered: Callable[[int], None
         return await join_study(Evaluations(record, rows, tools), storage, on_delivered=on_delivered)
 
     return with_models(bench, target, run, watch=watch)
-
-
-def _with(bench: Workbench, effort: Effort | None) -> tuple[Workbench, Effort]:
-    effort = effort or Effort()
-    return Workbench(effort.applied_to(bench.settings)), effort
-
-
-def _evaluator_spec(bench: Workbench, template_id: str, effort: Effort) -> JsonObject:
-    return effort.evaluator or bench.evaluator_spec(bench.registry.get(template_id).template)
-
-
-def _request(bench: Workbench, target: Target, effort: Effort, comparison: ComparisonSize) -> StudyRequest:
-    sample = latest_sample(bench, target)
-    policy = bench.policy()
-    registered, live = bench.registry.get(target.template_id), bench.live(target)
-    if bench.settings.mipro_v2.nearest_demos and not any(
-        demo_user_text(live.text, example, template_id=target.template_id) for example in sample.rows(Split.TRAIN)
-    ):
-        raise ConfigurationError(
-            f"mipro_v2.nearest_demos finds nothing in the rows of {target.template_id!r} to choose demos by: the user "
-            "text is the same for all, and no row has a user's message. Put a variable into the user text, as in "
-            "{message}, or leave the setting out."
-        )
-    refused = taken_back_hashes(registered, target.model)
-    studies = bench.studies.studies(target)
-    searched = {study.study_id for study in studies}
-    drafts = untried_drafts(registered, target.model, searched=searched, refused=refused)
-    winners = earlier_winners(
-        studies,
-        sample_id=sample.sample_id,
-        live_hash=live.text.content_hash,
-        refused=refused,
-    )
-    return StudyRequest(
-        target=target,
-        sample=sample,
-        live=live,
-        plan=plan(bench, sample, effort),
-        evaluator_spec=_evaluator_spec(bench, target.template_id, effort),
-        output_formats=bench.output_formats(target),
-        objective=policy.objective,
-        max_loss=policy.max_loss,
-        earlier=(*drafts, *winners)[:MOST_EARLIER],
-        redactor=bench.redactor,
-        comparison=comparison,
-        looks_at_once=bench.settings.mipro_v2.looks_at_once,
-    )
 
 
 def _draws(model: CachedModel) -> bool:
@@ -428,7 +269,7 @@ def compare(bench: Workbench, target: Target, *, study_id: str | None = None, wa
     """
     study = study_of(bench, target, study_id)
     sample = bench.samples.load(target, study.sample_id)
-    evaluator = bench.evaluator_of(_evaluator_spec(bench, target.template_id, Effort(evaluator=study.evaluator_spec)))
+    evaluator = bench.evaluator_of(evaluator_spec(bench, target.template_id, Effort(evaluator=study.evaluator_spec)))
 
     async def run(models: StudyModels) -> Comparison:
         return await run_comparison(
@@ -461,61 +302,10 @@ def publish_winner(bench: Workbench, target: Target, *, study_id: str | None = N
     return publish(comparison, study.best_text, bench.registry, now=datetime.now(UTC))
 
 
-def study_of(bench: Workbench, target: Target, study_id: str | None = None) -> StudyRecord:
-    """The study of that id; None: the one that ended last. Raises StepMissingError."""
-    studies = bench.studies
-    study = studies.latest(target) if study_id is None else studies.load_study(target, study_id)
-    if study is None:
-        raise StepMissingError(f"{target.key} has no study yet: materialize `study` first.")
-    return study
-
-
-def comparison_of(bench: Workbench, target: Target, study_id: str | None = None) -> Comparison:
-    """The comparison of a study; None: of the one that ended last. Raises StepMissingError."""
-    study = study_of(bench, target, study_id)
-    comparison = bench.studies.load_comparison(target, study.study_id)
-    if comparison is None:
-        raise StepMissingError(f"Study {study.study_id} was not compared yet: materialize `comparison` first.")
-    return comparison
-
-
-def published_version(bench: Workbench, comparison: Comparison) -> int | None:
-    """The live version, if this comparison made it live; None when it published nothing."""
-    live = bench.live(comparison.target)
-    return live.number if live.origin.comparison_id == comparison.comparison_id else None
-
-
-def reasons(bench: Workbench, comparison: Comparison) -> tuple[str, ...]:
-    """What stands against publishing a comparison's candidate; the proof in one line when nothing does."""
-    target = comparison.target
-    study = study_of(bench, target, comparison.study_id)
-    if study.best_text is None or published_version(bench, comparison) is not None:
-        return comparison.verdict.reasons
-    against = objections(comparison, study.best_text, bench.registry.get(target.template_id))
-    found = against or comparison.verdict.reasons
-    if study.ending == "budget" and study.best == LIVE:
-        limits = study.plan.allowance
-        settings = {"max_calls": limits.calls, "max_tokens": limits.tokens, "max_cost_usd": limits.usd}
-        named = ", ".join(f"`mipro_v2.{name}` ({value:,})" for name, value in settings.items() if value is not None)
-        found = (*found, f"The budget ended the search: raise {named} to look at more.")
-    return found
-
-
-def spending(bench: Workbench, study_id: str) -> Spending:
-    """What a study and its comparison have paid for, interrupted runs included."""
-    cache = bench.open_answers()
-    try:
-        return cache.spending(study_id)
-    finally:
-        cache.close()
-
-
 def lake_rows(bench: Workbench) -> tuple[int, int]:
     """Traces and feedback rows that the lake holds."""
-    n_traces, n_feedback = (
-        table.select(pl.len()).collect().item() for table in (bench.lake.traces(["seq"]), bench.lake.feedback(["seq"]))
-    )
-    return n_traces, n_feedback
+    manifest = bench.lake.manifest()
+    return manifest.traces.rows, manifest.feedback.rows
 
 
 def unread(bench: Workbench) -> bool:
@@ -528,19 +318,6 @@ def unread(bench: Workbench) -> bool:
         )
     finally:
         reader.close()
-
-
-def sample_of_study(bench: Workbench, target: Target, study_id: str | None = None) -> CalibrationSample:
-    """The rows of a study; None: of the one that ended last. Raises StepMissingError, StoreError."""
-    return bench.samples.load(target, study_of(bench, target, study_id).sample_id)
-
-
-def latest_sample(bench: Workbench, target: Target) -> CalibrationSample:
-    """The target's sample that was drawn last. Raises StepMissingError."""
-    sample = bench.samples.latest(target)
-    if sample is None:
-        raise StepMissingError(f"{target.key} has no calibration sample yet: materialize `calibration_sample` first.")
-    return sample
 
 
 def with_models(

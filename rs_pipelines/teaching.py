@@ -19,8 +19,8 @@ from rs_pipelines.answers import Allowance, BudgetExhaustedError, CallBudget
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.examples import Unlabelled, unlabelled_inputs
 from rs_pipelines.mipro.request import StudyModels
-from rs_pipelines.sample import Target
-from rs_pipelines.steps import Watcher
+from rs_pipelines.sample import TEACHER, Target
+from rs_pipelines.step_events import Watcher, ignore
 from rs_pipelines.workbench import Workbench
 
 
@@ -53,7 +53,7 @@ def teach(
     teacher: str,
     limit: int,
     max_calls: int | None = None,
-    watch: Watcher = steps.ignore,
+    watch: Watcher = ignore,
     on_label: Callable[[int, int], None] = lambda done, total: None,
 ) -> Taught:
     """Have a combination answer what is not labelled yet, the newest input first, with its own live prompt.
@@ -77,7 +77,7 @@ def teach(
         raise RegistryError(f"No version of {template_id!r} is live for {combination.model!r}.")
     steps.ingest(bench, watch=watch)
     found = unlabelled_inputs(template.template, lake=bench.lake, datasets=bench.datasets, limit=limit)
-    source = f"teacher:{combination.model}"
+    source = f"{TEACHER}{combination.model}"
     store = open_trace_store(bench.settings)
 
     async def run(models: StudyModels) -> Taught:

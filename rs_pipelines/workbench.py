@@ -35,13 +35,14 @@ from rs_pipelines.answers import AnswerCache
 from rs_pipelines.cached_model import CachedModel, CallCost, CallLimits, ModelIdentity
 from rs_pipelines.datasets import DatasetStore
 from rs_pipelines.evaluators.registry import build_evaluator, resources_of
-from rs_pipelines.examples import FeedbackDoor, SampleStore
 from rs_pipelines.gate import GatePolicy
 from rs_pipelines.known_examples import KnownExamples
 from rs_pipelines.lake import Lake
 from rs_pipelines.mipro.request import StudyModels
 from rs_pipelines.pacing import Pace
 from rs_pipelines.sample import Target
+from rs_pipelines.sample_draw import FeedbackDoor
+from rs_pipelines.sample_store import SampleStore
 from rs_pipelines.studies import StudyFiles
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable, Generator
 from typing import Any
 
+import hypothesis
 import pytest
 import structlog
 
@@ -21,7 +22,12 @@ def _connect_to_loopback_only(self: socket.socket, address: Any) -> None:
 
 
 def pytest_configure() -> None:
-    """structlog's own default draws the variables of every frame of a traceback, which takes ten seconds of a CPU."""
+    """Slow neighbours fail no property test: benchmarks time, tests do not.
+
+    structlog's own default draws the variables of every frame of a traceback, which takes ten seconds of a CPU.
+    """
+    hypothesis.settings.register_profile("untimed", deadline=None)
+    hypothesis.settings.load_profile("untimed")
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -10,6 +10,8 @@ BUILT = (
     ".cache/benchmarks/peer",
     ".pytest_cache/v",
     "benchmarks/__pycache__/load.pyc",
+    "docs/_site/__pycache__/command_line.pyc",
+    "site/index.html",
     "rs_gateway/api/__pycache__/chat.pyc",
     "tests/e2e/__pycache__/test_up.pyc",
 )

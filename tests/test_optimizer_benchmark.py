@@ -30,7 +30,6 @@ def _replay(seed: int = 0, *, max_calls: int | None = None) -> Replay:
     return Replay(table, resplit(table.n_rows, n_val=50, seed=seed), max_calls=max_calls)
 
 
-@settings(deadline=None)
 @given(st.integers(2, 300), st.integers(0, 10_000))
 def test_a_resplit_puts_every_row_on_exactly_one_side(n_rows: int, seed: int) -> None:
     split = resplit(n_rows, n_val=n_rows // 2, seed=seed)
@@ -53,7 +52,7 @@ def test_a_replay_gives_no_score_beyond_its_budget() -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: type(policy).__name__)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 1_000), max_calls=st.integers(50, 400))
 def test_no_policy_spends_more_than_its_budget_and_the_same_seed_chooses_the_same(
     policy: Policy, seed: int, max_calls: int

@@ -46,7 +46,7 @@ def open_data(directory: Path | str | None = None) -> Workbench:
 
 def need_traces(bench: Workbench) -> Lake:
     """The lake, once there is something in it. Raises NoTracesError, which says how that comes about."""
-    if bench.lake.traces(["seq"]).head(1).collect().is_empty():
+    if not bench.lake.manifest().traces.rows:
         raise NoTracesError(bench.data)
     return bench.lake
 

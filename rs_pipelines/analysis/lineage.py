@@ -178,11 +178,9 @@ def traces_behind(lake: Lake, examples: pl.DataFrame) -> pl.DataFrame:
     `answered` (text, cut after 200 characters; None where the payload was not kept).
     """
     named = examples.filter(pl.col("trace_id").is_not_null()).select("trace_id", "use", "expected")
-    found = (
-        lake.traces(["trace_id", "started_at", "version", "model", "variables", "request_messages", "response"])
-        .filter(pl.col("trace_id").is_in(named["trace_id"].unique().implode()))
-        .collect()
-    )
+    columns = ["trace_id", "started_at", "version", "model", "variables", "request_messages", "response"]
+    chosen = pl.col("trace_id").is_in(named["trace_id"].unique().implode())
+    found = lake.settled(lambda: lake.traces(columns).filter(chosen).collect())
     texts = [
         (row["trace_id"], _asked(row["variables"], row["request_messages"]), _content(row["response"]))
         for row in found.iter_rows(named=True)

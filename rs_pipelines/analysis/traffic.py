@@ -28,6 +28,8 @@ _NOTHING_DELIVERED = (Outcome.REJECTED.value, Outcome.PROVIDER_ERROR.value)
 def scored_traces(lake: Lake, *, template_id: str | None = None, since: date | None = None) -> pl.LazyFrame:
     """One row a trace, without what was said in it, and what was said about it later.
 
+    It may be collected at any time, also after an erasure or a compaction.
+
     Args:
         template_id: of this template alone; None: of all.
         since: from this UTC day on; None: from the beginning.
@@ -35,28 +37,9 @@ def scored_traces(lake: Lake, *, template_id: str | None = None, since: date | N
     Columns beyond the lake's own: `score`, the one that was given last, None without one; `labelled`, whether somebody
     said what would have been right.
     """
-    feedback = lake.feedback(["seq", "trace_id", "kind", "value", "created_at"])
-    scores = (
-        feedback.filter(pl.col("kind") == FeedbackKind.SCORE.value)
-        .with_columns(score=pl.col("value").cast(pl.Float64(), strict=False))
-        .sort("created_at", "seq")
-        .unique("trace_id", keep="last", maintain_order=True)
-        .select("trace_id", "score")
-    )
-    labels = (
-        feedback.filter(pl.col("kind") == FeedbackKind.LABEL.value)
-        .select("trace_id", labelled=pl.lit(value=True))
-        .unique("trace_id")
-    )
     wanted = [] if since is None else [pl.col("dt") >= since]
     wanted += [] if template_id is None else [pl.col("template_id") == template_id]
-    return (
-        lake.traces(_COLUMNS)
-        .filter(*wanted)
-        .join(scores, on="trace_id", how="left")
-        .join(labels, on="trace_id", how="left")
-        .with_columns(pl.col("labelled").fill_null(value=False))
-    )
+    return lake.lasting(lambda: _scored(lake, wanted))
 
 
 def figures(traces: pl.LazyFrame, *, by: Sequence[str]) -> pl.DataFrame:
@@ -121,6 +104,29 @@ def span(traces: pl.LazyFrame) -> tuple[datetime, datetime] | None:
     ends = traces.select(first=pl.col("started_at").min(), last=pl.col("started_at").max()).collect()
     first, last = ends.row(0)
     return None if first is None else (first, last)
+
+
+def _scored(lake: Lake, wanted: Sequence[pl.Expr]) -> pl.LazyFrame:
+    feedback = lake.feedback(["seq", "trace_id", "kind", "value", "created_at"])
+    scores = (
+        feedback.filter(pl.col("kind") == FeedbackKind.SCORE.value)
+        .with_columns(score=pl.col("value").cast(pl.Float64(), strict=False))
+        .sort("created_at", "seq")
+        .unique("trace_id", keep="last", maintain_order=True)
+        .select("trace_id", "score")
+    )
+    labels = (
+        feedback.filter(pl.col("kind") == FeedbackKind.LABEL.value)
+        .select("trace_id", labelled=pl.lit(value=True))
+        .unique("trace_id")
+    )
+    return (
+        lake.traces(_COLUMNS)
+        .filter(*wanted)
+        .join(scores, on="trace_id", how="left")
+        .join(labels, on="trace_id", how="left")
+        .with_columns(pl.col("labelled").fill_null(value=False))
+    )
 
 
 def _known_sum(name: str) -> pl.Expr:

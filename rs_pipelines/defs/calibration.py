@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from rs_pipelines import steps
+from rs_pipelines import planning, steps
 from rs_pipelines.defs.columns import column_schema
 from rs_pipelines.defs.failures import explained
 from rs_pipelines.defs.groups import OPTIMIZATION, PROMPT_OWNERS
@@ -12,7 +12,7 @@ from rs_pipelines.defs.metadata import of_preflight, of_sample
 from rs_pipelines.defs.partitions import targets
 from rs_pipelines.defs.resources import StoresResource
 from rs_pipelines.defs.traces import FEEDBACK, TRACES, imported_rows
-from rs_pipelines.examples import SAMPLE_COLUMNS
+from rs_pipelines.sample_store import SAMPLE_COLUMNS
 
 
 @dg.asset(
@@ -29,6 +29,6 @@ def calibration_sample(context: dg.AssetExecutionContext, stores: StoresResource
         bench = stores.open()
         target = bench.target_of_key(context.partition_key)
         sample = steps.draw(bench, target, watch=stores.watch)
-        inspected = steps.inspect_sample(bench, target, sample)
+        inspected = planning.inspect_sample(bench, target, sample)
     context.log.info(f"sample {sample.sample_id}: {len(sample.examples)} examples")
     return dg.MaterializeResult(metadata={**of_sample(sample), **of_preflight(inspected)})

@@ -5,7 +5,7 @@ from typing import Any
 from dagster_celery.config import DEFAULT_CONFIG, dict_wrapper
 
 from rs_gateway.domain.errors import ConfigurationError
-from rs_gateway.setting_sections import PipelineSettings
+from rs_gateway.pipeline_sections import PipelineSettings
 
 
 def celery_arguments(settings: PipelineSettings) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from dagster_celery.executor import CeleryExecutor
 from dagster_celery.tasks import create_task
 
 from rs_gateway.domain.errors import RouteSwitchError
-from rs_gateway.setting_sections import PipelineSettings
+from rs_gateway.pipeline_sections import PipelineSettings
 from rs_pipelines.defs.celery_settings import celery_arguments
 
 _MAX_SENT = 4

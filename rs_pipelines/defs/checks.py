@@ -8,7 +8,7 @@ import dagster as dg
 
 from rs_gateway.domain.chat import JsonObject
 from rs_gateway.domain.evaluation import Evaluator, JudgingEvaluator
-from rs_pipelines import steps
+from rs_pipelines import results
 from rs_pipelines.defs.calibration import calibration_sample
 from rs_pipelines.defs.evaluation import comparison
 from rs_pipelines.defs.failures import explained
@@ -61,7 +61,7 @@ with warnings.catch_warnings():
         with explained():
             bench = stores.open()
             target = bench.target_of_key(context.partition_key)
-            sample = steps.latest_sample(bench, target)
+            sample = results.latest_sample(bench, target)
             spec = _evaluator_of_run(context.run) or bench.evaluator_spec(
                 bench.registry.get(target.template_id).template
             )
@@ -93,8 +93,11 @@ with warnings.catch_warnings():
         with explained():
             bench, searched = stores.open(), study_of_run(context.instance, context.run.run_id)
             target, study_id = bench.target_of_key(context.partition_key), searched and searched.study_id
-            record, compared = steps.study_of(bench, target, study_id), steps.comparison_of(bench, target, study_id)
-            spent = steps.spending(bench, record.study_id)
+            record, compared = (
+                results.study_of(bench, target, study_id),
+                results.comparison_of(bench, target, study_id),
+            )
+            spent = results.spending(bench, record.study_id)
         yield _result(within_budget(spent, record.plan.allowance), check_name="cost_within_budget")
         yield dg.AssetCheckResult(
             passed=compared.verdict.publish,

@@ -5,7 +5,7 @@ import os
 import dagster as dg
 
 from rs_gateway.domain.errors import ConfigurationError
-from rs_gateway.setting_sections import PipelineSettings
+from rs_gateway.pipeline_sections import PipelineSettings
 from rs_gateway.settings import CONFIG_VARIABLE, DEFAULT_CONFIG, load_settings
 
 

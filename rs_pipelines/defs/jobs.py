@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from rs_gateway.setting_sections import MiproSettings
+from rs_gateway.pipeline_sections import MiproSettings
 from rs_pipelines.defs.analysis import daily_figures
 from rs_pipelines.defs.calibration import calibration_sample
 from rs_pipelines.defs.evaluation import comparison

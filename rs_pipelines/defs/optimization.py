@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from rs_gateway.setting_sections import MiproSettings
+from rs_gateway.pipeline_sections import MiproSettings
 from rs_pipelines import steps
 from rs_pipelines.defs.calibration import calibration_sample
 from rs_pipelines.defs.failures import explained
@@ -14,6 +14,7 @@ from rs_pipelines.defs.groups import OPTIMIZATION, PROMPT_OWNERS
 from rs_pipelines.defs.metadata import of_new_best, of_preflight, of_study
 from rs_pipelines.defs.partitions import targets
 from rs_pipelines.defs.resources import StoresResource
+from rs_pipelines.effort import Effort
 from rs_pipelines.mipro.events import (
     FullEvaluation,
     InstructionsReady,
@@ -24,6 +25,7 @@ from rs_pipelines.mipro.events import (
 )
 from rs_pipelines.preflight import Preflight
 from rs_pipelines.report import look_words
+from rs_pipelines.step_events import Event, Paused
 
 
 class SearchMode(Enum):
@@ -55,9 +57,9 @@ class StudyConfig(dg.Config):
     )
     seed: int | None = Field(default=None, description="Decides every random choice of the search.")
 
-    def effort(self) -> steps.Effort:
+    def effort(self) -> Effort:
         """The same for the steps."""
-        return steps.Effort(
+        return Effort(
             mode=self.mode.value if self.mode else None,
             num_trials=self.num_trials,
             max_calls=self.max_calls,
@@ -87,7 +89,7 @@ def study(context: dg.AssetExecutionContext, config: StudyConfig, stores: Stores
     preflight: dict[str, dg.MetadataValue[Any]] = {}
     best: float | None = None
 
-    def watch(event: steps.Event) -> None:
+    def watch(event: Event) -> None:
         if isinstance(event, Preflight):
             preflight.update(of_preflight(event))
         nonlocal best
@@ -107,7 +109,7 @@ def study(context: dg.AssetExecutionContext, config: StudyConfig, stores: Stores
     return dg.MaterializeResult(metadata={**of_study(record), **preflight})
 
 
-def _words(event: steps.Event) -> str | None:
+def _words(event: Event) -> str | None:
     match event:
         case StudyOpened():
             resumed = f", going on after {event.trials_done} trials" if event.trials_done else ""
@@ -119,7 +121,7 @@ def _words(event: steps.Event) -> str | None:
         case TrialFinished():
             value = "void" if event.trial.value is None else f"{event.trial.value:.3f} on {event.trial.n_rows} rows"
             return f"trial {event.number}/{event.total}: {value}"
-        case steps.Paused():
+        case Paused():
             return "going on" if event.why is None else f"waiting for production: {event.why}"
         case LookTaken():
             return f"{event.done} of at most {event.total} rows: {look_words(event.trial)}"

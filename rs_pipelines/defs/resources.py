@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from rs_pipelines.steps import Watcher, ignore
+from rs_pipelines.step_events import Watcher, ignore
 from rs_pipelines.workbench import Workbench
 
 

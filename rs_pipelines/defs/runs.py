@@ -16,8 +16,9 @@ from rs_pipelines.defs.launches import PROCESS_TAG, end_orphans
 from rs_pipelines.defs.partitions import TARGETS, missing_targets
 from rs_pipelines.defs.resources import Stores
 from rs_pipelines.defs.run_study import study_of_run
+from rs_pipelines.effort import Effort
 from rs_pipelines.sample import Target
-from rs_pipelines.steps import Effort, Watcher, ignore
+from rs_pipelines.step_events import Watcher, ignore
 from rs_pipelines.workbench import Workbench
 
 

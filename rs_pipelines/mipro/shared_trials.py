@@ -17,6 +17,8 @@ from rs_pipelines.mipro.records import Candidate, TrialKind
 
 RowScores: TypeAlias = Mapping[int, float | None]
 """Position in the study's row order -> score; None is missing."""
+_GONE = (UpdateFinishedTrialError, KeyError)
+"""Somebody else has ended the trial, or its leader has made the study anew, as he does when a second round begins."""
 _WORK, _SCORES, _WORKER, _BEAT = "work", "scores", "worker", "beat"
 
 
@@ -72,14 +74,18 @@ class SharedTrials:
         return [Offer(before + n, part) for n, part in enumerate(work)]
 
     def claim(self) -> Offer | None:
-        """A waiting trial that is now this process's alone; None when there is none."""
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            trial_id = self._id(trial.number)
+        """A waiting trial that is now this process's alone; None when there is none, or the study was made anew."""
+        try:
+            waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        except KeyError:
+            return None
+        for trial in waiting:
             try:
+                trial_id = self._id(trial.number)
                 if not self._storage.set_trial_state_values(trial_id, state=TrialState.RUNNING):
                     continue
                 self._storage.set_trial_user_attr(trial_id, _WORKER, f"{socket.gethostname()} {os.getpid()}")
-            except UpdateFinishedTrialError:
+            except _GONE:
                 continue
             return _offer_of(trial)
         return None
@@ -88,29 +94,29 @@ class SharedTrials:
         """Show that whoever claimed the trial is alive: a number that changes."""
         try:
             self._storage.set_trial_user_attr(self._id(offer.number), _BEAT, count)
-        except UpdateFinishedTrialError:
+        except _GONE:
             return
 
     def deliver(self, offer: Offer, scores: RowScores, value: float | None) -> bool:
-        """Tell what came out; False when the trial was taken back in the meantime.
+        """Tell what came out; False when the trial was taken back or made anew in the meantime.
 
         Args:
             value: mean of all rows that the candidate has seen; None: void.
         """
-        trial_id = self._id(offer.number)
         try:
+            trial_id = self._id(offer.number)
             self._storage.set_trial_user_attr(trial_id, _SCORES, [[row, score] for row, score in scores.items()])
             state = TrialState.FAIL if value is None else TrialState.COMPLETE
             values = None if value is None else [value]
             return self._storage.set_trial_state_values(trial_id, state=state, values=values)
-        except UpdateFinishedTrialError:
+        except _GONE:
             return False
 
     def give_back(self, offer: Offer) -> None:
         """Fail a trial that was claimed: whoever offered it looks for himself."""
         try:
             self._storage.set_trial_state_values(self._id(offer.number), state=TrialState.FAIL)
-        except UpdateFinishedTrialError:
+        except _GONE:
             return
 
     def progress(self, offers: Sequence[Offer]) -> "dict[int, Progress]":

@@ -13,9 +13,10 @@ import polars as pl
 from rs_gateway.domain.chat import Message
 from rs_gateway.domain.prompts import RegisteredTemplate
 from rs_gateway.domain.redaction import Redactor
-from rs_pipelines.datasets import DatasetStore, LabelledRow
+from rs_pipelines.datasets import DatasetStore
 from rs_pipelines.examples import gather
 from rs_pipelines.inputs import example_id, split_of
+from rs_pipelines.labelled_rows import LabelledRow
 from rs_pipelines.lake import Lake
 from rs_pipelines.packages.format import PackageError
 from rs_pipelines.sample import VOUCHED_FOR, Split, Target

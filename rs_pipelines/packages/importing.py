@@ -25,10 +25,12 @@ from rs_gateway.domain.errors import (
 from rs_gateway.domain.evaluation import names_python
 from rs_gateway.domain.prompts import PromptTemplate, RegisteredTemplate, number_drafts
 from rs_gateway.domain.stats import StatsRow
-from rs_pipelines.datasets import DatasetFile, ImportReport, LabelledRow
+from rs_pipelines.dataset_file import DatasetFile
+from rs_pipelines.datasets import ImportReport
 from rs_pipelines.durable_files import sync_path, temporary_for, write_durably
 from rs_pipelines.evaluators.registry import check_template
 from rs_pipelines.inputs import normal_text
+from rs_pipelines.labelled_rows import LabelledRow
 from rs_pipelines.packages.content import PackageContent, opened_package
 from rs_pipelines.packages.figures_store import figures_store
 from rs_pipelines.packages.format import ORIGINAL_VERSION, Limits, PackageError

@@ -28,7 +28,7 @@ from rs_gateway.domain.prompts import (
     check_text,
     check_variables,
 )
-from rs_pipelines.datasets import LabelledRow
+from rs_pipelines.labelled_rows import LabelledRow
 from rs_pipelines.packages.dataset import PackedRow, table_rows
 from rs_pipelines.packages.format import (
     MANIFEST_FILE,

@@ -104,7 +104,6 @@ def operator(stage: Stage) -> Iterator[Operator]:
 @schema.given(known=st.booleans())
 @settings(
     max_examples=25,
-    deadline=None,
     derandomize=True,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],

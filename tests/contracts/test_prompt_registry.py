@@ -306,7 +306,7 @@ TEXTS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(instruction=TEXTS, user=st.none() | TEXTS, demos=st.lists(st.tuples(TEXTS, TEXTS), max_size=3), note=TEXTS)
 def test_any_text_reads_back_exactly(
     kind: OpenRegistry, instruction: str, user: str | None, demos: list[tuple[str, str]], note: str

@@ -354,7 +354,7 @@ def test_figures_since_a_minute_count_exactly_what_ended_from_there_on(pair: Pai
     assert counted == len(range(0, minutes_ago + 1, 7))
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_text_reads_back_exactly(pair: Pair, content: str) -> None:
     before = pair.reader.traces(after=0, limit=100_000).last_sequence

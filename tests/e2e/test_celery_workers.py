@@ -17,7 +17,7 @@ import pytest
 import yaml
 from dagster._grpc.client import DagsterGrpcClient
 
-from rs_pipelines import steps
+from rs_pipelines import results
 from rs_pipelines.workbench import Workbench
 from tests.e2e.processes import free_address
 from tests.pipelines.tiny_upstream import import_parcels, tiny, workbench
@@ -163,7 +163,7 @@ def test_a_run_goes_over_two_workers_and_outlives_the_one_that_is_killed_in_its_
             assert [workers_of(instance)[step] for step in ("comparison", "comparison_checks", "publication")] == [
                 [other]
             ] * 3
-        study = steps.study_of(bench, target)
+        study = results.study_of(bench, target)
         assert bench.live(target).origin.study_id == study.study_id
         # Paid for twice is only what was in flight when the worker was killed.
         again = [json.dumps(r, sort_keys=True) for r in upstream.requests]

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-from rs_pipelines import steps
+from rs_pipelines import results
 from rs_pipelines.defs.runs import add_partitions, optimize_in_process
-from rs_pipelines.steps import Effort
+from rs_pipelines.effort import Effort
 from rs_pipelines.workbench import Workbench
 from tests import upstream as wire
 from tests.e2e.dagster_ui import DagsterUi, distinct_lines, running_ui
@@ -128,8 +128,8 @@ def test_a_run_that_a_sensor_started_and_a_person_terminated_goes_on_when_it_is_
     stage.release.set()
     again = stage.ui.again(run_id)
     stage.ui.wait_for(again, "SUCCESS")
-    study = steps.study_of(stage.bench, target)
+    study = results.study_of(stage.bench, target)
     assert stage.bench.live(target).origin.study_id == study.study_id
-    n_calls = steps.spending(stage.bench, study.study_id).calls
+    n_calls = results.spending(stage.bench, study.study_id).calls
     assert stage.n_slow() <= n_calls, "nothing was asked that the study has no account of"
     assert stage.n_slow() - asked < n_calls - 100, "what was answered before is not asked again"

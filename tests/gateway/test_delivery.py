@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rs_gateway.domain.delivery import delivered_completion, delivered_stream
@@ -254,7 +254,6 @@ def test_a_client_that_leaves_a_held_stream_is_noticed(tmp_path: Path) -> None:
     assert (trace["outcome"], trace["parsed"], trace["time_to_first_token_s"]) == ("client_cancelled", None, None)
 
 
-@settings(deadline=None)
 @given(st.sampled_from([LABELLED, JSON]), st.lists(st.text(max_size=8), max_size=6), st.booleans())
 def test_a_stream_says_what_the_whole_answer_says(output: OutputFormat, pieces: list[str], written: bool) -> None:
     text = write(output, "".join(pieces)) if written else "".join(pieces)

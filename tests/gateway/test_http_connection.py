@@ -91,7 +91,7 @@ FRAMINGS = {
 
 @pytest.mark.parametrize(("answer", "closes"), FRAMINGS.values(), ids=FRAMINGS)
 @given(cuts=st.lists(st.integers(1, 120), max_size=4))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_a_body_is_the_same_however_it_is_framed_and_wherever_it_is_cut(
     answer: bytes, closes: bool, cuts: list[int]
 ) -> None:
@@ -375,7 +375,7 @@ async def _member_by_member(members: list[bytes], cut: int) -> bytes:
 
 
 @given(st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=4), st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_body_packed_in_several_pieces_is_all_of_them(texts: list[bytes], data: st.DataObject) -> None:
     members = [gzip.compress(text) for text in texts]
     cut = data.draw(st.integers(1, sum(map(len, members)) - 1))

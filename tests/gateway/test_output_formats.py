@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rs_gateway.domain.output_formats import OutputFormat, Reading, admits, parse, read_answer, sentence, write
@@ -12,7 +12,6 @@ BARE, LABELLED, JSON = OutputFormat
 formats = st.sampled_from(OutputFormat)
 
 
-@settings(deadline=None)
 @given(formats, st.text())
 def test_what_a_format_admits_is_read_as_it_was_written(output: OutputFormat, answer: str) -> None:
     for text in (answer, answer.strip()):
@@ -20,7 +19,6 @@ def test_what_a_format_admits_is_read_as_it_was_written(output: OutputFormat, an
             assert parse(output, write(output, text)) == text
 
 
-@settings(deadline=None)
 @given(formats, st.text(st.characters() | st.sampled_from('{}"\\[:\n Answer*')))
 def test_no_text_makes_the_parser_fail(output: OutputFormat, text: str) -> None:
     assert output is not BARE or parse(output, text) == text

@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.router import Router
 from rs_gateway.domain.routing import STRATEGIES, CircuitRules, RouterRules
-from tests.gateway.routing_pools import BAD, GOOD, UNTIMED, call, pool_of
+from tests.gateway.routing_pools import BAD, GOOD, call, pool_of
 
 WEIGHTS = st.lists(st.floats(0, 100), min_size=1, max_size=6)
 DRAWS = st.floats(0, 1, exclude_max=True)
 STRATEGY = st.sampled_from(sorted(STRATEGIES))
 
 
-@UNTIMED
 @given(STRATEGY, WEIGHTS, st.lists(DRAWS, min_size=1, max_size=20))
 def test_every_combination_is_either_chosen_or_a_fallback(
     strategy: str, weights: list[float], draws: list[float]
@@ -31,7 +30,6 @@ def test_every_combination_is_either_chosen_or_a_fallback(
         assert decision.reason
 
 
-@UNTIMED
 @given(STRATEGY, WEIGHTS.filter(lambda weights: max(weights) > 0), st.lists(DRAWS, min_size=1, max_size=20))
 def test_weight_zero_keeps_out_of_the_draw_and_the_decision_says_so(
     strategy: str, weights: list[float], draws: list[float]
@@ -45,7 +43,6 @@ def test_weight_zero_keeps_out_of_the_draw_and_the_decision_says_so(
         assert decision.probabilities.keys().isdisjoint(weightless)
 
 
-@UNTIMED
 @given(STRATEGY, st.integers(1, 6), DRAWS)
 def test_all_weights_zero_counts_as_all_the_same(strategy: str, size: int, draw: float) -> None:
     decision = Router(RouterRules(strategy)).choose("t", pool_of([0.0] * size), draw=draw, now_s=0)
@@ -53,7 +50,6 @@ def test_all_weights_zero_counts_as_all_the_same(strategy: str, size: int, draw:
     assert not decision.excluded
 
 
-@UNTIMED
 @given(STRATEGY, WEIGHTS, st.lists(DRAWS, min_size=1, max_size=20))
 def test_the_same_draws_give_the_same_decisions(strategy: str, weights: list[float], draws: list[float]) -> None:
     runs = [
@@ -63,7 +59,6 @@ def test_the_same_draws_give_the_same_decisions(strategy: str, weights: list[flo
     assert runs[0] == runs[1]
 
 
-@UNTIMED
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(any))
 def test_smooth_weighting_is_exact_over_one_round_and_never_picks_weight_zero(weights: list[int]) -> None:
     router, pool = Router(RouterRules("weighted")), pool_of(weights)
@@ -83,7 +78,6 @@ def test_shares_of_weights_are_the_long_run_ones() -> None:
     assert decision.reason == "weight 3 of 4"
 
 
-@UNTIMED
 @given(st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=300))
 def test_a_combination_that_comes_back_gets_its_share_and_no_flood(outages: list[list[bool]]) -> None:
     """However combinations drop out and return, nobody is then chosen more than a round's worth at a stretch."""
@@ -102,7 +96,6 @@ def test_a_combination_that_comes_back_gets_its_share_and_no_flood(outages: list
     assert max(picks.values()) - min(picks.values()) <= 6
 
 
-@UNTIMED
 @given(st.integers(1, 7))
 def test_round_robin_gives_each_its_turn_whatever_the_weight(size: int) -> None:
     router, pool = Router(RouterRules("round_robin")), pool_of([float(i + 1) for i in range(size)])
@@ -110,7 +103,6 @@ def test_round_robin_gives_each_its_turn_whatever_the_weight(size: int) -> None:
     assert picks == [c.combination_id for c in pool] * 2
 
 
-@UNTIMED
 @given(st.integers(1, 7), DRAWS)
 def test_random_is_uniform_over_the_draw(size: int, draw: float) -> None:
     pool = pool_of([float(i + 1) for i in range(size)])
@@ -148,7 +140,6 @@ def test_new_weights_are_kept_from_the_first_request_on() -> None:
 STEPS = st.lists(st.tuples(st.sampled_from(["choose", "end", "fall back"]), DRAWS), max_size=60)
 
 
-@UNTIMED
 @given(STEPS, st.lists(st.integers(1, 3), min_size=1, max_size=4))
 def test_least_connections_asks_whoever_has_the_fewest_attempts_under_way(
     steps: list[tuple[str, float]], weights: list[int]

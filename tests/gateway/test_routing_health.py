@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.router import PROBING_SHARE, Router
 from rs_gateway.domain.routing import STRATEGIES, CircuitRules, RouterRules
-from tests.gateway.routing_pools import BAD, GOOD, UNTIMED, UNTOLD, call, pool_of
+from tests.gateway.routing_pools import BAD, GOOD, UNTOLD, call, pool_of
 
 NEVER_OPENS = CircuitRules(failures_in_a_row=10**9, min_results=1e9)
 DRAWS = st.floats(0, 1, exclude_max=True)
@@ -278,7 +278,6 @@ EVENTS = st.lists(
 )
 
 
-@UNTIMED
 @given(
     st.sampled_from(sorted(STRATEGIES)),
     st.lists(st.floats(0, 10), min_size=1, max_size=4),

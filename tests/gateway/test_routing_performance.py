@@ -13,7 +13,7 @@ from rs_gateway.domain.evidence import Evidence, rate_upper_bound
 from rs_gateway.domain.health import Result
 from rs_gateway.domain.router import Router
 from rs_gateway.domain.routing import CircuitRules, Decision, RouterRules
-from tests.gateway.routing_pools import BAD, GOOD, SIMULATED, UNTIMED, call, pool_of
+from tests.gateway.routing_pools import BAD, GOOD, SIMULATED, call, pool_of
 
 NEVER_OPENS = CircuitRules(failures_in_a_row=10**9, min_results=1e9)
 DRAWS = st.floats(0, 1, exclude_max=True)
@@ -81,7 +81,6 @@ def test_one_that_was_bad_an_hour_ago_is_tried_again_and_comes_back(seed: int) -
     assert share(good_hour[2_400:], "c0") > 0.6
 
 
-@UNTIMED
 @given(st.integers(1, 200))
 def test_after_an_hour_without_traffic_old_failures_no_longer_count(failures: int) -> None:
     router, pool = learner(), pool_of([1, 1])
@@ -164,7 +163,6 @@ RESULTS = st.lists(
 )
 
 
-@UNTIMED
 @given(RESULTS, DRAWS)
 def test_nobody_eligible_is_ever_without_a_chance(
     results: list[tuple[int, bool, float, float, float]], draw: float
@@ -194,7 +192,6 @@ def test_a_crowd_of_requests_does_not_all_go_to_one_newcomer() -> None:
 # --- evidence ---
 
 
-@UNTIMED
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 100)), max_size=50), st.floats(0, 1e6))
 def test_evidence_is_bounded_and_only_ever_fades(results: list[tuple[bool, float]], passed_s: float) -> None:
     evidence, now_s = Evidence(60.0), 0.0
@@ -210,7 +207,6 @@ def test_evidence_is_bounded_and_only_ever_fades(results: list[tuple[bool, float
     assert evidence.weight == pytest.approx(before * 0.5 ** (passed_s / 60)), "a clock that steps back adds nothing"
 
 
-@UNTIMED
 @given(st.integers(0, 500), st.integers(1, 500), st.floats(0.5, 4))
 def test_the_upper_bound_is_above_the_rate_and_tightens(successes: int, more: int, z: float) -> None:
     results = successes + more

@@ -6,8 +6,8 @@ import polars as pl
 
 from rs_gateway.domain.chat import ProviderCall
 from rs_pipelines import steps
+from rs_pipelines.effort import Effort
 from rs_pipelines.find_best_model import find_best_model
-from rs_pipelines.steps import Effort
 from tests import upstream as wire
 from tests.pipelines.parcels import tiny_model
 from tests.pipelines.tiny_upstream import ASK, configuration, import_parcels, workbench

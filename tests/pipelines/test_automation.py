@@ -20,18 +20,18 @@ from rs_gateway.adapters.sqlite_traces import SqliteTraceStore
 from rs_gateway.domain.feedback import Feedback, FeedbackKind
 from rs_gateway.domain.traces import Outcome, Trace, Usage
 from rs_gateway.wiring import open_registry
-from rs_pipelines import steps
-from rs_pipelines.datasets import read_dataset
+from rs_pipelines import planning, steps
+from rs_pipelines.dataset_file import read_dataset
 from rs_pipelines.definitions import build_defs
 from rs_pipelines.defs.instance import opened_instance
 from rs_pipelines.defs.launches import LastRun, last_run_of_target
 from rs_pipelines.defs.requested_runs import RequestedRuns
 from rs_pipelines.defs.resources import Stores
 from rs_pipelines.defs.runs import add_partitions, optimize_in_process
+from rs_pipelines.effort import Effort
 from rs_pipelines.known_examples import mark_of
 from rs_pipelines.live_scores import LIVE_SCORE_SCHEMA, save_live_scores
 from rs_pipelines.sample import Split
-from rs_pipelines.steps import Effort
 from rs_pipelines.workbench import Workbench
 from tests.pipelines.parcels import LIVE, ORIGIN, parcel
 from tests.pipelines.tiny_upstream import TEMPLATE, configuration, import_parcels, tiny, workbench
@@ -316,5 +316,5 @@ def test_what_a_study_was_drawn_from_is_known_even_where_the_sample_has_no_room_
         sample = steps.draw(bench, target)
         assert len(sample.examples) == 120
         known = bench.known_examples.load(target, sample.sample_id)
-        assert known == {mark_of(e) for e in steps.gathered(bench, target).examples}
+        assert known == {mark_of(e) for e in planning.gathered(bench, target).examples}
         assert len(known or ()) == 180

@@ -102,6 +102,7 @@ def backed_up(bench: Workbench, target: Path, *, overwrite: bool = False) -> Cat
     return back_up(
         parts,
         target,
+        data=bench.data,
         configuration=bench.settings.config_path,
         program="0",
         made_at=MADE_AT,
@@ -237,9 +238,9 @@ def test_a_backup_that_is_killed_leaves_nothing_under_its_name_and_the_next_one_
             raise KeyboardInterrupt
 
     parts, _ = parts_of(bench.settings)
-    place = bench.settings.config_path
+    place, data = bench.settings.config_path, bench.data
     with pytest.raises(KeyboardInterrupt):
-        back_up(parts, tmp_path / "b", configuration=place, program="0", made_at=MADE_AT, on_copied=killed)
+        back_up(parts, tmp_path / "b", data=data, configuration=place, program="0", made_at=MADE_AT, on_copied=killed)
     assert not (tmp_path / "b").exists()
     (tmp_path / ".b.partial").mkdir()  # as after `kill -9`
     (tmp_path / ".b.partial" / "traces.db").write_text("half")
@@ -460,6 +461,7 @@ def test_a_part_removed_after_the_manifest_was_copied_is_not_missed(tmp_path: Pa
     back_up(
         parts,
         tmp_path / "backup",
+        data=bench.data,
         configuration=configuration,
         program="0",
         made_at=MADE_AT,

@@ -16,15 +16,15 @@ from typer.testing import CliRunner
 from rs_gateway.domain.chat import ProviderCall
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.wiring import open_registry
-from rs_pipelines import steps
+from rs_pipelines import planning, steps
 from rs_pipelines.answers import BudgetExhaustedError
 from rs_pipelines.best_model import BestModel, Tried, rank
 from rs_pipelines.best_model_report import best_model_page, conclusions, print_best_model
 from rs_pipelines.cli import register
+from rs_pipelines.effort import Effort
 from rs_pipelines.examples import Gathered
 from rs_pipelines.find_best_model import find_best_model
 from rs_pipelines.sample import Split, Target
-from rs_pipelines.steps import Effort
 from rs_pipelines.workbench import Workbench
 from tests import upstream as wire
 from tests.pipelines.parcels import LIVE, ORIGIN, tiny_model
@@ -167,7 +167,7 @@ def test_each_model_gets_its_prompt_and_every_prompt_runs_on_every_model(tmp_pat
 def test_rows_that_a_compared_model_labelled_are_left_out_and_a_teachers_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gathered = steps.gathered
+    gathered = planning.gathered
 
     def taught(bench: Workbench, target: Target) -> Gathered:
         """Ten test rows have a label of another model, ten more one of `deaf`, which `deaf` does not get."""

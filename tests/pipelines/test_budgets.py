@@ -140,7 +140,7 @@ def test_a_model_that_nobody_has_a_price_for_is_not_asked_under_a_budget_of_doll
     assert chat.calls == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     limit=st.integers(0, 6 * BOUND),
     in_usd=st.booleans(),

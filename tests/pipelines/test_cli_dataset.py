@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from rs_gateway.adapters.prompt_files import PromptFiles
 from rs_gateway.domain.prompts import PromptTemplate, PromptText
-from rs_pipelines.datasets import LabelledRow, line_of, read_dataset
+from rs_pipelines.dataset_file import line_of, read_dataset
+from rs_pipelines.labelled_rows import LabelledRow
 from rs_pipelines.sample import Split
 from tests.commands import failure, from_json, invoke, ok
 from tests.running import ORIGIN

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from rs_gateway.domain.errors import RouteSwitchError
 from rs_pipelines.cli_ingest import ingest
 from rs_pipelines.progress import RunProgress
-from rs_pipelines.steps import Ingesting
+from rs_pipelines.step_events import Ingesting
 from tests.trace_files import a_trace, opened
 
 app = typer.Typer()

@@ -12,7 +12,7 @@ from dagster._core.execution.plan.objects import UserFailureData
 
 from rs_gateway.domain.errors import ConfigurationError, RouteSwitchError
 from rs_gateway.domain.evaluation import Answer
-from rs_pipelines import steps
+from rs_pipelines import results, steps
 from rs_pipelines.definitions import build_defs
 from rs_pipelines.defs.checks import comparison_checks
 from rs_pipelines.defs.instance import dagster_home
@@ -20,10 +20,11 @@ from rs_pipelines.defs.partitions import targets
 from rs_pipelines.defs.resources import Stores
 from rs_pipelines.defs.run_study import RunStudy, study_of_run
 from rs_pipelines.defs.runs import add_partitions, optimize_in_process
-from rs_pipelines.examples import LabelShortageError
+from rs_pipelines.effort import Effort
 from rs_pipelines.mipro.events import StudyFinished
 from rs_pipelines.preflight import PreflightError
-from rs_pipelines.steps import Effort, Event
+from rs_pipelines.sample_draw import LabelShortageError
+from rs_pipelines.step_events import Event
 from rs_pipelines.workbench import Workbench
 from tests import upstream as wire
 from tests.pipelines.tiny_upstream import import_parcels, tiny, workbench
@@ -48,7 +49,7 @@ def test_the_whole_loop_publishes_a_proven_gain_and_the_run_is_in_dagsters_histo
         import_parcels(tmp_path, bench)
         target = bench.target("parcels")
         run_id = optimize_in_process(bench, target, Effort()).run_id
-        comparison = steps.comparison_of(bench, target)
+        comparison = results.comparison_of(bench, target)
     assert comparison.verdict.publish, comparison.verdict.reasons
     live = bench.live(target)
     assert live.number == 2
@@ -74,7 +75,7 @@ def test_without_a_proven_gain_the_check_fails_and_publication_never_starts(tmp_
         import_parcels(tmp_path, bench)
         target = bench.target("parcels")
         run = optimize_in_process(bench, target, Effort())
-        assert not steps.comparison_of(bench, target).verdict.publish
+        assert not results.comparison_of(bench, target).verdict.publish
     assert bench.live(target).number == 1
     with dg.DagsterInstance.from_config(str(dagster_home(bench))) as instance:
         evaluation = evaluations(instance)[target.key]
@@ -117,7 +118,7 @@ def test_the_steps_of_a_run_work_on_its_own_study_whichever_study_ended_last(tmp
 
         run = optimize_in_process(bench, target, Effort(), watch=another_ends)
     assert run.study_id != other.study_id
-    assert steps.study_of(bench, target).study_id == other.study_id
+    assert results.study_of(bench, target).study_id == other.study_id
     assert bench.studies.load_comparison(target, other.study_id) is None
     assert bench.live(target).origin.study_id == run.study_id
     with dg.DagsterInstance.from_config(str(dagster_home(bench))) as instance:
@@ -234,12 +235,12 @@ def test_an_evaluator_for_one_run_scores_its_search_and_its_comparison_alike(tmp
         import_parcels(tmp_path, bench)
         target = bench.target("parcels")
         run = optimize_in_process(bench, target, Effort(evaluator=own, num_trials=2))
-        study = steps.study_of(bench, target, run.study_id)
+        study = results.study_of(bench, target, run.study_id)
         assert study.evaluator_spec == own
         assert study.evaluator.startswith("keyword_match")
         with pytest.raises(ConfigurationError, match="There is no evaluator 'Exakt'"):
             optimize_in_process(bench, target, Effort(evaluator={"name": "Exakt"}))
-        compared = steps.comparison_of(bench, target, run.study_id)
+        compared = results.comparison_of(bench, target, run.study_id)
         expected = bench.evaluator_of(own)
     for row in compared.rows:
         if row.live_output is not None:

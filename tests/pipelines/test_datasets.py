@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from rs_gateway.domain.errors import StoreError, TemplateInvalidError
 from rs_gateway.domain.prompts import PromptTemplate
-from rs_pipelines.datasets import MAX_LINE_BYTES, DatasetError, DatasetFile, DatasetStore, ImportReport, read_dataset
+from rs_pipelines.dataset_file import MAX_LINE_BYTES, DatasetError, DatasetFile, read_dataset
+from rs_pipelines.datasets import DatasetStore, ImportReport
 from rs_pipelines.inputs import input_key, normal_text, split_of
 from rs_pipelines.sample import Split
 

@@ -9,7 +9,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from rs_gateway.setting_sections import MiproSettings
+from rs_gateway.pipeline_sections import MiproSettings
 from rs_pipelines.analysis import traffic
 from rs_pipelines.definitions import build_defs
 from rs_pipelines.defs.columns import column_schema

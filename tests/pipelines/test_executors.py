@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from rs_gateway.domain.errors import ConfigurationError
-from rs_gateway.setting_sections import PipelineSettings
+from rs_gateway.pipeline_sections import PipelineSettings
 from rs_gateway.settings import load_settings
 from rs_pipelines.defs.executors import executor_of, pipeline_settings
 from tests.running import write_configuration

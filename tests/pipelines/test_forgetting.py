@@ -19,16 +19,16 @@ from rs_gateway.domain.ports import TraceEraser
 from rs_gateway.domain.traces import Outcome, Trace, TracePayload, Usage
 from rs_gateway.settings import Settings
 from rs_gateway.wiring import open_trace_eraser
-from rs_pipelines import forgetting, steps
+from rs_pipelines import forgetting, results, steps
 from rs_pipelines.cli_forget import found_lines
 from rs_pipelines.comparison import Comparison
 from rs_pipelines.defs.forgotten_runs import forget_runs, runs_of
 from rs_pipelines.defs.runs import optimize_in_process
+from rs_pipelines.effort import Effort
 from rs_pipelines.forgetting import QuotingVersion, find, forget
 from rs_pipelines.lake import Lake
 from rs_pipelines.lake_files import LakeBusyError
 from rs_pipelines.lake_schema import TRACES
-from rs_pipelines.steps import Effort
 from rs_pipelines.studies import StudyBusyError
 from rs_pipelines.workbench import Workbench
 from tests.pipelines.parcels import parcels
@@ -150,17 +150,17 @@ def test_what_was_proven_with_a_forgotten_row_is_shown_and_published_no_more_and
 ) -> None:
     bench, _ = optimised
     target = bench.target("parcels")
-    before = steps.comparison_of(bench, target)
+    before = results.comparison_of(bench, target)
     forget(bench, find(bench, end_user="user-3-secret"))
-    after: Comparison = steps.comparison_of(bench, target)
+    after: Comparison = results.comparison_of(bench, target)
     assert after.verdict == before.verdict
     assert after.content_digest != after.comparison_id, "nothing that it says can be taken for the proof"
-    sample = steps.study_of(bench, target).sample_id
+    sample = results.study_of(bench, target).sample_id
     with pytest.raises(StoreError, match="were forgotten: draw the sample again"):
         bench.samples.load(target, sample)
     again = optimize_in_process(bench, target, Effort())
     assert again.study_id != before.study_id
-    assert len(bench.samples.load(target, steps.study_of(bench, target).sample_id).examples) == 160
+    assert len(bench.samples.load(target, results.study_of(bench, target).sample_id).examples) == 160
 
 
 def test_one_trace_is_forgotten_with_its_imported_copy(tmp_path: Path) -> None:

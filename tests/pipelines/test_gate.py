@@ -176,7 +176,7 @@ def test_missing_rows_leave_the_pairs_and_too_many_refuse() -> None:
     assert "6 of 58 test rows are missing" in many.reasons[0]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.tuples(values, values), max_size=60))
 def test_the_verdict_is_the_same_each_time_and_never_both_ways(pairs: list[tuple[float | None, float | None]]) -> None:
     there = judged(rows(*pairs))

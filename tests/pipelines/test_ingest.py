@@ -59,7 +59,7 @@ rounds_of_faults = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rounds=rounds_of_faults, page_rows=st.integers(1, 4))
 def test_whatever_ends_an_ingest_or_a_compaction_no_row_is_lost_or_doubled(
     rounds: Sequence[Round], page_rows: int
@@ -186,7 +186,7 @@ class LateCommits:
         pass
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(order=st.permutations(range(1, 9)), ingests=st.sets(st.integers(0, 7)), page_rows=st.integers(1, 5))
 def test_rows_that_commit_late_are_not_skipped(order: Sequence[int], ingests: set[int], page_rows: int) -> None:
     reader = LateCommits()
@@ -268,7 +268,7 @@ def stored_traces(draw: st.DrawFn) -> Trace:
     )
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(traces=st.lists(stored_traces(), min_size=1, max_size=12), page_rows=st.integers(1, 12))
 def test_columns_and_rows_of_a_store_make_the_same_lake(traces: Sequence[Trace], page_rows: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

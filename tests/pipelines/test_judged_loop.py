@@ -11,12 +11,12 @@ from rs_gateway.domain.chat import ProviderCall
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.domain.prompts import PromptTemplate
 from rs_gateway.wiring import open_registry
-from rs_pipelines import steps
+from rs_pipelines import planning, results, steps
+from rs_pipelines.effort import Effort
 from rs_pipelines.evaluators.llm_judge import LLMJudge
 from rs_pipelines.foresight import needed_for
 from rs_pipelines.mipro.budget import estimate_calls
 from rs_pipelines.sample import Split
-from rs_pipelines.steps import Effort
 from rs_pipelines.workbench import Workbench
 from tests import upstream as wire
 from tests.pipelines.parcels import LIVE, ORIGIN, cache_at, judged_model, parcels, tiny_model
@@ -58,10 +58,10 @@ def test_every_call_of_the_judge_is_estimated_paid_from_the_studys_budget_and_ma
         target = bench.target("parcels")
         sample = steps.draw(bench, target)
         effort = Effort(num_trials=3)
-        plan = steps.plan(bench, sample, effort)
+        plan = planning.plan(bench, sample, effort)
         record = steps.search(bench, target, effort)
         comparison = steps.compare(bench, target)
-        spent = steps.spending(bench, record.study_id).calls
+        spent = results.spending(bench, record.study_id).calls
         asked = [request["model"] for request in upstream.requests]
         steps.compare(bench, target)
     assert plan.questions_per_answer == 1

@@ -15,7 +15,7 @@ from tests.pipelines.parcels import TARGET, parcel, parcels
 numbers = st.sets(st.integers(0, 60))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(numbers, numbers, numbers)
 def test_new_are_the_examples_that_came_and_those_whose_label_was_corrected(
     before: set[int], came: set[int], corrected: set[int]

@@ -9,9 +9,11 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from rs_gateway.domain.errors import StoreError
+from rs_pipelines.analysis.traffic import scored_traces
 from rs_pipelines.lake import Lake
 from rs_pipelines.lake_bucket import LakeBucket
 from rs_pipelines.lake_files import LakeBusyError
+from rs_pipelines.lake_schema import TRACES
 from tests.e2e.processes import free_address
 from tests.pipelines.stored_rows import DAY_S, NOON, FakeTraceReader
 
@@ -141,3 +143,17 @@ def test_the_lease_of_a_killed_writer_ends_and_one_that_lives_is_renewed(bucket:
 def test_a_bucket_that_is_not_there_is_an_error_that_names_it_and_the_variables(bucket: str) -> None:
     with pytest.raises(StoreError, match=r"s3://no-such-bucket/lake cannot be reached.*AWS_ENDPOINT_URL"):
         Lake("s3://no-such-bucket/lake").ingest(filled(1))
+
+
+def test_whoever_has_it_open_reads_on_after_an_erasure(bucket: str) -> None:
+    lake = Lake(bucket)
+    lake.ingest(filled(6))
+    with lake.duckdb_connection() as connection:
+        traces = scored_traces(lake)
+        with lake.edit() as edit:
+            for part in edit.manifest.traces.parts:
+                kept = edit.read(TRACES, part).filter(pl.col("seq") > 2)
+                edit.replace(TRACES, remove=[part], add=edit.write(TRACES, kept))
+            edit.purge()
+        assert connection.execute("SELECT count(*) FROM traces").fetchone() == (4,)
+        assert traces.collect().height == 4

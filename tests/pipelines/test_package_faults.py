@@ -70,7 +70,7 @@ def resealed(folder: Path, **changes: object) -> None:
 # Damage
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_changed_byte_anywhere_in_a_directory_is_noticed(made: Path, data: st.DataObject) -> None:
     files = sorted(path for path in (made / "p").rglob("*") if path.is_file())
@@ -85,7 +85,7 @@ def test_a_changed_byte_anywhere_in_a_directory_is_noticed(made: Path, data: st.
         path.write_bytes(good)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_changed_byte_anywhere_in_an_archive_is_noticed(made: Path, data: st.DataObject) -> None:
     good = (made / "p.tar.zst").read_bytes()
@@ -298,7 +298,7 @@ def test_counts_that_are_not_true_are_refused(copy: Path) -> None:
     refused(copy, r"dataset_rows \(1, not 12\)")
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_stands_in_a_file_a_forged_package_is_read_or_refused_in_words(
     made: Path, data: st.DataObject

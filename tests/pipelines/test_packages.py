@@ -16,8 +16,9 @@ from rs_gateway.domain.errors import ConfigurationError, RegistryError, Template
 from rs_gateway.domain.prompts import PromptText
 from rs_gateway.domain.publication import Action, Change
 from rs_pipelines.analysis.lineage import follow_back
-from rs_pipelines.datasets import DatasetFile, LabelledRow, read_dataset
+from rs_pipelines.dataset_file import DatasetFile, read_dataset
 from rs_pipelines.inputs import split_of
+from rs_pipelines.labelled_rows import LabelledRow
 from rs_pipelines.packages.content import opened_package
 from rs_pipelines.packages.export import ExportOptions
 from rs_pipelines.packages.format import PackageError

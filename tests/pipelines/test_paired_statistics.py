@@ -22,7 +22,7 @@ scores = st.floats(0, 1, allow_nan=False)
 pairs = st.lists(st.tuples(scores, scores), min_size=2, max_size=60)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pairs)
 def test_the_interval_lies_within_the_differences_and_is_ordered(rows: list[tuple[float, float]]) -> None:
     candidate, live = [c for c, _ in rows], [i for _, i in rows]
@@ -71,7 +71,7 @@ def test_sign_flips_on_scores_of_0_and_1_are_mcnemars_test() -> None:
     assert many == pytest.approx(mcnemar_p_value(30, 15), abs=0.006)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pairs)
 def test_sign_flips_give_a_probability_and_the_two_directions_cover_everything(
     rows: list[tuple[float, float]],
@@ -88,7 +88,7 @@ def test_without_any_difference_the_guarded_bound_is_clopper_and_pearsons(rows: 
     assert guarded_low([1.0] * rows, [1.0] * rows, seed=0) == pytest.approx(0.025 ** (1 / rows) - 1, rel=0.08)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pairs)
 def test_the_guarded_bound_is_below_the_mean_and_within_the_possible(rows: list[tuple[float, float]]) -> None:
     candidate, live = [c for c, _ in rows], [i for _, i in rows]

@@ -30,7 +30,7 @@ def test_the_power_is_what_simulation_finds(n: int, won: float, lost: float) -> 
     assert mcnemar_power(n, won=won, lost=lost) == pytest.approx(proven, abs=0.03)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(30, 150), st.floats(0.05, 0.7))
 def test_more_agreement_and_more_rows_prove_smaller_gains(n: int, live: float) -> None:
     unrelated, half, best = (smallest_gain(n, live=live, agreement=a) or 1.0 for a in (0.0, 0.5, 1.0))

@@ -12,9 +12,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from rs_gateway.domain.evaluation import Answer, Score
-from rs_pipelines import cli, steps
+from rs_pipelines import cli, results, steps
 from rs_pipelines.answers import Allowance
 from rs_pipelines.cached_model import CallCost, unknown_cost
+from rs_pipelines.effort import Effort
 from rs_pipelines.evaluators.exact_match import ExactMatch
 from rs_pipelines.examples import Gathered
 from rs_pipelines.foresight import Needed
@@ -36,7 +37,7 @@ from rs_pipelines.progress import print_preflight
 from rs_pipelines.report import preflight_lines, preflight_markdown
 from rs_pipelines.sample import CalibrationSample, Split, sample_of
 from rs_pipelines.scoring import RowScore
-from rs_pipelines.steps import Effort
+from rs_pipelines.step_events import Event, Probing
 from tests import upstream as wire
 from tests.pipelines.parcels import parcels, small_plan
 from tests.pipelines.tiny_upstream import import_parcels, tiny, workbench
@@ -256,9 +257,9 @@ def test_the_probe_calls_are_the_searches_own_and_are_made_once(tmp_path: Path) 
         import_parcels(tmp_path, bench)
         target = bench.target("parcels")
         sample = steps.draw(bench, target)
-        events: list[steps.Event] = []
+        events: list[Event] = []
         found = steps.preflight(bench, target, Effort(num_trials=1), watch=events.append)
-        assert events == [steps.Probing(10), found]
+        assert events == [Probing(10), found]
         assert len(upstream.requests) == 10
         assert found.live is not None
         assert (len(found.live.values), found.live.noise, found.live.asked_twice) == (10, None, 0)
@@ -359,6 +360,6 @@ def test_where_the_budget_ended_a_search_without_a_find_the_reasons_say_so(tmp_p
         steps.search(bench, target, Effort(max_calls=290))
         comparison = steps.compare(bench, target)
     assert len(upstream.requests) <= 290
-    assert steps.reasons(bench, comparison)[-1] == (
+    assert results.reasons(bench, comparison)[-1] == (
         "The budget ended the search: raise `mipro_v2.max_calls` (290) to look at more."
     )

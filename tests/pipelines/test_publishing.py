@@ -12,14 +12,14 @@ from rich.console import Console
 from rs_gateway.adapters.prompt_files import PromptFiles
 from rs_gateway.domain.prompts import ANY_MODEL, PromptTemplate, PromptText
 from rs_gateway.domain.publication import Action, Change
-from rs_pipelines import steps
+from rs_pipelines import results
 from rs_pipelines.comparison import Comparison
 from rs_pipelines.defs.instance import dagster_home
 from rs_pipelines.defs.runs import optimize_in_process
+from rs_pipelines.effort import Effort
 from rs_pipelines.gate import ComparedRow, GatePolicy, judge
 from rs_pipelines.progress import print_comparison
 from rs_pipelines.publishing import NothingPublished, Published, publish
-from rs_pipelines.steps import Effort
 from tests.pipelines.parcels import LIVE, ORIGIN, TARGET, demo
 from tests.pipelines.tiny_upstream import import_parcels, tiny, workbench
 from tests.upstream import Upstream
@@ -130,14 +130,14 @@ def test_optimizing_again_after_a_rollback_says_so_and_does_not_claim_a_publicat
         import_parcels(tmp_path, bench)
         target = bench.target("parcels")
         optimize_in_process(bench, target, Effort())
-        assert "Proven gain" in steps.reasons(bench, steps.comparison_of(bench, target))[0]
+        assert "Proven gain" in results.reasons(bench, results.comparison_of(bench, target))[0]
         at = "2026-05-02T00:00:00+00:00"
         back = Change(Action.ROLLBACK, 1, target.model, "someone", at, "it was rude", previous=2)
         bench.registry.make_live("parcels", back)
         optimize_in_process(bench, target, Effort())
     console = Console(record=True, width=200)
-    found = steps.comparison_of(bench, target)
-    reasons, published = steps.reasons(bench, found), steps.published_version(bench, found)
+    found = results.comparison_of(bench, target)
+    reasons, published = results.reasons(bench, found), results.published_version(bench, found)
     print_comparison(console, found, published=published, reasons=reasons)
     assert "  - Already published as version 2, and rolled back since: " in console.export_text()
     assert bench.live(target).number == 1

@@ -8,7 +8,7 @@ import pytest
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.wiring import open_registry
 from rs_pipelines import steps
-from rs_pipelines.examples import LabelShortageError
+from rs_pipelines.sample_draw import LabelShortageError
 from rs_pipelines.workbench import Workbench
 from tests.gateway.keyed import issue
 from tests.pipelines.parcels import LIVE, ORIGIN, parcels

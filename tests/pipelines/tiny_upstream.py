@@ -6,7 +6,8 @@ from typing import Any
 from rs_gateway.domain.chat import ProviderCall
 from rs_gateway.domain.prompts import PromptTemplate
 from rs_gateway.wiring import open_registry
-from rs_pipelines.datasets import DatasetStore, read_dataset
+from rs_pipelines.dataset_file import read_dataset
+from rs_pipelines.datasets import DatasetStore
 from rs_pipelines.workbench import Workbench
 from tests import upstream as wire
 from tests.pipelines.parcels import LIVE, ORIGIN, parcels, tiny_model

@@ -123,7 +123,7 @@ def test_diverse_rows_are_less_alike_than_the_first_ones() -> None:
     assert "my flowers never came" in {row.demo.user for row in drawn}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.integers(0, 30), max_size=30, unique=True),
     st.integers(0, 30),
@@ -175,7 +175,7 @@ def test_with_room_there_are_several_sizes_and_the_live_and_the_diverse_set_in_a
     assert {0, 1, 2, 4, 8} <= {len(s.demos) for s in sets}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 14), st.integers(1, 20), st.integers(0, 5))
 def test_a_drawn_set_has_no_label_twice_before_it_has_every_label(n_labels: int, count: int, seed: int) -> None:
     rows = _labelled(n_labels)

@@ -54,7 +54,7 @@ def test_between_equals_the_shorter_prompt_wins() -> None:
     assert final_choice(found, eligible=list(found), lengths=lengths) == Candidate(2, 2)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.dictionaries(st.tuples(st.integers(0, 3), st.integers(0, 3)), st.lists(st.sampled_from([0.0, 0.5, 1.0, None])))
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import anyio
 import msgspec
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rs_gateway.adapters.scripted_chat import Reply, ScriptedChat, message_text
@@ -131,7 +131,6 @@ def test_formats_that_cannot_hold_an_expected_answer_are_left_out() -> None:
     assert offered_formats(in_format(LIVE, JSON), TRAIN, wanted={LABELLED}) == (JSON, LABELLED)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(OutputFormat), st.text(), st.lists(st.tuples(st.text(), st.text())))
 def test_a_prompt_taken_out_of_its_format_is_the_prompt_that_went_in(
     output: OutputFormat, instruction: str, pairs: list[tuple[str, str]]

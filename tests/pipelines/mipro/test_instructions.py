@@ -140,7 +140,7 @@ def test_an_instruction_that_says_what_an_answer_looks_like_is_not_told_so_again
     assert plain_rewrites(rewrite, rows_labelled("a", "b")) == []
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, len(ROWS) - 1), st.integers(0, 10), st.text(max_size=30), st.text(max_size=30))
 def test_no_proposal_that_holds_a_row_is_ever_accepted(n: int, cut: int, before: str, after: str) -> None:
     quoted = ROWS[n].demo.user[cut:]
@@ -156,7 +156,7 @@ def test_what_models_wrap_around_an_answer_is_taken_off_and_nothing_else() -> No
     assert checked_proposal(wrapped, LIVE, ROWS, others=[]) == "Classify the message: choose one."
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(alphabet="ab {}customermessage\n\"'`", max_size=60))
 def test_whatever_is_proposed_is_refused_or_renders_as_it_was_written(raw: str) -> None:
     proposal = checked_proposal(raw + " {customer}", WITH_PLACEHOLDER, ROWS, others=[])
@@ -165,7 +165,7 @@ def test_whatever_is_proposed_is_refused_or_renders_as_it_was_written(raw: str) 
         assert "{{" not in raw or "{" in render(proposal, {"customer": "Jo"}, template_id="t")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.text(min_size=1, max_size=30), min_size=1, max_size=6))
 def test_rewrites_for_any_labels_can_be_rendered(labels: list[str]) -> None:
     for rewrite in plain_rewrites("Do {it}.", rows_labelled(*labels)):

@@ -29,7 +29,7 @@ def test_nothing_is_left_to_look_at_when_every_candidate_has_seen_all_rows() -> 
     assert next_look(results, CANDIDATES, n_rows=N_ROWS, step=4, left=500) is None
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1_000), step=st.integers(1, 20))
 def test_a_look_always_adds_rows_and_never_more_than_there_are(seed: int, step: int) -> None:
     rng = Random(seed)
@@ -43,7 +43,7 @@ def test_a_look_always_adds_rows_and_never_more_than_there_are(seed: int, step: 
     assert look.n_rows - len(results[look.candidate]) <= step
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1_000), left=st.integers(1, 40), at_once=st.integers(1, 4))
 def test_looks_at_once_go_to_different_candidates_and_together_take_no_more_than_is_left(
     seed: int, left: int, at_once: int
@@ -83,7 +83,7 @@ def test_a_race_is_settled_when_all_others_are_known_to_be_worse_and_not_before(
     assert not is_settled({LIVE: {0: 1.0}}, CANDIDATES, n_rows=200)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1_000))
 def test_the_cheapest_is_the_shortest_of_those_that_lose_no_more_than_allowed(seed: int) -> None:
     short, worse = Candidate(1, 1), Candidate(2, 2)

@@ -6,6 +6,7 @@ from pathlib import Path
 import anyio
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
@@ -18,7 +19,7 @@ from rs_pipelines.mipro.records import Candidate, StudyRecord
 from rs_pipelines.mipro.request import row_order
 from rs_pipelines.mipro.reserve import ComparisonReserve
 from rs_pipelines.mipro.search import ignore_event, run_study, utc_now
-from rs_pipelines.mipro.shared_trials import SharedTrials, open_storage
+from rs_pipelines.mipro.shared_trials import Assignment, SharedTrials, open_storage
 from rs_pipelines.mipro.teamwork import join_study
 from rs_pipelines.sample import Split
 from rs_pipelines.studies import StudyFiles
@@ -108,6 +109,23 @@ def test_what_a_dead_helper_had_claimed_is_taken_back(tmp_path: Path, monkeypatc
     [record] = records
     assert claimed
     assert course(record) == course(alone)
+
+
+def test_a_helper_whose_study_is_made_anew_has_nothing_to_do_and_goes_on(database: str) -> None:
+    storage = open_storage(database.replace("postgresql://", "postgresql+psycopg2://"))
+    study = optuna.create_study(study_name="race", storage=storage)
+    shared = SharedTrials(study, storage)
+    work = [Assignment(Candidate(0, 0), (1, 2), "minibatch"), Assignment(Candidate(0, 0), (3,), "minibatch")]
+    shared.offer(work, {"instruction": CategoricalDistribution((0,)), "demo_set": CategoricalDistribution((0,))})
+    claimed = shared.claim()
+    assert claimed is not None
+
+    optuna.delete_study(study_name="race", storage=storage)
+
+    assert shared.claim() is None
+    shared.beat(claimed, 1)
+    assert not shared.deliver(claimed, {1: 1.0, 2: 0.0}, 0.5)
+    shared.give_back(claimed)
 
 
 @pytest.mark.e2e
