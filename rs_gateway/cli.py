@@ -3,17 +3,15 @@
 import io
 import os
 import sys
-import time
 import traceback
-from contextlib import closing
-from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
+from rs_gateway.cli_check import check_everything
 from rs_gateway.cli_explain import explain_trace
 from rs_gateway.cli_feedback import feedback_app
 from rs_gateway.cli_gateway import gateway_app
@@ -26,10 +24,6 @@ from rs_gateway.cli_templates import template_app
 from rs_gateway.cli_traces import traces_app
 from rs_gateway.data_console import data, print_json, words
 from rs_gateway.domain.errors import RouteSwitchError
-
-if TYPE_CHECKING:
-    from rs_gateway.provider_probe import Probe
-    from rs_gateway.settings import Settings
 
 app = typer.Typer(
     name="route-switch",
@@ -47,6 +41,7 @@ app.add_typer(gateway_app, name="gateway")
 app.add_typer(traces_app, name="traces")
 app.add_typer(feedback_app, name="feedback")
 app.command("init")(write_configuration)
+app.command("check")(check_everything)
 app.command("explain")(explain_trace)
 app.command("stats")(show_stats)
 
@@ -101,109 +96,6 @@ def serve(
     serve_gateway(load_settings(config), workers=workers)
 
 
-@app.command()
-def check(
-    live: Annotated[bool, typer.Option("--live", help="Ask every model one short question, too.")] = False,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Check configuration and stores without starting anything; exit 1 if something is wrong.
-
-    With --live each model of a combination, or the first one that a provider lists, is asked for one word: that costs
-    a few tokens.
-
-    Example: `route-switch check --live`
-    """
-    from rs_gateway.settings import KEYED_PROVIDERS, key_variables, load_settings, provider_key
-    from rs_gateway.wiring import build_providers, open_registry, redaction_of
-
-    settings = load_settings(config)
-    build_providers(settings)
-    redaction_of(settings)
-    state = open_registry(settings).load()
-    problems = [f"{template_id}: {problem}" for template_id, problem in state.problems.items()]
-    problems += [
-        f"combination {c.id!r}: template {c.template_id!r} is not registered."
-        for c in settings.gateway.combinations
-        if c.template_id not in state.templates and c.template_id not in state.problems
-    ]
-    served = {c.template_id for c in settings.gateway.combinations if c.enabled}
-    problems += [
-        f"template {template_id!r} is registered, but no enabled combination names it."
-        for template_id in sorted(state.templates.keys() - served)
-    ]
-    problems += _access_problems(settings)
-    keyless = [
-        name
-        for name, provider in settings.model_providers.items()
-        if provider.base_url is None and name in KEYED_PROVIDERS and provider_key(name, provider, os.environ) is None
-    ]
-    problems += [
-        f"provider {name!r} has no API key in the environment: set {' or '.join(reversed(key_variables(name)))}."
-        for name in keyless
-    ]
-    problems += _trace_store_problems(settings)
-    probes = _ask_all(settings) if live else []
-    problems += [f"{probe.provider}, model {probe.model!r}: {probe.error}" for probe in probes if probe.error]
-    if as_json:
-        facts = {"ok": not problems, "templates": sorted(state.templates), "problems": problems}
-        print_json({**facts, "live": [asdict(probe) for probe in probes]} if live else facts)
-    else:
-        for probe in probes:
-            if probe.error is None:
-                words.print(f"{probe.provider}, model {probe.model!r}: answered after {probe.latency_s:.2f} s")
-        for problem in problems:
-            words.print(f"- {problem}")
-        words.print("Everything is in order." if not problems else f"{len(problems)} problem(s).")
-    if problems:
-        raise typer.Exit(1)
-
-
-def _ask_all(settings: "Settings") -> "list[Probe]":
-    import anyio
-
-    from rs_gateway.progress_bar import progress_bar
-    from rs_gateway.provider_probe import probe_all, questions_of
-    from rs_gateway.wiring import build_providers
-
-    with progress_bar("models") as show:
-        return anyio.run(lambda: probe_all(questions_of(settings), lambda: build_providers(settings), on_answer=show))
-
-
-def _access_problems(settings: "Settings") -> list[str]:
-    """What keeps the gateway from its address: a public one needs a client key. Makes no store."""
-    from rs_gateway.access import public_address_allowed
-    from rs_gateway.settings import is_loopback
-    from rs_gateway.wiring import access_store_exists, open_access_store
-
-    keyed = False
-    try:
-        if access_store_exists(settings):
-            with closing(open_access_store(settings)) as store:
-                keyed = public_address_allowed(store, now_s=time.time())
-    except RouteSwitchError as error:
-        return [str(error)]
-    if keyed or is_loopback(settings.gateway.host_and_port[0]):
-        return []
-    return [
-        f"gateway.addr {settings.gateway.addr!r} is reachable from other machines, and no client key is active: "
-        "make one with `route-switch keys create NAME`, or bind 127.0.0.1."
-    ]
-
-
-def _trace_store_problems(settings: "Settings") -> list[str]:
-    """What keeps the trace store from being read. A store that is not there yet is in order, and is not made."""
-    from rs_gateway.wiring import open_trace_reader
-
-    try:
-        with closing(open_trace_reader(settings)) as reader:
-            reader.traces(after=0, limit=1)
-            reader.feedback(after=0, limit=1)
-    except RouteSwitchError as error:
-        return [str(error)]
-    return []
-
-
 @model_app.command("fetch")
 def fetch_model(
     directory: Annotated[Path, typer.Option(help="Where the weights go.")] = Path("data/models"),
@@ -225,8 +117,8 @@ def fetch_model(
 @model_app.command("serve")
 def serve_model(
     model: Annotated[Path | None, typer.Argument(help="A GGUF file; fetched SmolLM2 by default.")] = None,
-    host: str = "127.0.0.1",
-    port: int = 8081,
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen at.")] = 8081,
     slots: Annotated[int, typer.Option(min=1, max=64, help="Requests decoded at once.")] = 4,
     context: Annotated[int, typer.Option(min=256, help="Tokens of context for each slot.")] = 2048,
     alias: Annotated[str | None, typer.Option(help="The model's name towards clients.")] = None,

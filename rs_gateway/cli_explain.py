@@ -39,10 +39,11 @@ def explain_trace(
         words.print(f"error: {why_not_found(trace_id, settings)}")
         raise typer.Exit(1)
     facts = facts_of(row)
+    reached = _reached(facts, _names(settings))
     if as_json:
-        print_json(facts if payload else without_payload(facts))
+        print_json({**(facts if payload else without_payload(facts)), "reached": reached})
         return
-    for line in _summary(facts, reached=_reached(facts, _names(settings))):
+    for line in _summary(facts, reached=reached):
         data.print(line)
     _print_decision(facts)
     _print_attempts(facts)

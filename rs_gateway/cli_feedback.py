@@ -12,6 +12,7 @@ from rs_gateway.cli_options import ConfigOption, JsonOption
 from rs_gateway.data_console import print_json, words
 from rs_gateway.domain.errors import InvalidRequestError
 from rs_gateway.domain.feedback import Feedback, FeedbackKind, check_value
+from rs_gateway.domain.wording import counted
 
 feedback_app = typer.Typer(no_args_is_help=True, help="Labels, scores, outcomes and comments on earlier answers.")
 
@@ -101,8 +102,10 @@ def import_feedback(
         problems = [asdict(problem) for problem in found.problems]
         print_json({"stored": stored, "known": found.known, "skipped": len(problems), "problems": problems})
     elif refused:
-        words.print(f"{len(found.problems)} bad line(s), nothing stored. Mend them, or pass --skip-invalid.")
+        words.print(
+            f"{counted(len(found.problems), 'bad line')}, nothing stored. Mend what is bad, or pass --skip-invalid."
+        )
     else:
-        words.print(f"Stored {stored} lines ({found.known} already known, {len(found.problems)} skipped).")
+        words.print(f"Stored {counted(stored, 'line')} ({found.known} already known, {len(found.problems)} skipped).")
     if refused:
         raise typer.Exit(1)

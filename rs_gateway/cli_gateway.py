@@ -1,19 +1,18 @@
 """`route-switch gateway`: what the configuration and the registry make of it, without a running one."""
 
-from typing import Annotated
-
 import typer
 from rich.table import Table
 
-from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.cli_options import ConfigOption, JsonOption, OneTemplateOption
 from rs_gateway.data_console import data, print_json, printable, words
+from rs_gateway.template_hint import template_hint
 
 gateway_app = typer.Typer(no_args_is_help=True, help="What the gateway serves, and with what.")
 
 
 @gateway_app.command("combinations")
 def list_combinations(
-    template_id: Annotated[str | None, typer.Option("--template-id", "-t", help="Only this template's.")] = None,
+    template_id: OneTemplateOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -34,7 +33,8 @@ def list_combinations(
         print_json([asdict(line) for line in shown])
         return
     if not shown:
-        words.print("There is no such combination: gateway.combinations of the configuration lists them.")
+        hint = template_hint(template_id, settings)
+        words.print(f"There is no such combination: gateway.combinations of the configuration lists them.{hint}")
         return
     table = Table("combination", "template", "model", "provider", "weight", "share", "version", "fallbacks", "state")
     for line in shown:

@@ -27,6 +27,7 @@ _SECONDS = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _NO_LIMIT = "none"
 _EVERYTHING = "*"
 
+KeyArgument = Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it.")]
 TemplateOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -56,8 +57,8 @@ def create_key(
     model: ModelOption = None,
     no_calls: NoCallsOption = False,
     admin: Annotated[bool, typer.Option("--admin", help="It may use the admin API.")] = False,
-    requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
-    tokens_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="A bucket that fills evenly.")] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="Counted when a request ends.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Requests at once; a stream is one.")] = None,
     budget_usd: Annotated[float | None, typer.Option(min=0, help="What its requests may cost in a period.")] = None,
     budget_period: PeriodOption = None,
@@ -145,7 +146,7 @@ def list_keys(
 
 
 @keys_app.command("show")
-def show_key(key_id: str, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def show_key(key_id: KeyArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Show one key: scopes, limits, and what it used today, this month and altogether.
 
     Example: `route-switch keys show 4f1c09ab7e`
@@ -165,18 +166,21 @@ def show_key(key_id: str, config: ConfigOption = None, as_json: JsonOption = Fal
 
 @keys_app.command("update")
 def update_key(
-    key_id: str,
-    name: Annotated[str | None, typer.Option()] = None,
+    key_id: KeyArgument,
+    name: Annotated[str | None, typer.Option(help="Whose key it is; for people.")] = None,
     template: TemplateOption = None,
     model: ModelOption = None,
     no_calls: NoCallsOption = False,
-    admin: Annotated[bool | None, typer.Option("--admin/--no-admin")] = None,
+    admin: Annotated[bool | None, typer.Option("--admin/--no-admin", help="May it use the admin API?")] = None,
     requests_per_minute: Annotated[str | None, typer.Option(help="A number, or none.")] = None,
     tokens_per_minute: Annotated[str | None, typer.Option(help="A number, or none.")] = None,
     concurrency: Annotated[str | None, typer.Option(help="A number, or none.")] = None,
     budget_usd: Annotated[str | None, typer.Option(help="A number, or none.")] = None,
     budget_period: PeriodOption = None,
-    allow_unpriced: Annotated[bool | None, typer.Option("--allow-unpriced/--no-allow-unpriced")] = None,
+    allow_unpriced: Annotated[
+        bool | None,
+        typer.Option("--allow-unpriced/--no-allow-unpriced", help="Despite a budget, models whose price is unknown?"),
+    ] = None,
     store: Annotated[str | None, typer.Option(help="full, metrics, none, or default: as configured.")] = None,
     expires_in: Annotated[str | None, typer.Option("--expires-in", help="Such as 30d from now, or never.")] = None,
     config: ConfigOption = None,
@@ -230,7 +234,7 @@ def update_key(
 
 
 @keys_app.command("revoke")
-def revoke_key(key_id: str, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def revoke_key(key_id: KeyArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """End a key for good. Requests in flight are finished.
 
     Example: `route-switch keys revoke 4f1c09ab7e`

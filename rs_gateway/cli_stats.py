@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.cli_options import ConfigOption, JsonOption, OneTemplateArgument
 from rs_gateway.data_console import data, print_json, printable, words
+from rs_gateway.template_hint import template_hint
 
 if TYPE_CHECKING:
     from rs_gateway.domain.analytics import Breakdown, Summary
@@ -18,7 +19,7 @@ _HEADINGS = ("", "requests", "success", "p50", "p95", "first token p50", "tokens
 
 
 def show_stats(
-    template_id: Annotated[str | None, typer.Argument(help="Only this template's.")] = None,
+    template_id: OneTemplateArgument = None,
     window: Annotated[str, typer.Option("--window", "-w", help="5m, 1h, 24h or all.")] = "24h",
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -36,7 +37,8 @@ def show_stats(
     if window not in WINDOWS:
         raise typer.BadParameter(f"{window!r} is not {', '.join(WINDOWS)}.", param_hint="--window")
     now_s = time.time()
-    with closing(open_stats_reader(load_settings(config))) as reader:
+    settings = load_settings(config)
+    with closing(open_stats_reader(settings)) as reader:
         begins = {name: since(name, now_s=now_s) for name in (WINDOWS if as_json else (window,))}
         found = {name: break_down(reader.stats(since_s=s, template_id=template_id)) for name, s in begins.items()}
     if as_json:
@@ -50,7 +52,8 @@ def show_stats(
         data.print(_table(found[window]))
     else:
         asked = "" if template_id is None else f" of template {template_id!r}"
-        words.print(f"No request{asked} in this window ({window}); --window all looks at all there ever were.")
+        hint = template_hint(template_id, settings)
+        words.print(f"No request{asked} in this window ({window}); --window all looks at all there ever were.{hint}")
 
 
 def _table(breakdown: "Breakdown") -> Table:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.cli_options import ConfigOption, JsonOption, TemplateArgument
+from rs_gateway.completions import version_numbers
 from rs_gateway.current_user import current_user
 from rs_gateway.data_console import print_json, words
 from rs_gateway.domain.errors import InvalidRequestError, RouteSwitchError
@@ -26,8 +27,8 @@ _STANDARD_INPUT = Path("-")
 
 
 def publish_version(
-    template_id: str,
-    version: Annotated[int, typer.Argument(min=1, help="The version to make live.")],
+    template_id: TemplateArgument,
+    version: Annotated[int, typer.Argument(min=1, help="The version to make live.", autocompletion=version_numbers)],
     reason: ReasonOption,
     model: ModelOption = None,
     previous: Annotated[int | None, typer.Option(min=1, help="Refuse unless this version is live now.")] = None,
@@ -58,7 +59,7 @@ def publish_version(
 
 
 def roll_back_template(
-    template_id: str,
+    template_id: TemplateArgument,
     reason: ReasonOption,
     model: ModelOption = None,
     config: ConfigOption = None,
@@ -80,9 +81,10 @@ def roll_back_template(
 
 
 def edit_template(
-    template_id: str,
+    template_id: TemplateArgument,
     version: Annotated[
-        int | None, typer.Option(min=1, help="Begin with this version.  [default: the live one]")
+        int | None,
+        typer.Option(min=1, help="Begin with this version.  [default: the live one]", autocompletion=version_numbers),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="The model that the new version is for.")] = None,
     file: Annotated[
@@ -182,9 +184,10 @@ def _say(changed: "RegisteredTemplate", *, as_json: bool) -> None:
         )
         return
     whom = change.model or ("all models" if not pinned else "all models without a version of their own")
+    before = "where none was" if change.previous is None else f"in place of {change.previous}"
     words.print(
-        f"Version {change.version} of {changed.template.template_id!r} is live for {whom}, in place of "
-        f"{change.previous}, by {change.by}. A running gateway serves it at its next refresh."
+        f"Version {change.version} of {changed.template.template_id!r} is live for {whom}, {before}, by {change.by}. "
+        "A running gateway serves it at its next refresh."
     )
     if pinned:
         words.print(f"Versions of their own keep: {listed_versions(pinned)}. Name one with --model to change it.")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.cli_options import ConfigOption, JsonOption, TemplateArgument
 from rs_gateway.cli_template_changes import edit_template, publish_version, roll_back_template
+from rs_gateway.completions import version_numbers
 from rs_gateway.current_user import current_user
 from rs_gateway.data_console import data, print_json, printable, words
 
@@ -105,7 +106,7 @@ def list_templates(config: ConfigOption = None, as_json: JsonOption = False) -> 
 
 
 @template_app.command("show")
-def show_template(template_id: str, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def show_template(template_id: TemplateArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Show a template: what is live and why in a few lines, then all versions and the whole history as YAML.
 
     Example: `route-switch template show support`
@@ -138,7 +139,7 @@ def show_template(template_id: str, config: ConfigOption = None, as_json: JsonOp
 
 
 @template_app.command("history")
-def show_history(template_id: str, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def show_history(template_id: TemplateArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Who made which version live, when, why, and on which proof; changes of weights too. The newest last.
 
     Example: `route-switch template history support`
@@ -152,7 +153,9 @@ def show_history(template_id: str, config: ConfigOption = None, as_json: JsonOpt
     if as_json:
         print_json([asdict(change) for change in registered.history])
         return
-    table = Table("at", "by", "what", "for", "proof", "reason")
+    table = Table()
+    for heading in ("at", "by", "what", "for", "proof", "reason"):
+        table.add_column(heading, overflow="fold")  # nothing is cut, however narrow the terminal is
     for change in registered.history:
         what = f"{change.action.value} version {change.version}"
         whom = change.model or "all models"
@@ -162,15 +165,19 @@ def show_history(template_id: str, config: ConfigOption = None, as_json: JsonOpt
         elif change.previous is not None:
             what += f" (was {change.previous})"
         proof = change.comparison_id or ("by hand" if change.action == "publish" else "")
-        table.add_row(*(printable(cell) for cell in (change.at, change.by, what, whom, proof, change.reason)))
+        table.add_row(*(printable(cell) for cell in (_at(change.at), change.by, what, whom, proof, change.reason)))
     data.print(table)
 
 
 @template_app.command("diff")
 def show_difference(
-    template_id: str,
-    older: Annotated[int | None, typer.Argument(min=1, help="A version.  [default: the live one]")] = None,
-    newer: Annotated[int | None, typer.Argument(min=1, help="Another one.  [default: the newest]")] = None,
+    template_id: TemplateArgument,
+    older: Annotated[
+        int | None, typer.Argument(min=1, help="A version.  [default: the live one]", autocompletion=version_numbers)
+    ] = None,
+    newer: Annotated[
+        int | None, typer.Argument(min=1, help="Another one.  [default: the newest]", autocompletion=version_numbers)
+    ] = None,
     model: Annotated[str | None, typer.Option(help="The model whose live version is meant.")] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -194,6 +201,11 @@ def show_difference(
         data.print(printable(line), style=_STYLES.get(line[:1]))
     if not lines:
         words.print(f"Versions {first.number} and {second.number} say the same.")
+
+
+def _at(at: str) -> str:
+    """As it is stored, with a space to fold at."""
+    return at.replace("T", " ", 1).replace("+00:00", " UTC")
 
 
 _STYLES = {"+": "green", "-": "red", "@": "cyan"}

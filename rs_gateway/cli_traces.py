@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.cli_options import ConfigOption, JsonOption, OneTemplateOption
 from rs_gateway.data_console import data, print_json, printable, words
 from rs_gateway.domain.traces import Outcome
+from rs_gateway.domain.wording import counted
+from rs_gateway.template_hint import template_hint
 
 if TYPE_CHECKING:
     from rs_gateway.domain.ports import TraceReader
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
 traces_app = typer.Typer(no_args_is_help=True, help="Requests that were answered: follow, look at, export.")
 
-TemplateOption = Annotated[str | None, typer.Option("--template-id", "-t", help="Only this template's.")]
 OutcomeOption = Annotated[Outcome | None, typer.Option(help="Only those that ended so.")]
 _POLL_S = 0.5
 
@@ -29,7 +30,7 @@ _POLL_S = 0.5
 def tail_traces(
     n: Annotated[int, typer.Option("--lines", "-n", min=0, max=100_000, help="How many.")] = 20,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Then go on with new ones, until Ctrl-C.")] = False,
-    template_id: TemplateOption = None,
+    template_id: OneTemplateOption = None,
     outcome: OutcomeOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -43,13 +44,14 @@ def tail_traces(
     from rs_gateway.wiring import open_trace_reader
 
     wanted = Wanted(template_id, None if outcome is None else outcome.value)
-    with closing(open_trace_reader(load_settings(config))) as reader:
+    settings = load_settings(config)
+    with closing(open_trace_reader(settings)) as reader:
         page = newest(reader, wanted, n=n)
         _print(page.traces, as_json=as_json)
         if follow:
             _follow(reader, wanted, after=page.position, as_json=as_json)
         elif not page.traces and not as_json:
-            words.print("The store holds no such trace.")
+            words.print(f"The store holds no such trace.{template_hint(template_id, settings)}")
 
 
 def _follow(reader: "TraceReader", wanted: "Wanted", *, after: int, as_json: bool) -> None:
@@ -104,7 +106,7 @@ def export_traces(
     ] = None,
     since: Annotated[str | None, typer.Option(help="Begun then or later: 2h (ago), or 2026-05-01T12:00.")] = None,
     until: Annotated[str | None, typer.Option(help="Begun before then.")] = None,
-    template_id: TemplateOption = None,
+    template_id: OneTemplateOption = None,
     outcome: OutcomeOption = None,
     no_payload: Annotated[bool, typer.Option("--no-payload", help="Without what was said.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
@@ -127,17 +129,18 @@ def export_traces(
     now_s = time.time()
     since_s, until_s = (None if text is None else instant_s(text, now_s=now_s) for text in (since, until))
     wanted = Wanted(template_id, None if outcome is None else outcome.value, since_s, until_s)
-    with closing(open_trace_reader(load_settings(config))) as reader:
+    settings = load_settings(config)
+    with closing(open_trace_reader(settings)) as reader:
         if output is None:
             n = _export(reader, wanted, sys.stdout, no_payload=no_payload)
-            words.print(f"{n} traces.")
+            words.print(f"{counted(n, 'trace')}.{template_hint(template_id, settings)}")
             return
         with whole_file(output, overwrite=overwrite) as file:
             n = _export(reader, wanted, file, no_payload=no_payload)
     if as_json:
         print_json({"traces": n, "file": str(output)})
     else:
-        words.print(f"{n} traces written to {output}.")
+        words.print(f"{counted(n, 'trace')} written to {output}.")
 
 
 def _export(reader: "TraceReader", wanted: "Wanted", file: TextIO, *, no_payload: bool) -> int:

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 import anyio
 
 from rs_gateway.domain.chat import ProviderCall
-from rs_gateway.domain.errors import RouteSwitchError
+from rs_gateway.domain.errors import (
+    ProviderRefusedError,
+    ProviderTimeoutError,
+    ProviderUnreachableError,
+    RouteSwitchError,
+)
 from rs_gateway.domain.ports import ChatProvider
 
 if TYPE_CHECKING:
@@ -59,6 +64,7 @@ def questions_of(settings: "Settings") -> list[Question]:
 async def probe_all(
     questions: Sequence[Question],
     providers: Callable[[], Mapping[str, ChatProvider]],
+    settings: "Settings",
     *,
     on_answer: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Probe]:
@@ -66,6 +72,7 @@ async def probe_all(
 
     Args:
         providers: makes the adapters, inside the event loop; they are closed at the end.
+        settings: to say what to do about an error.
     """
     opened = providers()
     found: dict[int, Probe] = {}
@@ -73,7 +80,7 @@ async def probe_all(
 
     async def ask(position: int, question: Question) -> None:
         async with places:
-            found[position] = await _probe(opened[question.provider], question)
+            found[position] = await _probe(opened[question.provider], question, settings)
         on_answer(len(found), len(questions))
 
     try:
@@ -86,15 +93,36 @@ async def probe_all(
     return [found[position] for position in range(len(questions))]
 
 
-async def _probe(provider: ChatProvider, question: Question) -> Probe:
+async def _probe(provider: ChatProvider, question: Question, settings: "Settings") -> Probe:
     began, error = time.monotonic(), None
     try:
         call = ProviderCall(question.model, _QUESTION, dict(question.parameters), _TIMEOUT_S)
         body = await provider.complete(call)
         error = None if _has_choices(body) else "the answer is no chat completion"
     except RouteSwitchError as refused:
-        error = str(refused)
+        error = f"{str(refused).rstrip('.')}. {_remedy(refused, question.provider, settings)}".rstrip()
     return Probe(question.provider, question.model, time.monotonic() - began, error)
+
+
+def _remedy(error: RouteSwitchError, name: str, settings: "Settings") -> str:
+    """What to do about an error of the provider `name`; empty where its own words have to do."""
+    from rs_gateway.settings import key_variables
+
+    place = f"model_providers.{name}"
+    provider = settings.model_providers[name]
+    match error:
+        case ProviderUnreachableError() | ProviderTimeoutError():
+            if provider.base_url is None:
+                return "See that this machine reaches the internet."
+            return f"See that it runs and is reached from here at {place}.base_url."
+        case ProviderRefusedError(status=401 | 403):
+            if provider.api_key is not None:
+                return f"Set the variable that {place}.api_key names to a valid key."
+            return f"Set {' or '.join(reversed(key_variables(name)))} to a valid key."
+        case ProviderRefusedError(status=404):
+            return f"See that it has this model, and that {place}.base_url is right."
+        case _:
+            return ""
 
 
 def _has_choices(body: bytes) -> bool:

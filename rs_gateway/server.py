@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import closing
 
+import structlog
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
@@ -15,7 +16,7 @@ from rs_gateway.access import public_address_allowed
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.http_protocol import LimitedHttpTools
 from rs_gateway.logs import configure_logs
-from rs_gateway.settings import CONFIG_VARIABLE, Settings, is_loopback
+from rs_gateway.settings import CONFIG_VARIABLE, Settings, is_loopback, key_variables, keyless_providers
 from rs_gateway.shutdown import GRACE_S
 from rs_gateway.unfinished_restore import refuse_half_restored
 from rs_gateway.wiring import (
@@ -26,6 +27,7 @@ from rs_gateway.wiring import (
     open_trace_store,
 )
 
+log = structlog.get_logger()
 _KEEP_ALIVE_S = 75
 """Longer than clients and load balancers keep theirs: whoever closes first must not be the one who is asked."""
 
@@ -41,6 +43,8 @@ def serve(settings: Settings, *, workers: int) -> None:
     _allow_many_connections()
     with _bind(settings) as bound:
         _try_stores(settings)
+        for name in keyless_providers(settings, os.environ):
+            log.warning("provider_without_key", provider=name, set=key_variables(name)[-1])
         _run(settings, bound, workers=workers)
 
 

@@ -19,6 +19,7 @@ from rs_gateway.domain.pricing import PriceBook
 from rs_gateway.domain.rates import TokenBucket
 from rs_gateway.domain.router import Router
 from rs_gateway.domain.traces import StoreMode
+from rs_gateway.domain.wording import counted
 from rs_gateway.endpoint_wiring import build_endpoints
 from rs_gateway.settings import Settings
 from rs_gateway.wiring import (
@@ -140,8 +141,8 @@ class Serving:
                 state = await anyio.to_thread.run_sync(self._registry.load, before)
                 if before.templates and not state.templates and not state.problems:
                     raise RegistryError(
-                        f"The registry is empty now; it held {len(before.templates)} template(s), which go on "
-                        "being served. Restore it, or restart the gateway if that is meant."
+                        f"The registry is empty now; it held {counted(len(before.templates), 'template')}, and what "
+                        "was there goes on being served. Restore it, or restart the gateway if that is meant."
                     )
                 self._state = state
                 self.served = self._picture()

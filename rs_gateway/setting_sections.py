@@ -17,13 +17,15 @@ from pydantic import (
 
 from rs_gateway.domain.routing import STRATEGIES
 from rs_gateway.domain.traces import StoreMode
+from rs_gateway.domain.wording import did_you_mean
 from rs_gateway.pipeline_sections import OptimizationSettings
 from rs_gateway.section import Section
 
 
 def _known_strategy(name: str) -> str:
     if name not in STRATEGIES:
-        raise ValueError(f"{name!r} is no strategy; there are: {', '.join(sorted(STRATEGIES))}")
+        there_are = ", ".join(sorted(STRATEGIES))
+        raise ValueError(f"{name!r} is no strategy; there are: {there_are}.{did_you_mean(name, STRATEGIES)}")
     return name
 
 

@@ -18,7 +18,9 @@ from pydantic_settings import (
 )
 
 from rs_gateway.domain.errors import ConfigurationError
+from rs_gateway.domain.wording import did_you_mean
 from rs_gateway.pipeline_sections import DatasetSettings, EvaluationSettings, MiproSettings, PipelineSettings
+from rs_gateway.setting_faults import faults_of
 from rs_gateway.setting_sections import (
     AccessSettings,
     ApiSettings,
@@ -148,9 +150,10 @@ class Settings(BaseSettings):
         for combination in self.gateway.combinations:
             if combination.provider not in self.model_providers:
                 known = ", ".join(sorted(self.model_providers)) or "none"
+                meant = did_you_mean(combination.provider, self.model_providers)
                 raise ValueError(
                     f"combination {combination.id!r} names provider {combination.provider!r}, "
-                    f"which is not in model_providers ({known})"
+                    f"which is not in model_providers ({known}).{meant}"
                 )
         return self
 
@@ -192,7 +195,7 @@ def load_settings(path: Path | None = None) -> Settings:
             """write it as in RS_PRIVACY__REDACT='["emails"]'."""
         ) from None
     except ValidationError as error:
-        lines = [_explain(item) for item in error.errors()]
+        lines = faults_of(error, Settings)
         raise ConfigurationError(f"{chosen} cannot be used:\n" + "\n".join(f"  - {line}" for line in lines)) from None
 
 
@@ -202,6 +205,15 @@ def provider_key(name: str, provider: ProviderSettings, environment: Mapping[str
         return _usable_key(name, provider.api_key.get_secret_value())
     key = next((environment[c] for c in key_variables(name) if environment.get(c)), None)
     return None if key is None else _usable_key(name, key)
+
+
+def keyless_providers(settings: Settings, environment: Mapping[str, str]) -> list[str]:
+    """Providers that are known to refuse calls without a key, asked at their own address, and have none."""
+    return [
+        name
+        for name, provider in settings.model_providers.items()
+        if provider.base_url is None and name in KEYED_PROVIDERS and provider_key(name, provider, environment) is None
+    ]
 
 
 def key_variables(name: str) -> tuple[str, ...]:
@@ -244,6 +256,10 @@ def _read(path: Path) -> dict[str, Any]:
             f"There is no configuration at {path}. Name one with --config, or write one: `route-switch init` begins it "
             "with what it finds here."
         ) from None
+    except IsADirectoryError:
+        raise ConfigurationError(
+            f"{path} is a directory: name the configuration file in it, as in --config {path / DEFAULT_CONFIG}."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}.") from error
     try:
@@ -269,7 +285,10 @@ def _interpolate(value: Any, where: str, environment: Mapping[str, str]) -> Any:
 
     def substitute(match: re.Match[str]) -> str:
         if match[1] not in environment:
-            raise ConfigurationError(f"{where} needs the environment variable {match[1]}, which is not set.")
+            raise ConfigurationError(
+                f"{where} needs the environment variable {match[1]}, which is not set: `export {match[1]}=...` before "
+                "you start, or correct its name."
+            )
         found = environment[match[1]]
         # A password may hold anything, and is not a place; a variable that is the whole URL is written as URLs are.
         return escaped(found) if where.startswith("stores.") and is_database(value) else found
@@ -338,26 +357,3 @@ def _variables(model: type[BaseModel], prefix: str) -> Iterator[str]:
             yield from _variables(annotation, variable + "__")
         elif any(isinstance(a, type) and issubclass(a, BaseModel) for a in get_args(annotation)):
             yield variable + "__*"
-
-
-def _explain(item: Any) -> str:
-    place = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(item["loc"][-1]), _siblings(item["loc"]), n=1)
-        return f"{place}: unknown key" + (f"; did you mean {close[0]!r}?" if close else "; nothing here has that name.")
-    message = item["msg"].removeprefix("Value error, ")
-    return f"{place}: {message}" if place else message
-
-
-def _siblings(location: tuple[int | str, ...]) -> list[str]:
-    model: Any = Settings
-    for part in location[:-1]:
-        if isinstance(part, int):
-            continue
-        fields = getattr(model, "model_fields", None)
-        if fields is None or part not in fields:
-            continue
-        annotation = fields[part].annotation
-        models = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
-        model = models[0] if models else model
-    return list(model.model_fields)

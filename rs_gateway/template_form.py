@@ -2,7 +2,7 @@
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
 from rs_gateway.domain.errors import TemplateInvalidError, shown
 from rs_gateway.domain.output_formats import OutputFormat
@@ -14,8 +14,8 @@ class DemoForm(BaseModel):
     """One few-shot pair."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    user: str
-    assistant: str
+    user: str = Field(description="What somebody asks.")
+    assistant: str = Field(description="What the model should answer.")
 
 
 class TextForm(BaseModel):
@@ -24,7 +24,7 @@ class TextForm(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     instruction: str = Field(description="The system text, with {name} placeholders.")
     user: str | None = Field(default=None, description="The user text, before the client's own messages.")
-    demos: tuple[DemoForm, ...] = ()
+    demos: tuple[DemoForm, ...] = Field(default=(), description="Shown before the user text, in this order.")
     output: OutputFormat = Field(
         default=OutputFormat.BARE,
         description="How instruction and demos have the answer written; the client gets it bare.",
@@ -56,13 +56,20 @@ class TextForm(BaseModel):
 class TemplateForm(TextForm):
     """A template and its first version."""
 
-    id: str = Field(json_schema_extra={"pattern": f"^{TEMPLATE_ID_PATTERN}$"})
-    name: str = ""
+    id: str = Field(
+        description="What clients name it by, in `model` or `metadata.template_id`.",
+        json_schema_extra={"pattern": f"^{TEMPLATE_ID_PATTERN}$"},
+    )
+    name: str = Field(default="", description="For people.")
     variables: tuple[str, ...] | None = Field(default=None, description="By default those that the texts use.")
-    evaluator: dict[str, Any] | str | None = None
-    default: bool = False
+    evaluator: dict[str, Any] | str | None = Field(
+        default=None, description="What scores its answers: a name, or `name` with options."
+    )
+    default: StrictBool = Field(
+        default=False, description="Whether it is meant by the name of a model that several templates run on."
+    )
     reference: str | None = Field(default=None, description="captured:COMBINATION_ID")
-    store: StoreMode | None = None
+    store: StoreMode | None = Field(default=None, description="How much is kept of its requests, at most.")
 
     def to_template(self) -> tuple[PromptTemplate, PromptText]:
         """Raises TemplateInvalidError."""

@@ -14,6 +14,7 @@ from rs_gateway.adapters.prompt_files import PromptFiles
 from rs_gateway.adapters.request_log import RequestLog
 from rs_gateway.adapters.sqlite_access import SqliteAccessStore
 from rs_gateway.adapters.sqlite_erasure import SqliteEraser
+from rs_gateway.adapters.sqlite_figures import SqliteFigures
 from rs_gateway.adapters.sqlite_stats import SqliteStatsReader
 from rs_gateway.adapters.sqlite_traces import SqliteTraceReader, SqliteTraceStore, sqlite_path
 from rs_gateway.adapters.trace_retention import Retention
@@ -26,7 +27,7 @@ from rs_gateway.domain.pricing import PriceBook
 from rs_gateway.domain.rates import TokenBucket
 from rs_gateway.domain.redaction import Redactor
 from rs_gateway.domain.routing import RouterRules
-from rs_gateway.domain.stats import StatsReader
+from rs_gateway.domain.stats import StatsReader, TemplateFigures
 from rs_gateway.domain.traces import Trace
 from rs_gateway.setting_sections import ProviderSettings
 from rs_gateway.settings import COUNTS_UNASKED, DIRECT_BASE_URLS, OWN_PROTOCOL, Settings, StoreName, provider_key
@@ -165,6 +166,16 @@ def open_stats_reader(settings: Settings) -> StatsReader:
 
         return PostgresStatsReader(place)
     return SqliteStatsReader(settings.path(sqlite_path(settings.traces_url)))
+
+
+def open_template_figures(settings: Settings) -> TemplateFigures:
+    """One template's live figures in the same store, to be taken along."""
+    if is_postgres(settings.traces_url):
+        place = _postgres(settings, "traces")
+        from rs_gateway.adapters.postgres_figures import PostgresFigures
+
+        return PostgresFigures(place)
+    return SqliteFigures(settings.path(sqlite_path(settings.traces_url)))
 
 
 def open_score_reader(settings: Settings) -> ScoreReader:

@@ -1,6 +1,7 @@
 """Model answers, paid for once: a content-addressed cache on disk, and budgets that are counted in the same file."""
 
 import math
+import os
 import sqlite3
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
+from rs_gateway.adapters.sqlite_read_only import open_read_only
 from rs_gateway.adapters.sqlite_schema import Schema
 from rs_gateway.domain.errors import RouteSwitchError, StoreError
 
@@ -126,9 +128,13 @@ class AnswerCache:
     """
 
     def __init__(self, path: Path) -> None:
+        """Open the file, for reading alone where its directory cannot be written. Raises StoreError."""
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
+        if path.exists() and not os.access(path.parent, os.W_OK):
+            self._connection = self._opened_to_read()
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
         with self._statements():
             self._open()
@@ -274,6 +280,20 @@ class AnswerCache:
         with self._lock:
             self._connection.close()
 
+    def _opened_to_read(self) -> sqlite3.Connection:
+        try:
+            connection, _ = open_read_only(self._path, timeout_s=30, check_same_thread=False)
+            version = ANSWER_SCHEMA.version(connection, self._path)
+        except sqlite3.Error as error:
+            raise StoreError(f"The answer cache {self._path} cannot be read: {error}.") from error
+        if version < len(ANSWER_SCHEMA.migrations):
+            connection.close()
+            raise StoreError(
+                f"The answer cache {self._path} is of an older program, and {self._path.parent} cannot be written: "
+                "open it once where it may be, as with `route-switch optimize`."
+            )
+        return connection
+
     def _open(self) -> None:
         # Switching to WAL does not wait for the busy timeout when another process switches at the same moment.
         for _ in range(100):
@@ -291,7 +311,7 @@ class AnswerCache:
             try:
                 yield self._connection
             except sqlite3.Error as error:
-                raise StoreError(f"The answer cache cannot be used: {error}.") from error
+                raise StoreError(f"The answer cache {self._path} cannot be used: {error}.") from error
 
     @contextmanager
     def _transaction(self) -> Generator[None]:

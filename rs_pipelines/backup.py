@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,6 +21,7 @@ from rs_pipelines.backup_catalog import (
     sha256_of,
 )
 from rs_pipelines.durable_files import sync_path, write_durably
+from rs_pipelines.lake_check import damaged_parts
 from rs_pipelines.lake_edit import refuse_missing_parts
 from rs_pipelines.lake_files import LakeFiles
 from rs_pipelines.lake_manifest import LakeCorruptError
@@ -34,6 +35,7 @@ FIRST_FILE = "manifest.json"
 """Names what else counts in its folder, so it is copied before that."""
 _CHUNK_BYTES = 1 << 20
 _TRIES = 20
+_MOST_NAMED = 10
 
 
 def back_up(
@@ -66,7 +68,7 @@ def back_up(
     """
     _refuse_target(target, overwrite=overwrite)
     try:
-        with stores_lock(data, "backup", on_wait=on_wait), _partial(target) as folder:
+        with _held_still(data, on_wait), _partial(target) as folder:
             files = [_copy_file(configuration, folder / CONFIGURATION_FILE, folder)]
             kept = [part for part in parts if part.path.exists()]
             for part in kept:
@@ -147,6 +149,13 @@ def _refuse_target(target: Path, *, overwrite: bool) -> None:
         raise BackupError(f"{target} is a backup already: name another folder, or replace it with --overwrite.")
 
 
+def _held_still(data: Path, on_wait: OnWait) -> AbstractContextManager[None]:
+    """Nothing is erased meanwhile. From a file system that is mounted read-only, such as a snapshot, nothing is."""
+    if data.exists() and os.statvfs(data).f_flag & os.ST_RDONLY:
+        return nullcontext()
+    return stores_lock(data, "backup", on_wait=on_wait)
+
+
 @contextmanager
 def _partial(target: Path) -> Generator[Path]:
     """A private folder beside the target, removed at the end unless it was renamed."""
@@ -183,7 +192,21 @@ def _copy_part(part: Part, folder: Path, on_copied: OnCopied) -> list[StoredFile
         return part.name != "lake" or _has_its_parts(part.path, target)
 
     target.mkdir()
-    return [_stored(copy, folder) for copy in copy_folder(part.path, target, on_file=on_file, is_whole=is_whole)]
+    copies = copy_folder(part.path, target, on_file=on_file, is_whole=is_whole)
+    if part.name == "lake":
+        _refuse_damaged(part.path, target)
+    return [_stored(copy, folder) for copy in copies]
+
+
+def _refuse_damaged(lake: Path, copy: Path) -> None:
+    """Raises LakeCorruptError: a restore of the copy would bring back a lake that cannot be read."""
+    damaged = damaged_parts(LakeFiles(copy))
+    if damaged:
+        named = "; ".join(f"{lake / fault.path} ({fault.why})" for fault in damaged[:_MOST_NAMED])
+        raise LakeCorruptError(
+            f"{len(damaged)} parts of the lake are damaged, so it is not backed up: {named}. Restore them from an "
+            f"earlier backup, or move the whole folder {lake} away and ingest again."
+        )
 
 
 def _has_its_parts(lake: Path, copy: Path) -> bool:

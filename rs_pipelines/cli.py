@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.cli_options import ConfigOption, JsonOption, TemplateArgument
+from rs_gateway.completions import model_names
 from rs_gateway.data_console import words
 from rs_gateway.domain.errors import ConfigurationError
 from rs_pipelines.cli_backup import backup, restore
@@ -46,9 +47,22 @@ def register(app: typer.Typer) -> None:
 
 
 def optimize(
-    template_id: str,
+    template_id: TemplateArgument,
     config: ConfigOption = None,
-    model: Annotated[str | None, typer.Option(help="The model, where the template runs on several.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model, where the template runs on several.", autocompletion=model_names)
+    ] = None,
+    prompt_file: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="First take the instruction in this text file in: as a draft to try, or as a new template.",
+        ),
+    ] = None,
+    variables: Annotated[
+        str | None, typer.Option(help="With --prompt-file: by commas; those that the text uses by default.")
+    ] = None,
     trials: Annotated[
         int | None,
         typer.Option(
@@ -90,6 +104,10 @@ def optimize(
     chosen: Literal["light", "medium", "heavy"] | None = mode  # pyright: ignore[reportAssignmentType]  # just checked
     bench = Workbench.at(config)
     target = bench.target(template_id, model)
+    if prompt_file is not None:
+        _take_prompt(bench, target, prompt_file, variables)
+    elif variables is not None:
+        raise typer.BadParameter("--variables goes with --prompt-file.")
     effort = Effort(chosen, trials, max_calls, seed)
     if preflight:
         _preflight_only(bench, target, effort, as_json=as_json)
@@ -153,6 +171,19 @@ def optimize(
             f"This study has taken {paid.calls} model calls, {paid.input_tokens:,} input and {paid.output_tokens:,} "
             f"output tokens{usd}, its earlier runs included. This run took {time.monotonic() - began:.0f} s."
         )
+
+
+def _take_prompt(bench: "Workbench", target: "Target", file: Path, variables: str | None) -> None:
+    from rs_pipelines.prompt_draft import take_prompt
+
+    named = None if variables is None else [name.strip() for name in variables.split(",") if name.strip()]
+    draft = take_prompt(bench, target, file, variables=named)
+    if draft.registered:
+        words.print(f"Registered {target.template_id!r} from {file}, version 1 live.")
+    elif draft.added:
+        words.print(f"Added {file} as version {draft.version}, a draft: the search tries it beside its own.")
+    else:
+        words.print(f"Version {draft.version} says the same as {file} already.")
 
 
 def _join(bench: "Workbench", target: "Target") -> None:

@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
+from rs_gateway.cli_options import TemplateArgument
 from rs_gateway.data_console import DataConsole, words
 from rs_gateway.domain.errors import ConfigurationError
 
 
 def find_best_model(
-    template_id: str,
+    template_id: TemplateArgument,
     models: Annotated[
         str | None, typer.Option(help="Models to compare, by commas; those that the template runs on by default.")
     ] = None,

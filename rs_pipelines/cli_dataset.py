@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.cli_options import ConfigOption, JsonOption, TemplateArgument
+from rs_gateway.completions import combination_names
 from rs_gateway.data_console import data, print_json, printable, words
+from rs_gateway.domain.wording import counted
 
 if TYPE_CHECKING:
     from rs_pipelines.teaching import Taught
@@ -20,7 +22,7 @@ dataset_app = typer.Typer(no_args_is_help=True, help="Labelled rows: from files,
 
 @dataset_app.command("import")
 def import_dataset(
-    template_id: str,
+    template_id: TemplateArgument,
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help='Lines of {"variables", "expected"}.')],
     config: ConfigOption = None,
     skip_invalid: Annotated[bool, typer.Option(help="Import the good rows although there are bad ones.")] = False,
@@ -51,7 +53,8 @@ def import_dataset(
         words.print(f"line {problem.line}: {problem.reason}")
     if refused:
         words.print(
-            f"{report.skipped} bad row(s), nothing imported. Mend them, or pass --skip-invalid.", style="bold red"
+            f"{counted(report.skipped, 'bad row')}, nothing imported. Mend what is bad, or pass --skip-invalid.",
+            style="bold red",
         )
     if as_json:
         print_json(
@@ -65,8 +68,8 @@ def import_dataset(
         )
     elif not refused:
         words.print(
-            f"Imported {report.added} rows ({report.corrected} corrected, {report.duplicates} already known, "
-            f"{report.skipped} skipped)."
+            f"Imported {counted(report.added, 'row')} ({report.corrected} corrected, {report.duplicates} already "
+            f"known, {report.skipped} skipped)."
         )
     if refused:
         raise typer.Exit(1)
@@ -74,8 +77,13 @@ def import_dataset(
 
 @dataset_app.command("teach")
 def teach_dataset(
-    template_id: str,
-    teacher: Annotated[str, typer.Option(help="Id of a combination of the template; `enabled: false` will do.")],
+    template_id: TemplateArgument,
+    teacher: Annotated[
+        str,
+        typer.Option(
+            help="Id of a combination of the template; `enabled: false` will do.", autocompletion=combination_names
+        ),
+    ],
     limit: Annotated[int, typer.Option(min=1, help="Inputs at most, the newest first.")] = 200,
     max_calls: Annotated[int | None, typer.Option(min=1, help="Hard limit on the teacher's calls.")] = None,
     config: ConfigOption = None,
@@ -122,7 +130,7 @@ def teach_dataset(
 
 def _left_to_teach(taught: "Taught") -> str:
     """What has no label yet, and how to go on."""
-    left = "1 input has" if taught.remaining == 1 else f"{taught.remaining} inputs have"
+    left = counted(taught.remaining, "input has", "inputs have")
     if taught.remaining > taught.unanswered:
         # Those that were not answered are the newest: they come first again.
         limit = "" if taught.unanswered < taught.inputs else ", with a larger --limit"
@@ -135,7 +143,7 @@ def _left_to_teach(taught: "Taught") -> str:
 
 @dataset_app.command("export")
 def export_dataset(
-    template_id: str,
+    template_id: TemplateArgument,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", dir_okay=False, help="A file.  [default: stdout]")
     ] = None,
@@ -163,19 +171,19 @@ def export_dataset(
     lines = (line_of(row) + "\n" for row in rows)
     if output is None:
         sys.stdout.writelines(lines)
-        words.print(f"{len(rows)} rows.")
+        words.print(f"{counted(len(rows), 'row')}.")
         return
     with whole_file(output, overwrite=overwrite) as file:
         file.writelines(lines)
     if as_json:
         print_json({"rows": len(rows), "file": str(output)})
     else:
-        words.print(f"{len(rows)} rows written to {output}.")
+        words.print(f"{counted(len(rows), 'row')} written to {output}.")
 
 
 @dataset_app.command("show")
 def show_dataset(
-    template_id: str,
+    template_id: TemplateArgument,
     n: Annotated[int, typer.Option("--rows", "-n", min=0, help="Rows to show; the first ones.")] = 5,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -200,15 +208,17 @@ def show_dataset(
             {"variables": row.variables, "messages": row.messages, "expected": row.expected, "split": side}
             for row, side in list(zip(rows, sides, strict=True))[:n]
         ]
-        counted = [{"expected": expected, "rows": count} for expected, count in labels.most_common()]
+        by_label = [{"expected": expected, "rows": count} for expected, count in labels.most_common()]
         facts = {"template_id": template_id, "rows": len(rows), "by_split": dict(by_split)}
-        print_json({**facts, "labels": counted, "first_rows": shown})
+        print_json({**facts, "labels": by_label, "first_rows": shown})
         return
     if not rows:
         words.print(f"No row was imported for {template_id!r}: `route-switch dataset import {template_id} FILE`.")
         return
-    data.print(f"{len(rows)} rows: " + ", ".join(f"{by_split[side]} {side}" for side in ("train", "val", "test")))
-    table = Table("label", "rows", title=f"{len(labels)} different labels", title_justify="left")
+    data.print(
+        f"{counted(len(rows), 'row')}: " + ", ".join(f"{by_split[side]} {side}" for side in ("train", "val", "test"))
+    )
+    table = Table("label", "rows", title=counted(len(labels), "different label"), title_justify="left")
     for expected, count in labels.most_common(_SHOWN_LABELS):
         table.add_row(printable(expected[:_SHOWN_CHARACTERS]), str(count))
     data.print(table)

@@ -1,6 +1,7 @@
 """`route-switch forget`: everything that is kept of a user or a trace, and everything that was made from it."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -26,6 +27,10 @@ _SAID: Mapping[str, tuple[str, str]] = {
     "dagster_runs": ("run in Dagster's history that may show them", "runs in Dagster's history that may show them"),
 }
 """What was found, of one and of several."""
+_FORGOTTEN = (
+    "Forgotten. Not reached: backups that were made before (forget again after a restore), logs, exported packages and "
+    "reports; data/known_examples keeps hashes of inputs, 16 digits each."
+)
 
 
 def forget(
@@ -64,6 +69,8 @@ def forget(
         words.print("There is nothing of it in any store.")
     for line in found_lines(counts, found.versions):
         words.print(line)
+    for line in (*unreadable_lines(found.unreadable), *package_lines(found.packages)):
+        words.print(line)
     forgotten = False
     if not dry_run and not found.empty and _agreed(yes=yes):
         remove(
@@ -73,11 +80,13 @@ def forget(
             on_wait=lambda holder: words.print(waiting_for(holder)),
         )
         forgotten = True
-        words.print("Forgotten. Backups that were made before still have it: forget again after a restore.")
+        words.print(_FORGOTTEN)
     if as_json:
         result = {
             "found": counts,
             "versions": [asdict(version) for version in found.versions],
+            "packages": [str(folder) for folder in found.packages],
+            "unreadable": list(found.unreadable),
             "forgotten": forgotten,
         }
         sys.stdout.write(json.dumps(result) + "\n")
@@ -87,6 +96,10 @@ def forget(
 
 def _runs(bench: "Workbench", found: "Found") -> list[str]:
     if not found.study_ids:
+        return []
+    history = bench.data / "dagster"
+    if history.exists() and not os.access(history, os.W_OK):
+        words.print(f"Dagster's history is not searched: it can be opened only where {history} may be written.")
         return []
     from rs_pipelines.defs.forgotten_runs import runs_of  # brings Dagster along
 
@@ -113,6 +126,21 @@ def found_lines(counts: Mapping[str, int], versions: Iterable["QuotingVersion"])
             f"Version {version.version} of {version.template_id!r}{live} quotes it in {demos}: versions are not "
             "changed, so publish one without."
         )
+
+
+def unreadable_lines(unreadable: Mapping[str, str]) -> Iterator[str]:
+    """Files of the lake that could not be searched, and what to do."""
+    for path, why in unreadable.items():
+        yield (
+            f"{path} cannot be searched ({why}). It counts no more: it goes with whatever is forgotten; where nothing "
+            "is, delete it."
+        )
+
+
+def package_lines(packages: Iterable[Path]) -> Iterator[str]:
+    """Imported packages that show it, and what to do."""
+    for folder in packages:
+        yield f"The imported package {folder} shows it: packages are not changed, so delete the folder if it must go."
 
 
 def _agreed(*, yes: bool) -> bool:

@@ -3,11 +3,15 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rs_gateway.data_console import words
+from rs_gateway.domain.wording import counted
+
+if TYPE_CHECKING:
+    from rs_pipelines.workbench import Workbench
 
 
 def ingest(
@@ -22,7 +26,8 @@ def ingest(
 ) -> None:
     """Bring new traces and feedback from the gateway's store into the lake, each row exactly once.
 
-    The gateway may be running. Interrupted or killed, it goes on where it was when started again.
+    Then `daily_figures.parquet` and `live_scores.parquet` in the data directory are made anew, as the pipelines do. The
+    gateway may be running. Interrupted or killed, it goes on where it was when started again.
 
     Example: `route-switch ingest --compact --json`
     """
@@ -38,6 +43,7 @@ def ingest(
         with RunProgress(words) as progress:
             report = steps.ingest(bench, watch=progress)
             merged = bench.lake.compact(on_merge=progress.merged) if compact else None
+            _make_tables(bench, anew=report.rows + report.feedback_rows > 0)
     except KeyboardInterrupt:
         words.print("Stopped. What came is kept: the same command goes on where it was.")
         raise typer.Exit(130) from None
@@ -53,8 +59,23 @@ def ingest(
         sys.stdout.write(json.dumps(found) + "\n")
         return
     words.print(
-        f"{report.rows} new traces, {report.feedback_rows} new feedback rows in {report.files} files, "
-        f"{report.seconds:.1f} s"
+        f"{counted(report.rows, 'new trace')}, {counted(report.feedback_rows, 'new feedback row')} in "
+        f"{counted(report.files, 'file')}, {report.seconds:.1f} s"
     )
     if merged is not None:
-        words.print(f"{merged.merged} small files merged into {merged.into}; the lake has {merged.parts} files")
+        words.print(
+            f"{counted(merged.merged, 'small file')} merged into {merged.into}; the lake has "
+            f"{counted(merged.parts, 'file')}"
+        )
+
+
+def _make_tables(bench: "Workbench", *, anew: bool) -> None:
+    """What analysts read beside the lake: the tables of the assets `daily_figures` and `live_scores`."""
+    from rs_pipelines.analysis.traffic import daily_figures, save_figures
+    from rs_pipelines.live_scores import save_live_scores, score_live
+
+    figures = bench.data / "daily_figures.parquet"
+    if anew or not figures.exists():
+        save_figures(daily_figures(bench.lake), figures)
+    if anew or not bench.live_scores.exists():
+        save_live_scores(bench.live_scores, score_live(bench).frame)

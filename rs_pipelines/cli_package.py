@@ -2,18 +2,20 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.cli_options import ConfigOption, JsonOption, TemplateArgument
 from rs_gateway.data_console import words
 
 if TYPE_CHECKING:
     from rs_pipelines.packages.content import PackageContent
+    from rs_pipelines.packages.format import Watch
     from rs_pipelines.packages.importing import Imported
 
 package_app = typer.Typer(no_args_is_help=True, help="Take a template with its whole history to another gateway.")
@@ -23,7 +25,7 @@ PackageArgument = Annotated[Path, typer.Argument(help="A package: a directory, o
 
 @package_app.command("export")
 def export(
-    template_id: str,
+    template_id: TemplateArgument,
     place: Annotated[Path, typer.Argument(help="A directory that is not there yet, or a new file NAME.tar.zst.")],
     logs_limit: Annotated[int, typer.Option(min=0, help="Newest traces to take along; 0 for none.")] = 100,
     include_analytics: Annotated[
@@ -50,7 +52,8 @@ def export(
 
     bench = Workbench.at(config)
     options = ExportOptions(logs_limit, include_analytics, git)
-    facts = export_package(bench, template_id, place, options, now=datetime.now(UTC))
+    with _long_work() as watch:
+        facts = export_package(bench, template_id, place, options, now=datetime.now(UTC), watch=watch)
     if as_json:
         _print_json(
             {
@@ -104,7 +107,8 @@ def import_(
     from rs_pipelines.workbench import Workbench
 
     bench = Workbench.at(config)
-    done = import_package(bench, path, ImportOptions(overwrite, restore_analytics))
+    with _long_work() as watch:
+        done = import_package(bench, path, ImportOptions(overwrite, restore_analytics), watch=watch)
     if as_json:
         _print_json(
             {
@@ -166,7 +170,7 @@ def verify(path: PackageArgument, as_json: JsonOption = False) -> None:
     from rs_pipelines.packages.content import opened_package
 
     try:
-        with opened_package(path) as content:
+        with _long_work() as watch, opened_package(path, watch=watch) as content:
             _print_verified(path, content, as_json=as_json)
     except RouteSwitchError as error:
         if as_json:
@@ -196,6 +200,20 @@ def _print_verified(path: Path, content: "PackageContent", *, as_json: bool) -> 
     )
     for note in content.notes:
         words.print(f"- {note}")
+
+
+@contextmanager
+def _long_work() -> "Generator[Watch]":
+    """A bar at a terminal; Ctrl-C and SIGTERM end the work in good order."""
+    from rs_gateway.progress_bar import progress_steps
+    from rs_pipelines.interrupts import sigterm_interrupts
+
+    try:
+        with sigterm_interrupts(), progress_steps() as watch:
+            yield watch
+    except KeyboardInterrupt:
+        words.print("Stopped. Nothing is left half done: the same command begins anew.")
+        raise typer.Exit(130) from None
 
 
 def _counted(counts: Mapping[str, int]) -> str:

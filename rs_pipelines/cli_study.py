@@ -1,20 +1,27 @@
 """`route-switch study`: what searches have found, and on which proof."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from rs_gateway.cli_options import ConfigOption, JsonOption
+from rs_gateway.cli_options import ConfigOption, JsonOption, OneTemplateArgument
+from rs_gateway.completions import study_names
 from rs_gateway.data_console import data, print_json, printable, words
+from rs_gateway.template_hint import template_hint
+
+if TYPE_CHECKING:
+    from rs_pipelines.study_lines import StudyLine
 
 study_app = typer.Typer(no_args_is_help=True, help="What optimisations have tried, found and proven.")
 
 
 @study_app.command("list")
 def list_studies(
-    template_id: Annotated[str | None, typer.Argument(help="Only this template's.")] = None,
+    template_id: OneTemplateArgument = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -30,9 +37,21 @@ def list_studies(
 
     bench = Workbench.at(config)
     lines = study_lines(bench.studies, bench.registry, template_id=template_id)
+    faults = bench.studies.faults()
+    for fault in faults:
+        words.print(Text.assemble(("error:", "bold red"), " ", fault))
     if as_json:
         print_json([asdict(line) for line in lines])
-        return
+    elif lines:
+        _print_lines(lines)
+    elif not faults:
+        hint = template_hint(template_id, bench.settings)
+        words.print(f"There is no study yet: `route-switch optimize {template_id or 'TEMPLATE'}` makes one.{hint}")
+    if faults:
+        raise typer.Exit(1)
+
+
+def _print_lines(lines: "Sequence[StudyLine]") -> None:
     table = Table("study", "template", "model", "started", "state", "live", "best", "proven gain", "calls")
     for line in lines:
         became = f"version {line.published_version}" if line.published_version is not None else line.state
@@ -43,15 +62,12 @@ def list_studies(
             *(printable(cell) for cell in (line.study_id, line.template_id, line.model, line.started_at, became)),
             *(_score(line.live_value), _score(line.best_value), gain, str(line.calls)),
         )
-    if lines:
-        data.print(table)
-    else:
-        words.print("There is no study yet: `route-switch optimize TEMPLATE` makes one.")
+    data.print(table)
 
 
 @study_app.command("show")
 def show_study(
-    study_id: Annotated[str, typer.Argument(help="Its id, or how it begins.")],
+    study_id: Annotated[str, typer.Argument(help="Its id, or how it begins.", autocompletion=study_names)],
     rows: Annotated[int, typer.Option(min=0, help="Rows won, and lost, to show with both outputs.")] = 0,
     config: ConfigOption = None,
     as_json: JsonOption = False,

@@ -33,6 +33,7 @@ class CompactionReport:
     parts: int = 0
 
 
+NOTHING_MERGED = CompactionReport()
 OnMerge = Callable[[CompactionReport], None]
 
 
@@ -75,14 +76,22 @@ def merge(
     choose: Callable[[Iterable[Part]], Sequence[tuple[Part, ...]]],
     *,
     on_merge: OnMerge = ignore_merge,
+    before: CompactionReport = NOTHING_MERGED,
+    enough: Callable[[], bool] = lambda: False,
 ) -> CompactionReport:
     """Merge the groups that `choose` makes of a table's parts, each in one instant.
 
     Killed anywhere, what was merged stays merged and nothing is lost or doubled. Memory holds one group at a time.
+
+    Args:
+        before: what was merged earlier; the report adds to it.
+        enough: asked after each group whether the others are left for later.
     """
-    report = CompactionReport()
+    report = before
     for table in TABLES:
         for group in choose(lake.manifest.table(table.name).parts):
+            if report is not before and enough():
+                break
             rows = pl.concat([lake.read(table, part) for part in group])
             new = lake.write(table, rows)
             lake.replace(table, remove=group, add=new)

@@ -216,7 +216,9 @@ def _variables(value: JsonValue, template: PromptTemplate) -> dict[str, str]:
     if not isinstance(value, dict):
         raise _BadRowError(f"`variables` is an object, not {_kind(value)}")
     if missing := [name for name in template.variables if name not in value]:
-        raise _BadRowError(f"variable {_quoted(missing)} is missing")
+        others = [name for name in value if name not in template.variables]
+        instead = f"; it has {_quoted(others)}, which the template does not know" if others else ""
+        raise _BadRowError(f"variable {_quoted(missing)} is missing{instead}")
     if extra := [name for name in value if name not in template.variables]:
         known = _quoted(template.variables) or "none"
         raise _BadRowError(f"the template has no variable {_quoted(extra)}: it has {known}")

@@ -18,6 +18,7 @@ from rs_pipelines.defs.publication import publication
 from rs_pipelines.defs.requested_runs import RequestedRuns
 from rs_pipelines.defs.resources import Stores
 from rs_pipelines.defs.traces import imported_rows, lake, live_scores, trace_store
+from rs_pipelines.defs.upkeep import upkeep
 
 
 def build_defs(resources: Mapping[str, object] | None = None, *, settings: Settings | None = None) -> dg.Definitions:
@@ -40,7 +41,7 @@ def build_defs(resources: Mapping[str, object] | None = None, *, settings: Setti
             publication,
         ],
         asset_checks=[sample_checks, comparison_checks],
-        jobs=[ingest, optimize_job(None if settings is None else settings.mipro_v2)],
+        jobs=[ingest, optimize_job(None if settings is None else settings.mipro_v2), upkeep],
         sensors=sensors(on=on),
         schedules=schedules(on=on),
         resources={"stores": Stores(), "requested": RequestedRuns(), **(resources or {})},

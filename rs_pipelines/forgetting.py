@@ -5,7 +5,7 @@ What was derived goes first and the trace store last: interrupted, the same requ
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -15,9 +15,13 @@ from rs_gateway.wiring import open_trace_eraser
 from rs_pipelines.evaluators.embedding_cache import EmbeddingCache
 from rs_pipelines.examples import key_of_input
 from rs_pipelines.inputs import example_id
+from rs_pipelines.lake import Searched
 from rs_pipelines.lake_edit import LakeEdit
 from rs_pipelines.lake_schema import TABLES, TRACES
+from rs_pipelines.packages.format import STUDIES_DIR
+from rs_pipelines.packages.provenance import imported_records
 from rs_pipelines.stores_lock import OnWait, stores_lock, wait_silently
+from rs_pipelines.studies import StudyFiles
 from rs_pipelines.workbench import Workbench
 
 
@@ -50,6 +54,8 @@ class Found:
         study_ids: searched with such a sample.
         dataset_rows: template id -> imported rows of the same input.
         answers: cached model answers that may be about them.
+        packages: imported packages whose records show their words; they are not changed.
+        unreadable: files of the lake that count no more and could not be searched, and why.
     """
 
     trace_ids: frozenset[str]
@@ -64,6 +70,8 @@ class Found:
     dataset_rows: Mapping[str, int]
     answers: int
     versions: tuple[QuotingVersion, ...]
+    packages: tuple[Path, ...] = ()
+    unreadable: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -95,7 +103,8 @@ def find(bench: Workbench, *, end_user: str | None = None, trace_ids: Collection
     """
     eraser = open_trace_eraser(bench.settings)
     in_store = list(eraser.of_user(end_user) if end_user is not None else eraser.of_ids(trace_ids))
-    in_lake = bench.lake.settled(lambda: _in_lake(bench, end_user=end_user, trace_ids=trace_ids))
+    searched = bench.lake.settled(lambda: _in_lake(bench, end_user=end_user, trace_ids=trace_ids))
+    in_lake = [StoredInput(*row) for row in searched.rows.unique("trace_id").iter_rows()]
     # One of them may have expired in the store, another one not have been ingested yet.
     ids = frozenset(found.trace_id for found in (*in_store, *in_lake))
     keys = _keys(bench, [*in_store, *in_lake])
@@ -110,19 +119,22 @@ def find(bench: Workbench, *, end_user: str | None = None, trace_ids: Collection
     study_ids = {s for s, sample in study_samples.items() if sample in touched_samples or sample not in known_samples}
     studies = tuple(bench.studies.quoting(examples)) if examples else ()
     anything = bool(ids or samples)
+    lake_rows, unreadable = bench.lake.settled(lambda: _n_in_lake(bench, ids))
     return Found(
         trace_ids=ids,
         keys=keys,
         examples=frozenset(examples),
         traces=len(in_store),
         feedback=eraser.n_feedback(ids),
-        lake_rows=bench.lake.settled(lambda: _n_in_lake(bench, ids)),
+        lake_rows=lake_rows,
         samples=samples,
         studies=studies,
         study_ids=frozenset(study_ids),
         dataset_rows={t: n for t, of in keys.items() if (n := bench.datasets.count(t, of))},
         answers=len(_answers(bench, study_samples.keys() - study_ids)) if anything else 0,
         versions=_quoting_versions(bench, examples),
+        packages=_quoting_packages(bench, keys, examples),
+        unreadable={**searched.unreadable, **unreadable},
     )
 
 
@@ -152,7 +164,7 @@ def forget(
             if target.key in touched:
                 stack.enter_context(bench.studies.lock(target))
         # Held from here on, so that no ingest brings over what is about to go.
-        lake = stack.enter_context(bench.lake.edit()) if bench.lake.exists() else None
+        lake = stack.enter_context(bench.lake.edit_if_there())
         # Before the studies, which they are found through.
         forget_runs()
         _forget_derived(bench, found)
@@ -182,17 +194,17 @@ def _forget_derived(bench: Workbench, found: Found) -> None:
         bench.samples.forget(path, rows)
 
 
-def _in_lake(bench: Workbench, *, end_user: str | None, trace_ids: Collection[str]) -> list[StoredInput]:
+def _in_lake(bench: Workbench, *, end_user: str | None, trace_ids: Collection[str]) -> Searched:
     chosen = pl.col("end_user") == end_user if end_user is not None else pl.col("trace_id").is_in(list(trace_ids))
     columns = ["trace_id", "template_id", "variables", "request_messages"]
-    rows = bench.lake.on_the_disk(TRACES, [*columns, "end_user"]).filter(chosen).select(columns).collect()
-    return [StoredInput(*row) for row in rows.unique("trace_id").iter_rows()]
+    return bench.lake.search(TRACES, columns, chosen=chosen)
 
 
-def _n_in_lake(bench: Workbench, trace_ids: Collection[str]) -> int:
+def _n_in_lake(bench: Workbench, trace_ids: Collection[str]) -> tuple[int, Mapping[str, str]]:
     named = pl.col("trace_id").is_in(list(trace_ids))
-    frames = (bench.lake.on_the_disk(table, ["seq", "trace_id"]) for table in TABLES)
-    return sum(frame.filter(named).select(pl.col("seq").n_unique()).collect().item() for frame in frames)
+    found = [bench.lake.search(table, ["seq"], chosen=named) for table in TABLES]
+    unreadable = {path: why for searched in found for path, why in searched.unreadable.items()}
+    return sum(searched.rows["seq"].n_unique() for searched in found), unreadable
 
 
 def _forget_in_lake(lake: LakeEdit, trace_ids: Collection[str]) -> None:
@@ -237,3 +249,8 @@ def _quoting_versions(bench: Workbench, examples: Collection[str]) -> tuple[Quot
                 live_for = tuple(model for model, live in registered.serving.items() if live == number)
                 found.append(QuotingVersion(template_id, number, live_for, demos))
     return tuple(found)
+
+
+def _quoting_packages(bench: Workbench, template_ids: Collection[str], examples: Collection[str]) -> tuple[Path, ...]:
+    folders = [folder for template_id in sorted(template_ids) for folder in imported_records(bench.data, template_id)]
+    return tuple(folder for folder in folders if StudyFiles(folder / STUDIES_DIR).quoting(examples))

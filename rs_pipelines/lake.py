@@ -8,7 +8,7 @@ killed ingest. Never read the folder by a pattern: ask `Lake`, which reads what 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +19,15 @@ import polars as pl
 from rs_gateway.domain.feedback import FeedbackKind
 from rs_gateway.domain.ports import TraceReader
 from rs_pipelines import lake_views
-from rs_pipelines.compaction import CompactionReport, OnMerge, crowded_parts, ignore_merge, merge, small_parts
+from rs_pipelines.compaction import (
+    NOTHING_MERGED,
+    CompactionReport,
+    OnMerge,
+    crowded_parts,
+    ignore_merge,
+    merge,
+    small_parts,
+)
 from rs_pipelines.ingest import IngestReport, OnPage, ignore_page, ingest
 from rs_pipelines.lake_bucket import LakeBucket
 from rs_pipelines.lake_edit import (
@@ -27,6 +35,7 @@ from rs_pipelines.lake_edit import (
     Clock,
     LakeEdit,
     edit,
+    edit_if_there,
     read_manifest,
     refuse_damaged_parts,
     refuse_missing_parts,
@@ -36,7 +45,7 @@ from rs_pipelines.lake_edit import (
 from rs_pipelines.lake_files import LakeBusyError, LakeFiles
 from rs_pipelines.lake_manifest import Manifest
 from rs_pipelines.lake_place import LakePlace
-from rs_pipelines.lake_schema import FEEDBACK, INSTANT, TRACES, Table
+from rs_pipelines.lake_schema import FEEDBACK, INSTANT, TABLES, TRACES, Table
 from rs_pipelines.lasting_frame import lasting_frame
 
 _SAID: Mapping[str, pl.DataType] = {
@@ -50,8 +59,18 @@ NEWEST_FEEDBACK_SCHEMA = pl.Schema({"trace_id": pl.String(), **_SAID, "said_at":
 
 T = TypeVar("T")
 _TRIES = 20
+_PAUSE_S = 0.25
+"""Those who wait for the lake look more often than that."""
 _FAN_IN = 8
 """So many small parts of about one size, of one day, are merged by the ingest that made the last of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What a search found, and the files that count no more and could not be searched: where they are, and why."""
+
+    rows: pl.DataFrame
+    unreadable: Mapping[str, str]
 
 
 class Lake:
@@ -64,13 +83,17 @@ class Lake:
         lock_timeout_s: float = 30.0,
         before_step: Callable[[str], None] | None = None,
         clock: Clock = utc_now,
+        turn_s: float = 5.0,
     ) -> None:
         """A lake in the folder `root`, which need not exist yet, or under a URL such as s3://bucket/prefix.
 
-        See LakeFiles and LakeBucket for the arguments.
+        See LakeFiles and LakeBucket for the other arguments.
+
+        Args:
+            turn_s: how long a compaction keeps others from changing the lake at a time, about.
         """
         self.root = root
-        self._clock = clock
+        self._clock, self._turn_s = clock, turn_s
         place = LakeBucket if isinstance(root, str) else LakeFiles
         self._files: LakePlace = place(
             root,  # pyright: ignore[reportArgumentType]  # each gets its own kind
@@ -102,16 +125,28 @@ class Lake:
     def compact(self, *, on_merge: OnMerge = ignore_merge) -> CompactionReport:
         """Merge all small parts of each day. Readers are not disturbed; killed anywhere, nothing is lost or doubled.
 
+        It lets others change the lake every few seconds, so that no ingest and no erasure is refused for its sake.
         Raises as `ingest`.
         """
-        with self.edit() as lake:
-            lake.purge(older_than=KEPT_FOR_READERS)
-            return merge(lake, small_parts, on_merge=on_merge)
+        report = NOTHING_MERGED
+        while True:
+            with self.edit() as lake:
+                lake.purge(older_than=KEPT_FOR_READERS)
+                report = merge(lake, small_parts, on_merge=on_merge, before=report, enough=_over_in(self._turn_s))
+                if not any(small_parts(lake.manifest.table(table.name).parts) for table in TABLES):
+                    return report
+            time.sleep(_PAUSE_S)
 
     @contextmanager
     def edit(self) -> Generator[LakeEdit]:
         """Be the only one to change the lake: rewrite parts, or drop them. See lake_edit.py."""
         with edit(self._files, clock=self._clock) as lake:
+            yield lake
+
+    @contextmanager
+    def edit_if_there(self) -> Generator[LakeEdit | None]:
+        """The same; None where nothing was ever ingested, and nothing is before the block ends."""
+        with edit_if_there(self._files, clock=self._clock) as lake:
             yield lake
 
     def exists(self) -> bool:
@@ -157,11 +192,21 @@ class Lake:
         """All feedback, with the columns of FEEDBACK_SCHEMA or those asked for."""
         return self._scan(FEEDBACK, columns)
 
-    def on_the_disk(self, table: Table, columns: Sequence[str]) -> pl.LazyFrame:
-        """Rows of all files, those too that count no more and stay for readers: a row may be there several times."""
+    def search(self, table: Table, columns: Sequence[str], *, chosen: pl.Expr) -> Searched:
+        """Rows of all files, those too that count no more and stay for readers: a row may be there several times.
+
+        Call it within `settled`. What counts no more and cannot be read is named and keeps nobody from the rest.
+        """
         manifest, names = self.manifest(), self._files.names()
-        retired = (p for p in manifest.retired if p.path in names and p.path.startswith(f"{table.name}/"))
-        return scan_parts(self._files, table, (*manifest.table(table.name).parts, *retired)).select(columns)
+        counted = scan_parts(self._files, table, manifest.table(table.name).parts)
+        frames, unreadable = [counted.filter(chosen).select(columns).collect()], dict[str, str]()
+        for part in manifest.retired:
+            if part.path in names and part.path.startswith(f"{table.name}/"):
+                try:
+                    frames.append(scan_parts(self._files, table, (part,)).filter(chosen).select(columns).collect())
+                except pl.exceptions.PolarsError as error:
+                    unreadable[str(self._files.path(part.path))] = str(error).partition("\n")[0]
+        return Searched(pl.concat(frames), unreadable)
 
     def newest_feedback(self) -> pl.LazyFrame:
         """What is said about each trace now: NEWEST_FEEDBACK_SCHEMA, one row for each trace that something is said of.
@@ -188,6 +233,12 @@ class Lake:
     def _scan(self, table: Table, columns: Sequence[str] | None) -> pl.LazyFrame:
         frame = scan_parts(self._files, table, self.manifest().table(table.name).parts)
         return frame if columns is None else frame.select(columns)
+
+
+def _over_in(seconds: float) -> Callable[[], bool]:
+    """Whether so much time has passed since this was called."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() >= end
 
 
 def _ignore_step(step: str) -> None:

@@ -129,6 +129,14 @@ def edit(files: LakePlace, *, clock: Clock = utc_now) -> Generator[LakeEdit]:
         yield LakeEdit(files, _begin(files), clock)
 
 
+@contextmanager
+def edit_if_there(files: LakePlace, *, clock: Clock = utc_now) -> Generator[LakeEdit | None]:
+    """The same; None, but nobody else's first change either, where nothing was ever ingested."""
+    with files.alone():
+        nothing = files.manifest() is None and not files.names()
+        yield None if nothing else LakeEdit(files, _begin(files), clock)
+
+
 def read_manifest(files: LakePlace) -> Manifest:
     """What counts at this moment; an empty one where nothing was ever ingested. Raises as `edit`, but LakeBusyError."""
     content = files.manifest()

@@ -12,7 +12,7 @@ import polars as pl
 from filelock import FileLock, Timeout
 
 from rs_gateway.domain.errors import StoreError
-from rs_pipelines.durable_files import sync_path, temporary_for
+from rs_pipelines.durable_files import sync_path, temporary_for, unwritable
 from rs_pipelines.lake_schema import TABLES, Packing
 
 _MANIFEST = "manifest.json"
@@ -131,16 +131,23 @@ class LakeFiles:
 
     @contextmanager
     def alone(self) -> Generator[None]:
-        """Be the only writer. Raises LakeBusyError when another one does not end in time; a dead one is none."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        """Be the only writer.
+
+        Raises:
+            LakeBusyError: another one did not end in time; a dead one is none.
+            StoreError: the folder cannot be written.
+        """
         lock = FileLock(self.root / ".ingest.lock", timeout=self._lock_timeout_s)
         try:
+            self.root.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout as error:
             raise LakeBusyError(
                 f"Another ingest, or another change, of {self.root} is under way and did not end within "
                 f"{self._lock_timeout_s:g} s: try again when it has ended."
             ) from error
+        except OSError as error:
+            raise unwritable(self.root, error) from error
         try:
             yield
         finally:

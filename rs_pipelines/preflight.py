@@ -12,6 +12,7 @@ from typing import Literal
 
 from rs_gateway.domain.errors import RouteSwitchError
 from rs_gateway.domain.evaluation import Answer, Evaluator
+from rs_gateway.domain.wording import counted
 from rs_pipelines.answers import Allowance
 from rs_pipelines.cached_model import CallCost
 from rs_pipelines.examples import Gathered
@@ -375,7 +376,10 @@ def _objections_to_evaluator(evaluator: EvaluatorSanity | None) -> list[str]:
 def _objections_to_model(live: LiveProbe | None) -> list[str]:
     if live is None or live.values or not live.asked:
         return []
-    return [f"The model gave no answer to {live.asked} rows ({live.error}). See that it can be reached."]
+    return [
+        f"The model gave no answer to {counted(live.asked, 'row')} ({live.error}). `route-switch check --live` says "
+        "how to mend that."
+    ]
 
 
 def _warnings(evaluator: EvaluatorSanity | None, live: LiveProbe | None, *, n_labels: int) -> list[str]:

@@ -18,6 +18,8 @@ from rs_pipelines.answers import ANSWER_SCHEMA
 from rs_pipelines.backup import copy_folder, put_folder_in_place
 from rs_pipelines.backup_catalog import BackupError, Catalog, read_catalog, verify
 from rs_pipelines.durable_files import put_in_place, sync_path
+from rs_pipelines.lake_check import damaged_parts
+from rs_pipelines.lake_files import LakeFiles
 from rs_pipelines.store_parts import Part
 from rs_pipelines.stores_lock import OnWait, stores_lock, wait_silently
 
@@ -47,6 +49,8 @@ def check_backup(directory: Path, *, on_bytes: Callable[[int, int], None] = lamb
         on_bytes(done, catalog.size_bytes)
 
     verify(directory, catalog, on_bytes=on_read)
+    if "lake" in catalog.parts:
+        _refuse_damaged_lake(directory)
     for name, schema in _SCHEMAS.items():
         if name in catalog.parts:
             # Immutable: nothing is written beside it, so the backup stays what it is.
@@ -54,6 +58,16 @@ def check_backup(directory: Path, *, on_bytes: Callable[[int, int], None] = lamb
             with closing(sqlite3.connect(uri, uri=True)) as connection:
                 schema.version(connection, directory / name)
     return catalog
+
+
+def _refuse_damaged_lake(directory: Path) -> None:
+    """A backup that was made before they were looked at may hold parts that were damaged already."""
+    damaged = damaged_parts(LakeFiles(directory / "lake"))
+    if damaged:
+        named = "; ".join(f"lake/{fault.path} ({fault.why})" for fault in damaged[:10])
+        raise BackupError(
+            f"The backup {directory} holds {len(damaged)} damaged parts of the lake: {named}. Use another."
+        )
 
 
 def in_the_way(parts: Sequence[Part]) -> list[Part]:

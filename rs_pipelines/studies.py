@@ -15,7 +15,7 @@ import msgspec
 
 from rs_gateway.domain.errors import RouteSwitchError, StoreError
 from rs_pipelines.comparison import Comparison
-from rs_pipelines.durable_files import write_durably
+from rs_pipelines.durable_files import unwritable, write_durably
 from rs_pipelines.mipro.records import StudyRecord, decode_study, encode_study
 from rs_pipelines.sample import Target
 from rs_pipelines.study_schema import STUDY_SCHEMA
@@ -70,7 +70,7 @@ class StudyFiles:
 
     def load_study(self, target: Target, study_id: str) -> StudyRecord | None:
         """Read study.json; None when there is none. Raises StoreError when it cannot be understood."""
-        content = _read(self._folder(target, study_id) / "study.json")
+        content = _read(self._readable(target, study_id) / "study.json")
         return None if content is None else _decoded(f"{study_id} of {target.key}", content)
 
     def save_comparison(self, comparison: Comparison) -> None:
@@ -80,7 +80,7 @@ class StudyFiles:
 
     def load_comparison(self, target: Target, study_id: str) -> Comparison | None:
         """Read comparison.json; None when there is none. Raises StoreError when it cannot be understood."""
-        content = _read(self._folder(target, study_id) / "comparison.json")
+        content = _read(self._readable(target, study_id) / "comparison.json")
         if content is None:
             return None
         try:
@@ -103,13 +103,44 @@ class StudyFiles:
         return sorted((record for record in found if record is not None), key=lambda record: record.started_at)
 
     def targets(self) -> list[Target]:
-        """Every target that has a study, in the order of their keys. Raises StoreError: one cannot be understood."""
-        studies = {path.parent.parent.name: path for _, path in self._all("study.json")}
-        return [_decoded(f"{path.parent.name} of {key}", path.read_bytes()).target for key, path in studies.items()]
+        """Every target that has a study that can be read, in the order of their keys."""
+        return list({record.target.key: record.target for record in self.readable()}.values())
+
+    def readable(self) -> list[StudyRecord]:
+        """All studies that can be read, by target and id; `faults` names the others."""
+        tried = (self._tried(key, path) for key, path in self._by_target("study.json"))
+        return [record for record in tried if isinstance(record, StudyRecord)]
+
+    def faults(self) -> list[str]:
+        """For each file of a study or comparison that cannot be read, a sentence with what to do."""
+        tried = (self._tried(key, path) for key, path in self._by_target("study.json"))
+        faults = [str(fault) for fault in tried if isinstance(fault, StoreError)]
+        for record in self.readable():
+            try:
+                self.load_comparison(record.target, record.study_id)
+            except StoreError as error:
+                faults.append(str(error))
+        return faults
+
+    def _by_target(self, name: str) -> list[tuple[str, Path]]:
+        return [(path.parent.parent.name, path) for _, path in self._all(name)]
+
+    def _tried(self, key: str, path: Path) -> StudyRecord | StoreError:
+        try:
+            return _decoded(f"{path.parent.name} of {key}", path.read_bytes())
+        except StoreError as error:
+            return StoreError(f"{error} It is {path.parent}.")
+        except OSError as error:
+            return StoreError(f"{path} cannot be read ({error.strerror or error}).")
 
     def _folder(self, target: Target, study_id: str) -> Path:
         """The same, whose files have the newest schema. Raises SchemaTooNewError."""
         STUDY_SCHEMA.migrate(self._root)
+        return self.directory(target, study_id)
+
+    def _readable(self, target: Target, study_id: str) -> Path:
+        """The same for whoever only reads. Raises SchemaTooNewError, StoreError."""
+        STUDY_SCHEMA.migrate_to_read(self._root)
         return self.directory(target, study_id)
 
     def ids(self) -> Mapping[str, str]:
@@ -127,7 +158,7 @@ class StudyFiles:
         write_durably(path, msgspec.json.format(msgspec.json.encode(content), indent=1))
 
     def _all(self, name: str) -> list[tuple[str, Path]]:
-        STUDY_SCHEMA.migrate(self._root)
+        STUDY_SCHEMA.migrate_to_read(self._root)
         return [(path.parent.name, path) for path in sorted(self._root.glob(f"*/*/{name}"))]
 
     @contextmanager
@@ -138,18 +169,21 @@ class StudyFiles:
 
         Raises:
             StudyBusyError: another process, or another task of this one, holds it.
+            StoreError: the folder cannot be written.
         """
         folder = self._root / target.key
         if folder in _held.get():
             yield
             return
-        folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / ".lock", blocking=False, thread_local=False)
         holder = folder / ".holder.json"
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except filelock.Timeout:
             raise StudyBusyError(target, _read_holder(holder)) from None
+        except OSError as error:
+            raise unwritable(folder, error) from error
         token = _held.set(_held.get() | {folder})
         try:
             me = Holder(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"))

@@ -1,10 +1,9 @@
 """Studies at a glance: what each searched, what it found, and what became of it."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from rs_gateway.domain.errors import RouteSwitchError
+from rs_gateway.domain.errors import RouteSwitchError, StoreError
 from rs_gateway.domain.ports import PromptRegistry
 from rs_gateway.domain.publication import Action
 from rs_pipelines.comparison import Comparison
@@ -45,11 +44,11 @@ class StudyLine:
 
 
 def study_lines(studies: StudyFiles, registry: PromptRegistry, *, template_id: str | None = None) -> list[StudyLine]:
-    """All studies, or those of a template, in the order of their start. Raises StoreError, RegistryError."""
+    """All studies that can be read, or those of a template, in the order of their start. Raises RegistryError."""
     published = _published(registry)
     lines = [
-        _line(study, studies.load_comparison(study.target, study.study_id), published)
-        for study in _records(studies)
+        _line(study, _comparison_of(studies, study), published)
+        for study in studies.readable()
         if template_id in (None, study.target.template_id)
     ]
     return sorted(lines, key=lambda line: line.started_at)
@@ -57,9 +56,11 @@ def study_lines(studies: StudyFiles, registry: PromptRegistry, *, template_id: s
 
 def find_study(studies: StudyFiles, study_id: str) -> tuple[StudyRecord, Comparison | None]:
     """The study whose id is, or alone begins with, `study_id`, and its comparison. Raises StudyNotFoundError."""
-    found = [study for study in _records(studies) if study.study_id.startswith(study_id)]
+    found = [study for study in studies.readable() if study.study_id.startswith(study_id)]
     if not found:
-        raise StudyNotFoundError(f"There is no study {study_id!r}: `route-switch study list` names all that there are.")
+        raise StudyNotFoundError(
+            f"There is no study {study_id!r} that can be read: `route-switch study list` names all that there are."
+        )
     if len(found) > 1:
         raise StudyNotFoundError(
             f"{len(found)} studies begin with {study_id!r}: "
@@ -73,9 +74,11 @@ def published_version(registry: PromptRegistry, comparison: Comparison) -> int |
     return _published(registry).get(comparison.comparison_id)
 
 
-def _records(studies: StudyFiles) -> Iterator[StudyRecord]:
-    for target in studies.targets():
-        yield from studies.studies(target)
+def _comparison_of(studies: StudyFiles, study: StudyRecord) -> Comparison | None:
+    try:
+        return studies.load_comparison(study.target, study.study_id)
+    except StoreError:  # which is named among the faults
+        return None
 
 
 def _published(registry: PromptRegistry) -> dict[str, int]:

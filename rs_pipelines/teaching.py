@@ -13,6 +13,7 @@ from rs_gateway.domain.feedback import Feedback, FeedbackKind
 from rs_gateway.domain.output_formats import read_answer
 from rs_gateway.domain.ports import TraceStore
 from rs_gateway.domain.prompts import PromptText, render_messages
+from rs_gateway.domain.wording import did_you_mean
 from rs_gateway.wiring import combinations_of, open_trace_store
 from rs_pipelines import steps
 from rs_pipelines.answers import Allowance, BudgetExhaustedError, CallBudget
@@ -70,8 +71,8 @@ def teach(
         ConfigurationError: the template has no such combination.
         RegistryError: no version is live for its model.
     """
-    combination = _combination(bench, template_id, teacher)
     template = bench.registry.get(template_id)
+    combination = _combination(bench, template_id, teacher)
     version = template.live(combination.model)
     if version is None:
         raise RegistryError(f"No version of {template_id!r} is live for {combination.model!r}.")
@@ -101,6 +102,7 @@ def _combination(bench: Workbench, template_id: str, teacher: str) -> Combinatio
         raise ConfigurationError(
             f"{teacher!r} is no combination of template {template_id!r} in gateway.combinations; there are: "
             f"{', '.join(sorted(own)) or 'none'}. A teacher that serves nothing can be one with `enabled: false`."
+            f"{did_you_mean(teacher, own)}"
         )
     return own[teacher]
 

@@ -20,6 +20,7 @@ from rs_gateway.domain.prompts import PromptTemplate, PromptVersion
 from rs_gateway.domain.redaction import Redactor
 from rs_gateway.domain.stats import StatsReader
 from rs_gateway.domain.traces import Usage, UsageSource
+from rs_gateway.domain.wording import did_you_mean
 from rs_gateway.settings import Settings, load_settings
 from rs_gateway.store_urls import is_postgres
 from rs_gateway.wiring import (
@@ -148,9 +149,10 @@ class Workbench:
         """The target to optimise. Raises ConfigurationError when the pair is unknown or the model is ambiguous."""
         known = [t for t in self.targets() if t.template_id == template_id]
         if not known:
-            names = ", ".join(sorted({t.template_id for t in self.targets()})) or "none"
+            run = sorted({t.template_id for t in self.targets()})
             raise ConfigurationError(
-                f"No enabled combination in gateway.combinations runs template {template_id!r}; there are: {names}."
+                f"No enabled combination in gateway.combinations runs template {template_id!r}; there are: "
+                f"{', '.join(run) or 'none'}.{did_you_mean(template_id, run)}"
             )
         models = ", ".join(t.model for t in known)
         if model is None:
@@ -159,7 +161,8 @@ class Workbench:
             return known[0]
         chosen = next((t for t in known if t.model == model), None)
         if chosen is None:
-            raise ConfigurationError(f"Template {template_id!r} does not run on {model!r}; it runs on {models}.")
+            meant = did_you_mean(model, [t.model for t in known])
+            raise ConfigurationError(f"Template {template_id!r} does not run on {model!r}; it runs on {models}.{meant}")
         return chosen
 
     def target_of_key(self, key: str) -> Target:

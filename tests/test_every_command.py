@@ -10,6 +10,7 @@ import pytest
 import typer.main
 
 from rs_gateway.cli import app
+from rs_gateway.domain.errors import ConfigurationError
 from tests.commands import invoke
 
 RUNS_UNTIL_STOPPED = {"serve", "up", "model serve"}
@@ -48,6 +49,11 @@ def test_help_has_an_example_of_this_very_command_that_its_options_allow(name: s
     assert help_text.split("\n")[0].rstrip().endswith((".", ";")), "the first line is a sentence"
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_argument_and_option_says_what_it_is(name: str) -> None:
+    assert [p.name for p in COMMANDS[name].params if not p.hidden and not p.help] == []
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS.keys() - RUNS_UNTIL_STOPPED))
 def test_a_result_can_be_had_as_json(name: str) -> None:
     assert "--json" in options(name)
@@ -64,6 +70,28 @@ def test_wrong_usage_ends_with_2_and_says_what_was_wrong_on_stderr(name: str) ->
     assert wrong.exit_code == 2
     assert wrong.stdout == ""
     assert "--no-such-option" in wrong.stderr
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - WITHOUT_CONFIGURATION - {"init"}))
+def test_the_example_without_a_configuration_ends_with_words_on_stderr_alone(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The main error of all: 1 where the configuration is missing, 2 where a file of the example already is."""
+    monkeypatch.chdir(tmp_path)
+    example = re.search(r"Example: `([^`]+)`", COMMANDS[name].help or "")
+    assert example is not None
+    words = shlex.split(example[1])
+    words = words[words.index("route-switch") + 1 :]
+    if "--config" not in words:
+        words += ["--config", "route-switch.yaml"]
+    failed = invoke(*words)
+    assert failed.stdout == ""
+    if failed.exit_code == 2:
+        assert "does not exist" in failed.stderr
+    else:
+        assert failed.exit_code == 1
+        assert isinstance(failed.exception, ConfigurationError)
+        assert "`route-switch init`" in str(failed.exception)
 
 
 def test_the_guide_lists_every_command_and_no_other() -> None:

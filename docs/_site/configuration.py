@@ -126,9 +126,8 @@ class _Book:
     def section_text(self, section: Section) -> str:
         """Heading, meaning, example, keys."""
         keys = [(name, schema) for name, schema in self._fields(section) if self._inner(name, schema) is None]
-        entry = {"[]": "A list; each entry has these keys.", "<": "Each entry has these keys."}
         last = section.path[-1] if section.path else ""
-        repeated = entry.get(last, entry["<"] if last.startswith("<") else "")
+        repeated = "Each entry has these keys." if last.startswith(("[", "<")) else ""
         example = {name: self._example(section, name, schema) for name, schema in keys}
         blocks = [f"## `{section.title}`" if section.path else "## At the top"]
         blocks.append(_wrapped(" ".join(part for part in (section.meaning, repeated) if part)))

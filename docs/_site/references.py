@@ -5,9 +5,11 @@ from pathlib import Path
 
 from docs._site.command_line import command_line_page
 from docs._site.configuration import configuration_page
+from docs._site.http_api import http_api_page
 
 DOCS = Path(__file__).parents[1]
 PAGES: Mapping[Path, Callable[[], str]] = {
+    DOCS / "reference/http-api.md": http_api_page,
     DOCS / "reference/configuration.md": configuration_page,
     DOCS / "reference/command-line.md": command_line_page,
 }

@@ -25,7 +25,7 @@ _FOLDER_PAGES = ("README.md", "index.md")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Fill in folders that stand for all of their pages, and see every link before MkDocs does."""
+    """Fill in patterns of the navigation, and see every link before MkDocs does."""
     config.nav = _unfolded(config.nav, Path(config.docs_dir))
     config.markdown_extensions.append(_LINKS)  # pyright: ignore[reportArgumentType]  # MkDocs takes objects too
     return config
@@ -103,20 +103,20 @@ def _on_site(link: str, page: str, root: Path) -> str | None:
 
 
 def _unfolded(nav: Any, docs: Path) -> Any:
-    """The navigation with `folder/` replaced by the folder's pages, in the order of their names, its own page first."""
+    """The navigation with each pattern replaced by the pages that match it, in the order of their names."""
     if isinstance(nav, list):
         items: list[Any] = []
         for item in nav:
-            items += _pages_of(item, docs) if isinstance(item, str) and item.endswith("/") else [_unfolded(item, docs)]
+            is_pattern = isinstance(item, str) and "*" in item
+            items += _matching(item, docs) if is_pattern else [_unfolded(item, docs)]
         return items
     if isinstance(nav, dict):
         return {title: _unfolded(item, docs) for title, item in nav.items()}
     return nav
 
 
-def _pages_of(folder: str, docs: Path) -> list[str]:
-    names = sorted(path.name for path in (docs / folder).glob("*.md"))
-    return [f"{folder}{name}" for name in sorted(names, key=lambda name: name not in _FOLDER_PAGES)]
+def _matching(pattern: str, docs: Path) -> list[str]:
+    return sorted(path.relative_to(docs).as_posix() for path in docs.glob(pattern))
 
 
 def _leaves(nav: Any) -> Iterator[str]:

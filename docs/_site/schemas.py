@@ -19,7 +19,7 @@ def in_words(schema: Schema, definitions: Mapping[str, Schema]) -> str:
     if name is not None and "anyOf" not in schema:
         definition = definitions[name]
         return in_words(definition, definitions) if "enum" in definition else f"[{name}](#{name.lower()})"
-    if "anyOf" in schema:
+    if "anyOf" in schema and "enum" not in schema:
         return " or ".join(in_words(choice, definitions) for choice in schema["anyOf"])
     if "enum" in schema or "const" in schema:
         values = schema.get("enum", [schema.get("const")])
@@ -65,7 +65,7 @@ def _text(schema: Schema) -> str:
     kind = words.get(schema.get("format", ""), "text")
     if "pattern" in schema:
         return f"{kind} like `{schema['pattern']}`"
-    return f"{kind}, not empty" if schema.get("minLength") else kind
+    return f"non-empty {kind}" if schema.get("minLength") else kind
 
 
 def _plain(value: object) -> str:

@@ -62,6 +62,19 @@ class FileSchema:
                 self.migrations[number - 1](root)
                 self._mark(root, number + 1)
 
+    def migrate_to_read(self, root: Path) -> None:
+        """The same for whoever only reads: a folder that is not there stays so. Raises as `version`, StoreError."""
+        if not root.exists():
+            return
+        try:
+            self.migrate(root)
+        except OSError as error:
+            raise StoreError(
+                f"The {self.store} {root} has schema {self.version(root)} and this program reads {self.newest}, but "
+                f"{root} cannot be written ({error.strerror or error}): read it once where it may be written, and it "
+                "is brought there."
+            ) from error
+
     def _mark(self, root: Path, version: int) -> None:
         aside = root / f".{MARK_FILE}.tmp"
         with aside.open("w") as file:

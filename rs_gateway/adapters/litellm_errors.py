@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from rs_gateway.adapters.http_refusals import parse_retry_after
+from rs_gateway.adapters.unreachable import unreachable
 from rs_gateway.adapters.vendor_words import fit_for_clients
 from rs_gateway.domain.chat import JsonObject
 from rs_gateway.domain.errors import (
@@ -65,9 +66,8 @@ def translate(error: BaseException, *, name: str, secret: str | None) -> Provide
             upstream_param="tools",
         )
     if any(isinstance(e, OSError) or type(e).__module__.split(".")[0] in _TRANSPORTS for e in chain):
-        # litellm's own words may hold the address; the type says enough.
         return ProviderUnreachableError(
-            f"{name} cannot be reached ({type(chain[-1]).__name__}).",
+            unreachable(name, chain[-1]),
             provider=name,
             sent=not any(isinstance(e, ConnectionRefusedError | socket.gaierror) for e in chain),
         )

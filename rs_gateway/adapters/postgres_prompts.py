@@ -48,6 +48,7 @@ from rs_gateway.domain.prompts import (
     set_weight,
 )
 from rs_gateway.domain.publication import Action, Change
+from rs_gateway.domain.wording import did_you_mean
 
 MIGRATIONS = (
     (
@@ -261,4 +262,5 @@ def _as_json(fields: JsonObject) -> str:
 
 def _unknown(template_id: str, known: list[str]) -> RegistryError:
     names = ", ".join(known) or "none yet"
-    return TemplateNotFoundError(f"There is no template {shown(template_id)}; registered are: {names}.")
+    message = f"There is no template {shown(template_id)}; registered are: {names}.{did_you_mean(template_id, known)}"
+    return TemplateNotFoundError(message)

@@ -10,7 +10,7 @@ from rs_gateway.domain.errors import StoreError
 from rs_gateway.domain.stats import ALL_TIME, HOUR_S, MINUTE_S, StatsRow, Tally, hour_after
 
 # One gateway at a time, in one order: the rows are few, and every gateway adds to the same ones.
-_TAKE_TURNS = b"SELECT pg_advisory_xact_lock(hashtextextended('route_switch.stats', 0))"
+TAKE_TURNS = b"SELECT pg_advisory_xact_lock(hashtextextended('route_switch.stats', 0))"
 _PLACES = (
     "json_to_recordset(%s::json) AS place (period_s bigint, start_s bigint, template_id text, version bigint, "
     "combination_id text, provider text, model text, endpoint text)"
@@ -42,7 +42,7 @@ def add_figures(connection: psycopg.Connection, tally: Tally) -> None:
     added = {place_of(row): row.figures for row in tally.rows()}
     if not added:
         return
-    connection.execute(_TAKE_TURNS)
+    connection.execute(TAKE_TURNS)
     places = msgspec.json.encode([dict(zip(PLACE_COLUMNS, place, strict=True)) for place in added]).decode()
     sums = {tuple(row[:-1]): decoded(row[-1]) for row in connection.execute(_READ_SOME, (places,))}
     for place, figures in added.items():

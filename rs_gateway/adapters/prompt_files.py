@@ -46,6 +46,7 @@ from rs_gateway.domain.prompts import (
     set_weight,
 )
 from rs_gateway.domain.publication import Action, Change
+from rs_gateway.domain.wording import did_you_mean
 
 TEMPLATE_FILE, LIVE_FILE, VERSIONS_DIR = "template.yaml", "live.yaml", "versions"
 _LOCKS_DIR, _NEW_DIR = ".locks", ".new"
@@ -240,7 +241,8 @@ class PromptFiles:
 
 def _unknown(template_id: str, known: list[str]) -> RegistryError:
     names = ", ".join(known) or "none yet"
-    return TemplateNotFoundError(f"There is no template {shown(template_id)}; registered are: {names}.")
+    message = f"There is no template {shown(template_id)}; registered are: {names}.{did_you_mean(template_id, known)}"
+    return TemplateNotFoundError(message)
 
 
 _Value = TypeVar("_Value")

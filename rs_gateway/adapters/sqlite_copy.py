@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from rs_gateway.adapters.sqlite_read_only import has_no_room, primary_code
+from rs_gateway.adapters.sqlite_read_only import has_no_room, open_read_only, primary_code
 from rs_gateway.domain.errors import StoreError
 
 _PAGES_A_STEP = 4_000
@@ -37,7 +37,10 @@ def copy_database(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
     try:
         target.touch(mode=0o600, exist_ok=False)
-        with closing(_read_only(source)) as reading, closing(sqlite3.connect(target, isolation_level=None)) as writing:
+        with (
+            closing(open_read_only(source)[0]) as reading,
+            closing(sqlite3.connect(target, isolation_level=None)) as writing,
+        ):
             (page_bytes,) = reading.execute("PRAGMA page_size").fetchone()
             # In one read transaction: without it, every commit of somebody else's would start the copy anew.
             reading.execute("BEGIN")
@@ -89,10 +92,6 @@ def held_alone(path: Path) -> Generator[None]:
             if primary_code(error) not in _DAMAGED:
                 raise StoreError(f"{path} cannot be opened: {error}.") from error
         yield
-
-
-def _read_only(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0, isolation_level=None)
 
 
 def _sync(path: Path) -> None:

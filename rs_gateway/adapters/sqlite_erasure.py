@@ -6,8 +6,8 @@ from collections.abc import Collection, Generator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from rs_gateway.adapters.sqlite_read_only import unreadable
-from rs_gateway.adapters.sqlite_trace_schema import TRACE_SCHEMA
+from rs_gateway.adapters.sqlite_read_only import open_read_only, unreadable
+from rs_gateway.adapters.sqlite_trace_schema import MIGRATIONS, TRACE_SCHEMA
 from rs_gateway.domain.errors import StoreError
 from rs_gateway.domain.ports import Erased, StoredInput
 
@@ -29,13 +29,13 @@ class SqliteEraser:
 
     def of_user(self, end_user: str) -> Sequence[StoredInput]:
         """See TraceEraser."""
-        with self._opened() as connection:
+        with self._read() as connection:
             rows = [] if connection is None else connection.execute(_INPUTS_OF_USER, (end_user,))
             return [StoredInput(*row) for row in rows]
 
     def of_ids(self, trace_ids: Collection[str]) -> Sequence[StoredInput]:
         """See TraceEraser."""
-        with self._opened() as connection:
+        with self._read() as connection:
             if connection is None:
                 return []
             _name(connection, trace_ids)
@@ -44,7 +44,7 @@ class SqliteEraser:
 
     def n_feedback(self, trace_ids: Collection[str]) -> int:
         """See TraceEraser."""
-        with self._opened() as connection:
+        with self._read() as connection:
             if connection is None:
                 return 0
             _name(connection, trace_ids)
@@ -78,6 +78,24 @@ class SqliteEraser:
                     "emptied: end the program that has been reading it, and restart the gateway."
                 )
             time.sleep(0.05)
+
+    @contextmanager
+    def _read(self) -> Generator[sqlite3.Connection | None]:
+        """For looking only, so that it works where nothing may be written. A file of an older program is migrated."""
+        if not self._path.exists():
+            yield None
+            return
+        try:
+            connection, _ = open_read_only(self._path, timeout_s=_BUSY_TIMEOUT_S)
+            with closing(connection):
+                connection.execute("PRAGMA temp_store = MEMORY")
+                if TRACE_SCHEMA.version(connection, self._path) == len(MIGRATIONS):
+                    yield connection
+                    return
+        except sqlite3.Error as error:
+            raise unreadable(self._path, error) from error
+        with self._opened() as connection:
+            yield connection
 
     @contextmanager
     def _opened(self) -> Generator[sqlite3.Connection | None]:

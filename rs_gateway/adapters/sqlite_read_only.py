@@ -1,5 +1,6 @@
 """A trace store's file, opened for reading only: what every reader of it shares."""
 
+import os
 import shutil
 import sqlite3
 import threading
@@ -57,8 +58,7 @@ class ReadOnlyStore:
             return self._connection
         self._close()
         # A reader may be handed from thread to thread, as Dagster does.
-        uri = f"{self._path.absolute().as_uri()}?mode=ro"
-        connection = sqlite3.connect(uri, uri=True, timeout=5.0, isolation_level=None, check_same_thread=False)
+        connection, lasts = open_read_only(self._path, check_same_thread=False)
         try:
             version = TRACE_SCHEMA.version(connection, self._path)
         except BaseException:
@@ -73,8 +73,52 @@ class ReadOnlyStore:
                 f"The trace store {self._path} has schema {version} and this program reads {len(MIGRATIONS)}: "
                 "start the gateway once, it migrates the file."
             )
-        self._connection, self._inode = connection, inode
+        self._connection, self._inode = connection, inode if lasts else None
         return connection
+
+
+def open_read_only(
+    path: Path, *, timeout_s: float = 5.0, check_same_thread: bool = True
+) -> tuple[sqlite3.Connection, bool]:
+    """A connection that cannot write, in a directory too that nobody here may write to, such as a mounted snapshot.
+
+    Returns:
+        The connection, and whether it sees what others write later.
+
+    Raises:
+        sqlite3.Error: there is no such file, or it cannot be read.
+    """
+    connection = _connected(path, "mode=ro", timeout_s, check_same_thread)
+    try:
+        connection.execute("PRAGMA user_version").fetchone()
+    except sqlite3.OperationalError:
+        connection.close()
+        if not _lies_still(path):
+            raise
+        # SQLite wants to make its index of the write-ahead log first. There is no log, so there is nothing to index.
+        return _connected(path, "immutable=1", timeout_s, check_same_thread), False
+    return connection, True
+
+
+def _connected(path: Path, how: str, timeout_s: float, check_same_thread: bool) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?{how}"
+    return sqlite3.connect(uri, uri=True, timeout=timeout_s, isolation_level=None, check_same_thread=check_same_thread)
+
+
+def _lies_still(path: Path) -> bool:
+    """Whether a file is all there is to its database, in a directory that cannot be written."""
+    return path.exists() and not os.access(path.parent, os.W_OK) and not _has_log(path)
+
+
+def _log_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
+
+
+def _has_log(path: Path) -> bool:
+    try:
+        return _log_of(path).stat().st_size > 0
+    except OSError:
+        return False
 
 
 def primary_code(error: sqlite3.Error) -> int:
@@ -98,6 +142,12 @@ def unreadable(path: Path, error: Exception) -> StoreError:
         return StoreError(
             f"The trace store {path} is damaged or no SQLite database ({error}): restore a backup, or move it and its "
             "-wal and -shm files aside, and the gateway starts a new one."
+        )
+    if _has_log(path) and not os.access(path.parent, os.W_OK):
+        return StoreError(
+            f"The trace store {path} cannot be opened ({error}): its write-ahead log {_log_of(path)} has no index "
+            "beside it, and none can be made here. Stop the gateway before the snapshot is made, or copy it with its "
+            "log to a folder that may be written."
         )
     return StoreError(
         f"The trace store {path} cannot be opened ({error}): check that the path is a file in a directory that this "

@@ -31,6 +31,7 @@ except ImportError as error:
 log = structlog.get_logger()
 
 _TRACES_PATH = "/v1/traces"
+_AS_IN = "write it as `http://127.0.0.1:4318`."
 _EXPORT_TIMEOUT_S = 5.0
 _CLOSE_TIMEOUT_S = 5.0
 _MAX_WAITING = 8192
@@ -192,11 +193,18 @@ def _parent_of(traceparent: str) -> SpanContext | None:
 
 
 def _traces_address(endpoint: str) -> str:
+    """Raises ConfigurationError. Of the address, which may hold a password, its words are the scheme at most."""
+    scheme, separator, _ = endpoint.partition("://")
+    if scheme not in ("http", "https"):
+        fault = f"begins with '{scheme}://'" if separator and scheme.isalnum() else "has no http:// in front"
+        raise ConfigurationError(f"telemetry.otlp_endpoint {fault}: {_AS_IN}")
     parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError(
-            f"telemetry.otlp_endpoint {endpoint!r} is no address of a collector: write it as `http://127.0.0.1:4318`."
-        )
+    if not parts.hostname:
+        raise ConfigurationError(f"telemetry.otlp_endpoint names no host: {_AS_IN}")
+    try:
+        parts.port  # noqa: B018  # it is read for its error
+    except ValueError:
+        raise ConfigurationError(f"telemetry.otlp_endpoint has a port that is no number to 65535: {_AS_IN}") from None
     return parts._replace(path=_TRACES_PATH).geturl() if parts.path in ("", "/") else endpoint
 
 

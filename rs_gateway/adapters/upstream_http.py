@@ -9,6 +9,7 @@ from rs_gateway.adapters.http_address import parse_address
 from rs_gateway.adapters.http_connection import HttpConnection, lines_of
 from rs_gateway.adapters.http_pool import HttpPool
 from rs_gateway.adapters.http_refusals import refusal_of
+from rs_gateway.adapters.unreachable import unreachable
 from rs_gateway.domain.errors import (
     ConfigurationError,
     ProviderCutError,
@@ -138,10 +139,7 @@ class UpstreamHttp:
         if isinstance(cause, ConnectionResetError | BrokenPipeError):
             # A kept connection may have gone stale, and the others with it: the retries take fresh ones.
             self._pool.drop_idle()
-        # The system's message may hold the address; the type says enough.
-        return ProviderUnreachableError(
-            f"{self._name} cannot be reached ({type(cause).__name__}).", provider=self._name, sent=sent
-        )
+        return ProviderUnreachableError(unreachable(self._name, cause), provider=self._name, sent=sent)
 
     def translate_break(self, error: Exception) -> ProviderError:
         """What a failure in the middle of an answer means."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Body, Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from rs_gateway.api.schemas import ErrorBody
 from rs_gateway.domain.errors import InvalidRequestError, TemplateInvalidError
@@ -64,8 +64,8 @@ class VersionForm(BaseModel):
         json_schema_extra=_without_default,
     )
     model: Model = Field(default=None, description="The model that it is meant for; null for any.")
-    note: str | None = None
-    drops_variables: bool = Field(
+    note: str | None = Field(default=None, description="For people, kept with the version.")
+    drops_variables: StrictBool = Field(
         default=False, description="Take it although it does not use a variable that the live version uses."
     )
 
@@ -105,9 +105,9 @@ class LiveForm(BaseModel):
     """Making a version live by hand: on record with the key's name and the reason."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    version: StrictInt = Field(ge=1)
+    version: StrictInt = Field(ge=1, description="Its number.")
     model: Model = Field(default=None, description="Null: for every model without a version of its own.")
-    reason: str = Field(min_length=1, max_length=2000)
+    reason: str = Field(min_length=1, max_length=2000, description="Kept in the history.")
     previous: StrictInt | None = Field(default=None, description="Refuse with 409 unless this version is live now.")
 
 
@@ -115,16 +115,18 @@ class RollbackForm(BaseModel):
     """Back to the version that served before the live one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    model: Model = None
-    reason: str = Field(min_length=1, max_length=2000)
+    model: Model = Field(default=None, description="Null: for every model without a version of its own.")
+    reason: str = Field(min_length=1, max_length=2000, description="Kept in the history.")
 
 
 class WeightsForm(BaseModel):
     """Weights set at run time, over the configuration's; null takes one back."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)] | None] = Field(min_length=1)
-    reason: str = Field(min_length=1, max_length=2000)
+    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] | None] = Field(
+        min_length=1, description="Combination -> its share of the draw; 0 keeps it as a fallback."
+    )
+    reason: str = Field(min_length=1, max_length=2000, description="Kept in the history.")
 
 
 @router.get("/templates", summary="Every template and what is live")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictInt
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from rs_gateway.access import Access
 from rs_gateway.api.schemas import ErrorBody
@@ -29,12 +29,20 @@ class LimitsForm(BaseModel):
     """Null is no limit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    requests_per_minute: StrictInt | None = Field(default=None, ge=1)
-    tokens_per_minute: StrictInt | None = Field(default=None, ge=1)
-    concurrency: StrictInt | None = Field(default=None, ge=1)
-    budget_usd: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    budget_period: BudgetPeriod = "total"
-    allow_unpriced: bool = False
+    requests_per_minute: StrictInt | None = Field(default=None, ge=1, description="A bucket that fills evenly.")
+    tokens_per_minute: StrictInt | None = Field(default=None, ge=1, description="Counted when a request ends.")
+    concurrency: StrictInt | None = Field(default=None, ge=1, description="Requests in flight.")
+    budget_usd: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        strict=True,
+        description="What its requests may cost in a `budget_period`.",
+    )
+    budget_period: BudgetPeriod = Field(default="total", description="In UTC; `total` never begins anew.")
+    allow_unpriced: StrictBool = Field(
+        default=False, description="Whether it may ask, on a budget, for models without a price."
+    )
 
     def to_limits(self) -> KeyLimits:
         """As the domain has them."""
@@ -45,26 +53,26 @@ class KeyForm(BaseModel):
     """A key to be made. Null scopes are everything, empty ones nothing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    name: str = Field(min_length=1, max_length=200)
-    templates: _Names | None = None
-    models: _Names | None = None
-    admin: bool = False
+    name: str = Field(min_length=1, max_length=200, description="Who or what it is for.")
+    templates: _Names | None = Field(default=None, description="Templates that it may ask for; null: all.")
+    models: _Names | None = Field(default=None, description="Models that it may ask for without a template; null: all.")
+    admin: StrictBool = Field(default=False, description="Whether it opens the admin API.")
     limits: LimitsForm = LimitsForm()
-    store: StoreMode | None = None
-    expires_at: AwareDatetime | None = None
+    store: StoreMode | None = Field(default=None, description="How much is kept of its requests, at most.")
+    expires_at: AwareDatetime | None = Field(default=None, description="Null: never.")
 
 
 class KeyChange(BaseModel):
     """What to change; what is left out stays."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    name: str = Field(default="", min_length=1, max_length=200)
-    templates: _Names | None = None
-    models: _Names | None = None
-    admin: bool = False
-    limits: LimitsForm | None = None
-    store: StoreMode | None = None
-    expires_at: AwareDatetime | None = None
+    name: str = Field(default="", min_length=1, max_length=200, description="Who or what it is for.")
+    templates: _Names | None = Field(default=None, description="Templates that it may ask for; null: all.")
+    models: _Names | None = Field(default=None, description="Models that it may ask for without a template; null: all.")
+    admin: StrictBool = Field(default=False, description="Whether it opens the admin API.")
+    limits: LimitsForm | None = Field(default=None, description="All of them at once; null lifts all.")
+    store: StoreMode | None = Field(default=None, description="How much is kept of its requests, at most.")
+    expires_at: AwareDatetime | None = Field(default=None, description="Null: never.")
 
 
 @router.get("", summary="Every key, and what it has used")

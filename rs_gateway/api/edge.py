@@ -12,11 +12,11 @@ from rs_gateway.api.wire import ClientLeftError, Headers, Receive, Scope, Send, 
 from rs_gateway.domain.access import Admission, ClientKey
 from rs_gateway.domain.errors import RouteSwitchError
 
-_PUBLIC = frozenset({"/health", "/health/storage", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
+PUBLIC = frozenset({"/health", "/health/storage", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
 """Say nothing about anybody's traffic; whoever restarts processes must reach them without a key."""
 _ASSETS = "/static-offline-docs/"
 """Scripts and styles of the pages that show the HTTP API."""
-_OPERATIONS = ("/status", "/metrics", "/v1/system/", "/v1/prompts/")
+OPERATIONS = ("/status", "/metrics", "/v1/system/", "/v1/prompts/")
 """Tell of everybody's traffic: an admin's, as soon as there are client keys."""
 
 
@@ -101,9 +101,9 @@ async def _send_error(send: Send, status: int, body: bytes, extra: Mapping[str, 
 def _let_in(access: Doorkeeper, scope: Scope) -> None:
     """Raises UnauthorizedError, ForbiddenError, RateLimitedError."""
     path, headers = scope["path"], scope["headers"]
-    if path in _PUBLIC or path.startswith(_ASSETS):
+    if path in PUBLIC or path.startswith(_ASSETS):
         return
-    if path.startswith("/admin/") or (access.required and path.startswith(_OPERATIONS)):
+    if path.startswith("/admin/") or (access.required and path.startswith(OPERATIONS)):
         scope.setdefault("state", {})["admin"] = access.require_admin(headers)
     else:
         access.admit(headers).settle(tokens=0, cost_usd=None)

@@ -33,7 +33,7 @@ from rs_gateway.domain.errors import (
     VersionConflictError,
 )
 
-_STATUS: Mapping[type[RouteSwitchError], int] = {
+_STATUS: Mapping[type, int] = {
     UnauthorizedError: 401,
     ForbiddenError: 403,
     RateLimitedError: 429,
@@ -72,7 +72,12 @@ def status_of(error: RouteSwitchError) -> int:
         return error.status
     if isinstance(error, ProviderOverloadedError) and error.status is not None:
         return error.status if error.status < 500 else _UPSTREAM_SERVER_STATUS.get(error.status, 502)
-    return next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
+    return status_of_kind(type(error)) or 500
+
+
+def status_of_kind(kind: type[RouteSwitchError]) -> int | None:
+    """The status of a kind of error, where a provider's own does not take its place; None: clients never see it."""
+    return next((_STATUS[ancestor] for ancestor in kind.__mro__ if ancestor in _STATUS), None)
 
 
 def headers_of(error: RouteSwitchError) -> dict[str, str]:

@@ -11,7 +11,9 @@ class FeedbackBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     trace_id: str = Field(min_length=1, description="The `x-route-switch-trace-id` header of the answer that is meant.")
-    kind: Literal["label", "score", "outcome", "comment"]
+    kind: Literal["label", "score", "outcome", "comment"] = Field(
+        description="`label`: what the answer should have been; `score`: how good it was; `outcome`: did it work?"
+    )
     value: Any = Field(
         description="label, comment: a non-empty string; score: a number from 0 to 1; outcome: true or false.",
         json_schema_extra={"type": ["string", "number", "boolean"]},
@@ -27,17 +29,17 @@ class FeedbackBody(BaseModel):
 class FeedbackReceipt(BaseModel):
     """The feedback is stored."""
 
-    feedback_id: str
-    trace_id: str
+    feedback_id: str = Field(description="A ULID of its own.")
+    trace_id: str = Field(description="The answer that is meant.")
 
 
 class ErrorDetail(BaseModel):
     """OpenAI's error object."""
 
-    message: str
-    type: str
-    param: str | None
-    code: str | None
+    message: str = Field(description="For a person: what failed, on which value, what to do next.")
+    type: str = Field(description="OpenAI's name for the kind of error.")
+    param: str | None = Field(description="The field at fault, where there is one.")
+    code: str | None = Field(description="Stable; for programs.")
 
 
 class ErrorBody(BaseModel):
@@ -49,10 +51,10 @@ class ErrorBody(BaseModel):
 class ModelCard(BaseModel):
     """One thing that can be asked for."""
 
-    id: str
+    id: str = Field(description="What `model` may be.")
     object: Literal["model"] = "model"
-    created: int
-    owned_by: str
+    created: int = Field(description="When the gateway started, in seconds since 1970.")
+    owned_by: str = Field(description="`route-switch` for a template, otherwise the provider.")
 
 
 class ModelList(BaseModel):

@@ -24,7 +24,11 @@ async def health() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/health/storage", summary="The stores can be used; 503 when one cannot")
+@router.get(
+    "/health/storage",
+    summary="The stores can be used; 503 when one cannot",
+    responses={503: {"description": "The same, with what is wrong."}},
+)
 async def storage_health(request: Request) -> JSONResponse:
     """Of the trace store: how many rows wait, how many were lost, and why.
 

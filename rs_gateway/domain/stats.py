@@ -158,6 +158,26 @@ class StatsReader(Protocol):
         ...
 
 
+class TemplateFigures(Protocol):
+    """All that a store counts of one template, as rows of every period: minutes, hours and all time."""
+
+    def read(self, template_id: str) -> list[StatsRow]:
+        """Every row of a template. Raises SchemaTooNewError, StoreError."""
+        ...
+
+    def replace(self, template_id: str, rows: Sequence[StatsRow]) -> None:
+        """Make these rows all that is counted of a template, in one transaction. Gateways may be writing.
+
+        Raises:
+            SchemaTooNewError, StoreError: the store cannot be written; nothing was changed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the connection."""
+        ...
+
+
 class Tally:
     """The requests of one batch, added up key by key before anything is written."""
 

@@ -31,17 +31,15 @@ def pick_study(studies: StudyFiles, *, key: str | None = None, study_id: str | N
     Raises:
         NoStudyError: there is none.
     """
-    targets = studies.targets()
+    readable = studies.readable()
     found = [
         study
-        for target in targets
-        if key is None or target.key == key
-        for study in studies.studies(target)
-        if study_id is None or study.study_id == study_id
+        for study in readable
+        if (key is None or study.target.key == key) and (study_id is None or study.study_id == study_id)
     ]
     if not found:
         asked = " ".join(word for word in (study_id, key and f"of {key}") if word)
-        there = ", ".join(target.key for target in targets)
+        there = ", ".join(sorted({study.target.key for study in readable}))
         raise NoStudyError(
             f"There is no study {asked}; targets with one: {there}."
             if there

@@ -14,9 +14,11 @@ from rs_pipelines.defs.launches import LastRun, end_orphans, last_run_of_job, la
 from rs_pipelines.defs.partitions import TARGETS, missing_targets, targets
 from rs_pipelines.defs.requested_runs import RequestedRuns, RequestedRunsResource
 from rs_pipelines.defs.resources import StoresResource
+from rs_pipelines.defs.upkeep import UPKEEP
 from rs_pipelines.live_scores import load_live_scores
 from rs_pipelines.occasions import Occasion
 from rs_pipelines.sample import Target
+from rs_pipelines.upkeep import needs_upkeep
 from rs_pipelines.workbench import Workbench
 
 _INGEST_PATIENCE_S, _OPTIMIZE_PATIENCE_S = 600.0, 3_600.0
@@ -91,6 +93,15 @@ def ingest_every_hour(
 ) -> dg.RunRequest | dg.SkipReason:
     """Ingest whatever is new, for those who do without the sensor."""
     return _ingest(context.instance, stores.open(), requested)
+
+
+def upkeep_every_day(context: dg.ScheduleEvaluationContext, stores: StoresResource) -> dg.RunRequest | dg.SkipReason:
+    """Pack the lake small, and let go what is kept no longer also where nothing new is ingested."""
+    if not needs_upkeep(stores.open()):
+        return dg.SkipReason("every part of the lake is packed, and nothing expires")
+    last = last_run_of_job(context.instance, UPKEEP, now_s=time.time())
+    why_not = None if last is None else last.why_not_now(patience_s=_INGEST_PATIENCE_S)
+    return dg.RunRequest() if why_not is None else dg.SkipReason(why_not)
 
 
 def optimize_when_due(
@@ -169,6 +180,15 @@ def schedules(*, on: bool) -> list[dg.ScheduleDefinition]:
             default_status=status,
             execution_timezone="UTC",
         )(optimize_when_due),
+        # After the days that retention counts have ended, and before most people's working day.
+        dg.schedule(
+            "30 2 * * *",
+            job_name=UPKEEP,
+            name=upkeep_every_day.__name__,
+            description=upkeep_every_day.__doc__,
+            default_status=status,
+            execution_timezone="UTC",
+        )(upkeep_every_day),
     ]
 
 

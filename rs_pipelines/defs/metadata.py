@@ -26,6 +26,7 @@ from rs_pipelines.report import (
     verdict_line,
 )
 from rs_pipelines.sample import CalibrationSample, Split
+from rs_pipelines.upkeep import Upkeep
 
 STUDY_ID = "study_id"
 """Where the id of a study stands in the metadata of the assets that belong to it."""
@@ -49,6 +50,21 @@ def of_ingest(report: IngestReport, *, new: int, rows: int) -> Metadata:
         "files": dg.MetadataValue.int(report.files),
         "seconds": dg.MetadataValue.float(round(report.seconds, 3)),
     }
+
+
+def of_upkeep(done: Upkeep) -> Metadata:
+    """What was packed, and what was let go."""
+    compaction, expired = done.compaction, done.expired
+    numbers = {
+        "parts_merged": compaction.merged,
+        "into": compaction.into,
+        "rows_packed": compaction.rows,
+        "parts": compaction.parts,
+        "days_expired": expired.lake_days,
+        "rows_expired": expired.lake_rows,
+        "answers_expired": expired.answers,
+    }
+    return {name: dg.MetadataValue.int(number) for name, number in numbers.items()}
 
 
 def of_live_scores(table: ScoreTable) -> Metadata:

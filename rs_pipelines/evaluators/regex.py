@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import msgspec
-import polars as pl
 
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.domain.evaluation import Answer, Score
@@ -31,6 +30,8 @@ class Regex:
     _captures: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
+        import polars as pl  # here, so that `check` and `template register` load it for nobody else
+
         try:
             groups = pl.Series([""]).str.extract_groups(self._compiled).struct.fields
             pl.Series([""]).str.contains(self._compiled, literal=False, strict=True)
@@ -45,6 +46,8 @@ class Regex:
 
     def score(self, answers: Sequence[Answer]) -> list[Score]:
         """1 or 0 for each answer."""
+        import polars as pl
+
         texts = pl.Series([a.output[: self.max_chars] for a in answers], dtype=pl.String())
         matched = texts.str.contains(self._compiled, literal=False, strict=True).to_list()
         captured: list[str | None] = [None] * len(answers)

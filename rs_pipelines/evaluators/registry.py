@@ -10,6 +10,7 @@ from rs_gateway.domain.chat import JsonObject, JsonValue
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.domain.evaluation import Evaluator, evaluator_kind
 from rs_gateway.domain.prompts import PromptTemplate
+from rs_gateway.domain.wording import did_you_mean
 from rs_gateway.settings import Settings
 from rs_pipelines.evaluators.embedding_cache import EmbeddingCache
 from rs_pipelines.evaluators.exact_match import ExactMatch
@@ -106,7 +107,8 @@ def _build(spec: Mapping[str, JsonValue], resources: Resources, *, depth: int) -
         return _weighted(options, resources, depth=depth)
     builder = _BUILDERS.get(kind)
     if builder is None:
-        raise ConfigurationError(f"There is no evaluator {spec['name']!r}: there are {', '.join(AVAILABLE)}.")
+        meant = did_you_mean(str(spec["name"]), AVAILABLE)
+        raise ConfigurationError(f"There is no evaluator {spec['name']!r}: there are {', '.join(AVAILABLE)}.{meant}")
     return builder(options, resources)
 
 

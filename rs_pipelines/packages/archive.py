@@ -13,7 +13,15 @@ import zstandard
 
 from rs_gateway.domain.errors import shown
 from rs_pipelines.durable_files import put_in_place
-from rs_pipelines.packages.format import ARCHIVE_SUFFIX, Limits, PackageError, check_distinct, check_name
+from rs_pipelines.packages.format import (
+    ARCHIVE_SUFFIX,
+    Limits,
+    PackageError,
+    Watch,
+    check_distinct,
+    check_name,
+    unwatched,
+)
 
 _BLOCK = 512
 _READ_BYTES = 1 << 10
@@ -30,7 +38,7 @@ def is_archive(path: Path) -> bool:
     return path.name.endswith(ARCHIVE_SUFFIX)
 
 
-def pack(folder: Path, archive: Path) -> None:
+def pack(folder: Path, archive: Path, *, watch: Watch = unwatched) -> None:
     """Write all files of `folder` as a `.tar.zst` with checksum; the same files give the same bytes."""
     temporary = archive.with_name(f".{archive.name}.tmp")
     compressor = zstandard.ZstdCompressor(level=10, write_checksum=True)
@@ -39,15 +47,19 @@ def pack(folder: Path, archive: Path) -> None:
         compressor.stream_writer(raw, closefd=False) as compressed,
         tarfile.open(fileobj=compressed, mode="w|", format=tarfile.USTAR_FORMAT) as tar,
     ):
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        paths = sorted(p for p in folder.rglob("*") if p.is_file())
+        done, total = 0, sum(path.stat().st_size for path in paths)
+        for path in paths:
             info = tarfile.TarInfo(path.relative_to(folder).as_posix())
             info.size, info.mode = path.stat().st_size, 0o644
             with path.open("rb") as file:
                 tar.addfile(info, file)
+            done += info.size
+            watch("packing", done, total)
     put_in_place(temporary, archive)
 
 
-def stage(path: Path, into: Path, limits: Limits) -> None:
+def stage(path: Path, into: Path, limits: Limits, *, watch: Watch = unwatched) -> None:
     """Copy a package, directory or archive, into the empty folder `into`.
 
     Raises:
@@ -56,9 +68,9 @@ def stage(path: Path, into: Path, limits: Limits) -> None:
     try:
         found = path.stat()
         if stat.S_ISDIR(found.st_mode):
-            _copy_directory(path, into, limits)
+            _copy_directory(path, into, limits, watch)
         elif stat.S_ISREG(found.st_mode):
-            _unpack(path, into, limits)
+            _unpack(path, into, limits, watch)
         else:
             raise PackageError(f"{path} is neither a directory nor a file.")
     except FileNotFoundError as error:
@@ -100,7 +112,7 @@ class _Intake:
 # Directories
 
 
-def _copy_directory(folder: Path, into: Path, limits: Limits) -> None:
+def _copy_directory(folder: Path, into: Path, limits: Limits, watch: Watch) -> None:
     intake = _Intake(into, limits)
     names: list[str] = []
     pending = [""]
@@ -125,7 +137,8 @@ def _copy_directory(folder: Path, into: Path, limits: Limits) -> None:
         if len(names) > limits.max_files:
             raise PackageError(f"The package has more than {limits.max_files:,} files.")
     check_distinct(names)
-    for name in names:
+    for position, name in enumerate(names):
+        watch("copying", position, len(names))
         # Not following links: the entry may have become one since.
         descriptor = os.open(folder / check_name(name), os.O_RDONLY | os.O_NOFOLLOW)
         with os.fdopen(descriptor, "rb") as file:
@@ -135,11 +148,18 @@ def _copy_directory(folder: Path, into: Path, limits: Limits) -> None:
 # Archives
 
 
-def _unpack(archive: Path, into: Path, limits: Limits) -> None:
+def _unpack(archive: Path, into: Path, limits: Limits, watch: Watch) -> None:
     intake = _Intake(into, limits)
     reader = _Unzipped(archive, limits.max_bytes + (limits.max_files + 1_000) * 2 * _BLOCK)
     with archive.open("rb") as file:
-        reader.source = file.read
+        size = archive.stat().st_size
+
+        def read(n: int) -> bytes:
+            if file.tell() % _COPY_BYTES < _READ_BYTES:
+                watch("unpacking", file.tell(), size)
+            return file.read(n)
+
+        reader.source = read
         while (header := reader.exactly(_BLOCK)) != bytes(_BLOCK):
             try:
                 info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")

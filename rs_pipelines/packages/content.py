@@ -31,11 +31,13 @@ from rs_pipelines.packages.format import (
     Limits,
     PackageError,
     PackageFacts,
+    Watch,
     dataset_files,
     figures_file,
     read_facts,
     read_text_file,
     sha256_of,
+    unwatched,
 )
 from rs_pipelines.packages.original import read_original
 from rs_pipelines.sample import Target
@@ -81,7 +83,13 @@ class PackageContent:
 
 
 @contextmanager
-def opened_package(path: Path, *, staging: Path | None = None, limits: Limits = Limits()) -> Generator[PackageContent]:  # noqa: B008 it is frozen
+def opened_package(
+    path: Path,
+    *,
+    staging: Path | None = None,
+    limits: Limits = Limits(),  # noqa: B008 it is frozen
+    watch: Watch = unwatched,
+) -> Generator[PackageContent]:
     """A checked copy of the package at `path`, for the length of the block.
 
     Args:
@@ -90,14 +98,16 @@ def opened_package(path: Path, *, staging: Path | None = None, limits: Limits = 
     Raises:
         PackageError: it is no whole, unchanged, harmless package.
     """
+    if path.is_dir() and not (path / PACKAGE_FILE).exists():
+        raise PackageError(f"{path} is no package: it has no {PACKAGE_FILE}. Name what `package export` wrote.")
     with tempfile.TemporaryDirectory(prefix=".staging-", dir=staging) as name:
         folder = Path(name) / "package"
         folder.mkdir()
-        stage(path, folder, limits)
-        yield _read(folder, limits)
+        stage(path, folder, limits, watch=watch)
+        yield _read(folder, limits, watch)
 
 
-def _read(folder: Path, limits: Limits) -> PackageContent:
+def _read(folder: Path, limits: Limits, watch: Watch) -> PackageContent:
     content = read_text_file(folder / PACKAGE_FILE, limits)
     for path in folder.rglob("*.yaml"):
         _refuse_aliases(path, limits)
@@ -113,13 +123,14 @@ def _read(folder: Path, limits: Limits) -> PackageContent:
             f"The package has version {shown(version)} and this program reads {ORIGINAL_VERSION} and {VERSION}: "
             "upgrade route-switch, or get the package again if it was damaged."
         )
-    return _read_current(folder, limits)
+    return _read_current(folder, limits, watch)
 
 
-def _read_current(folder: Path, limits: Limits) -> PackageContent:
+def _read_current(folder: Path, limits: Limits, watch: Watch) -> PackageContent:
     facts = read_facts(folder / PACKAGE_FILE, limits)
     template_id = _checked_id(facts.template_id)
-    _check_files(folder, facts, template_id)
+    _check_files(folder, facts, template_id, watch)
+    watch("reading", 0, None)
     registered = _registered(folder, template_id)
     database, _ = dataset_files(template_id)
     rows = read_dataset(folder / database, template_id)
@@ -179,14 +190,17 @@ def _checked_id(template_id: str) -> str:
         raise PackageError(f"{PACKAGE_FILE}: {error}") from error
 
 
-def _check_files(folder: Path, facts: PackageFacts, template_id: str) -> None:
+def _check_files(folder: Path, facts: PackageFacts, template_id: str, watch: Watch) -> None:
     """The files are those of the list, with its sizes and sums, and those that a package has."""
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {PACKAGE_FILE}
     if there != facts.files.keys():
         missing, extra = sorted(facts.files.keys() - there), sorted(there - facts.files.keys())
         said = f"lacks {shown(missing[0])}" if missing else f"has {shown(extra[0])}, which its list does not name"
         raise PackageError(f"The package {said}: get it again, or export again.")
+    checked, total = 0, sum(file.bytes for file in facts.files.values())
     for name, file in facts.files.items():
+        watch("checking", checked, total)
+        checked += file.bytes
         if (folder / name).stat().st_size != file.bytes or sha256_of(folder / name) != file.sha256:
             raise PackageError(f"{name} was changed or damaged since the export: get the package again.")
     own = f"{PROMPTS_DIR}/{template_id}/"

@@ -12,15 +12,13 @@ import msgspec
 import yaml
 
 from rs_gateway.adapters.prompt_yaml import dump_live, dump_template, dump_version
-from rs_gateway.adapters.sqlite_figures import read_figures
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.domain.prompts import ANY_MODEL, RegisteredTemplate
 from rs_gateway.domain.redaction import Redactor
-from rs_gateway.wiring import open_trace_reader
+from rs_gateway.wiring import open_template_figures, open_trace_reader
 from rs_pipelines.durable_files import sync_path
 from rs_pipelines.packages.archive import is_archive, pack
 from rs_pipelines.packages.dataset import rows_of, write_dataset
-from rs_pipelines.packages.figures_store import figures_store
 from rs_pipelines.packages.format import (
     BUNDLE_FILE,
     LOGS_FILE,
@@ -31,11 +29,13 @@ from rs_pipelines.packages.format import (
     VERSION,
     Counts,
     PackageFacts,
+    Watch,
     dataset_files,
     figures_file,
     read_facts,
     seal,
     sha256_of,
+    unwatched,
 )
 from rs_pipelines.packages.format import Limits as _Limits
 from rs_pipelines.packages.git_history import need_git, write_bundle
@@ -59,7 +59,13 @@ class ExportOptions:
 
 
 def export_package(
-    bench: Workbench, template_id: str, place: Path, options: ExportOptions, *, now: datetime
+    bench: Workbench,
+    template_id: str,
+    place: Path,
+    options: ExportOptions,
+    *,
+    now: datetime,
+    watch: Watch = unwatched,
 ) -> PackageFacts:
     """Write the package to `place`: a directory that is not there yet or empty, or a new `.tar.zst` file.
 
@@ -79,10 +85,10 @@ def export_package(
         with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as name:
             folder = Path(name) / "package"
             folder.mkdir()
-            facts = _write(bench, registered, folder, options, now)
+            facts = _write(bench, registered, folder, options, now, watch)
             if is_archive(place):
                 packed = Path(name) / place.name
-                pack(folder, packed)
+                pack(folder, packed, watch=watch)
                 # Unlike a rename, it never overwrites.
                 place.hardlink_to(packed)
             else:
@@ -109,29 +115,38 @@ def _check_free(place: Path) -> None:
 
 
 def _write(
-    bench: Workbench, registered: RegisteredTemplate, folder: Path, options: ExportOptions, now: datetime
+    bench: Workbench,
+    registered: RegisteredTemplate,
+    folder: Path,
+    options: ExportOptions,
+    now: datetime,
+    watch: Watch,
 ) -> PackageFacts:
     template_id, redactor = registered.template.template_id, bench.redactor
     _put(folder / MANIFEST_FILE, yaml.safe_dump(_manifest(bench, registered), sort_keys=False, allow_unicode=True))
     _write_versions(registered, folder / PROMPTS_DIR / template_id)
     n_studies, n_comparisons = 0, 0
+    watch("studies", 0, None)
     for study, comparison in studies_behind(registered, study_stores(bench.data, bench.studies, template_id)):
         write_study(folder / STUDIES_DIR, study, comparison, redactor)
         n_studies += study is not None
         n_comparisons += comparison is not None
     (folder / STUDIES_DIR / ".schema.lock").unlink(missing_ok=True)
+    watch("labelled rows", 0, None)
     rows = rows_of(registered, lake=bench.lake, datasets=bench.datasets, redactor=redactor)
     database, parquet = dataset_files(template_id)
     write_dataset(rows, template_id, database=folder / database, parquet=folder / parquet)
     with closing(open_trace_reader(bench.settings)) as reader:
-        logs = recent_logs(reader, template_id, limit=options.logs_limit, redactor=redactor)
+        logs = recent_logs(reader, template_id, limit=options.logs_limit, redactor=redactor, watch=watch)
     _put(folder / LOGS_FILE, "".join(f"{line}\n" for line in logs.lines))
     n_figures = 0
     if options.include_analytics:
-        figures = read_figures(figures_store(bench.settings), template_id)
+        with closing(open_template_figures(bench.settings)) as store:
+            figures = store.read(template_id)
         _put(folder / figures_file(template_id), "".join(f"{msgspec.json.encode(row).decode()}\n" for row in figures))
         n_figures = len(figures)
     if options.git:
+        watch("git history", 0, None)
         write_bundle(registered, folder / BUNDLE_FILE)
     counts = Counts(
         versions=len(registered.versions),
@@ -143,6 +158,7 @@ def _write(
         feedback=logs.n_feedback,
         figures=n_figures,
     )
+    watch("checksums", 0, None)
     content = {
         "version": VERSION,
         "template_id": template_id,

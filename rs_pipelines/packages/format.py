@@ -2,10 +2,10 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +23,14 @@ _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,199}\Z")
 _DEEPEST, _LONGEST = 6, 250
 _SEAL = re.compile(rb"sha256: ([0-9a-f]{64})\n\Z")
 _SEAL_BYTES = 73
+
+
+Watch: TypeAlias = Callable[[str, int, int | None], None]
+"""Told of a step by name, how much of it is done, and of how much; None where that is not known."""
+
+
+def unwatched(step: str, done: int, total: int | None) -> None:
+    """For who does not look."""
 
 
 class PackageError(RouteSwitchError):

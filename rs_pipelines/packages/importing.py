@@ -7,14 +7,13 @@ goes wrong, by the next import when the process was killed. A journal says how.
 
 import shutil
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import filelock
 import msgspec
 
-from rs_gateway.adapters.sqlite_figures import FiguresExistError, read_figures, write_figures
 from rs_gateway.domain.errors import (
     ConfigurationError,
     RegistryError,
@@ -25,6 +24,7 @@ from rs_gateway.domain.errors import (
 from rs_gateway.domain.evaluation import names_python
 from rs_gateway.domain.prompts import PromptTemplate, RegisteredTemplate, number_drafts
 from rs_gateway.domain.stats import StatsRow
+from rs_gateway.wiring import open_template_figures
 from rs_pipelines.dataset_file import DatasetFile
 from rs_pipelines.datasets import ImportReport
 from rs_pipelines.durable_files import sync_path, temporary_for, write_durably
@@ -32,13 +32,18 @@ from rs_pipelines.evaluators.registry import check_template
 from rs_pipelines.inputs import normal_text
 from rs_pipelines.labelled_rows import LabelledRow
 from rs_pipelines.packages.content import PackageContent, opened_package
-from rs_pipelines.packages.figures_store import figures_store
-from rs_pipelines.packages.format import ORIGINAL_VERSION, Limits, PackageError
+from rs_pipelines.packages.format import ORIGINAL_VERSION, Limits, PackageError, Watch, unwatched
 from rs_pipelines.workbench import Workbench
 
 _JOURNAL, _LOCK, _STAGING = ".import.json", ".lock", ".staging-"
 _LOCK_TIMEOUT_S = 30.0
 _SHORT_DIGEST = 16
+
+
+class FiguresExistError(StoreError):
+    """The store has figures of this template already."""
+
+    code = "figures_exist"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,14 @@ class _Journal(msgspec.Struct, frozen=True):
     figures: list[StatsRow] | None
 
 
-def import_package(bench: Workbench, path: Path, options: ImportOptions, *, limits: Limits = Limits()) -> Imported:  # noqa: B008 it is frozen
+def import_package(
+    bench: Workbench,
+    path: Path,
+    options: ImportOptions,
+    *,
+    limits: Limits = Limits(),  # noqa: B008 it is frozen
+    watch: Watch = unwatched,
+) -> Imported:
     """Check the package, then bring it in. The gateway may be running; what it serves stays as it is.
 
     Raises:
@@ -100,7 +112,7 @@ def import_package(bench: Workbench, path: Path, options: ImportOptions, *, limi
         TemplateExistsError, DatasetError, FiguresExistError: it would change what is here, and may not.
         RegistryError, StoreError: a store cannot be written. In every case nothing was changed.
     """
-    with _alone(bench) as home, opened_package(path, staging=home, limits=limits) as content:
+    with _alone(bench) as home, opened_package(path, staging=home, limits=limits, watch=watch) as content:
         template_id = content.template.template_id
         before = _registered(bench, template_id)
         _check_known(before, content, options)
@@ -114,7 +126,6 @@ def import_package(bench: Workbench, path: Path, options: ImportOptions, *, limi
             else ({v.number: v.number for v in versions}, versions)
         )
         figures = content.figures if options.restore_analytics else ()
-        store = figures_store(bench.settings) if options.restore_analytics else None
         records = home / template_id / content.digest[:_SHORT_DIGEST]
         journal = _Journal(
             template_id,
@@ -123,7 +134,7 @@ def import_package(bench: Workbench, path: Path, options: ImportOptions, *, limi
             [(version.text.content_hash, version.model) for version in added],
             rows,
             bench.datasets.names(template_id),
-            None if store is None else read_figures(store, template_id),
+            _figures(bench, template_id) if options.restore_analytics else None,
         )
         if journal.figures and not options.overwrite:
             raise FiguresExistError(
@@ -132,12 +143,15 @@ def import_package(bench: Workbench, path: Path, options: ImportOptions, *, limi
             )
         write_durably(home / _JOURNAL, msgspec.json.encode(journal))
         try:
+            watch("keeping the package", 0, None)
             if not journal.had_records:
                 _keep_records(content, records)
+            watch("labelled rows", 0, None)
             if rows:
                 dataset = bench.datasets.add(template_id, DatasetFile(str(path), tuple(rows), ()))
-            if store is not None:
-                write_figures(store, template_id, figures, replace=True)
+            if options.restore_analytics:
+                _replace_figures(bench, template_id, figures)
+            watch("versions", 0, None)
             bench.registry.add_drafts(template, versions)
         except BaseException:
             recover(bench, home)
@@ -171,8 +185,18 @@ def recover(bench: Workbench, home: Path) -> None:
         if journal.rows:
             bench.datasets.take_back(journal.template_id, journal.rows, keep=journal.dataset_files)
         if journal.figures is not None:
-            write_figures(figures_store(bench.settings), journal.template_id, journal.figures, replace=True)
+            _replace_figures(bench, journal.template_id, journal.figures)
     _forget_journal(home)
+
+
+def _figures(bench: Workbench, template_id: str) -> list[StatsRow]:
+    with closing(open_template_figures(bench.settings)) as store:
+        return store.read(template_id)
+
+
+def _replace_figures(bench: Workbench, template_id: str, rows: Sequence[StatsRow]) -> None:
+    with closing(open_template_figures(bench.settings)) as store:
+        store.replace(template_id, rows)
 
 
 def _forget_journal(home: Path) -> None:

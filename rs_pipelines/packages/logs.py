@@ -8,6 +8,7 @@ from typing import Any
 from rs_gateway.adapters.trace_rows import PAYLOAD_COLUMNS
 from rs_gateway.domain.ports import StoredRows, TraceReader
 from rs_gateway.domain.redaction import Redactor
+from rs_pipelines.packages.format import Watch, unwatched
 
 _PAGE = 10_000
 _FIRST_SPAN = 4_096
@@ -24,24 +25,29 @@ class RecentLogs:
     n_feedback: int
 
 
-def recent_logs(reader: TraceReader, template_id: str, *, limit: int, redactor: Redactor | None) -> RecentLogs:
+def recent_logs(
+    reader: TraceReader, template_id: str, *, limit: int, redactor: Redactor | None, watch: Watch = unwatched
+) -> RecentLogs:
     """At most `limit` traces that were committed when this was called. The gateway may be writing.
 
     Raises:
         StoreError, RedactionError.
     """
     newest = reader.newest_positions()
-    found = _newest_traces(reader, template_id, limit=limit, upto=newest.traces)
+    found = _newest_traces(reader, template_id, limit=limit, upto=newest.traces, watch=watch)
     said = _feedback(reader, {str(trace["trace_id"]) for trace in found}, upto=newest.feedback)
     lines = [_line(trace, said.get(str(trace["trace_id"]), []), redactor) for trace in found]
     return RecentLogs(lines, sum(map(len, said.values())))
 
 
-def _newest_traces(reader: TraceReader, template_id: str, *, limit: int, upto: int) -> list[dict[str, Any]]:
+def _newest_traces(
+    reader: TraceReader, template_id: str, *, limit: int, upto: int, watch: Watch
+) -> list[dict[str, Any]]:
     """Looks back over ever longer stretches of positions, each once."""
     found: list[dict[str, Any]] = []
     end, span = upto, _FIRST_SPAN
     while end > 0 and len(found) < limit:
+        watch("traces", len(found), limit)
         start = max(0, end - span)
         stretch = [row for row in _pages(reader.traces, after=start, upto=end) if row["template_id"] == template_id]
         found = stretch[-(limit - len(found)) :] + found

@@ -111,7 +111,8 @@ def test_a_person_sees_lineage_a_partition_its_plots_the_failed_gate_and_what_st
     reason = "The candidate is the live prompt: there is nothing to publish."
     look("gate", "/assets/comparison?view=checks&checkDetail=beats_live", "Failed", "parcels@deaf", reason)
     look("columns", "/assets/traces?view=overview", "Freshness policy", "Row count", "data-platform", "Parquet")
-    automation = ("new_traces", "new_examples", "score_drift", "ingest_every_hour", "optimize_when_due")
+    schedules = ("ingest_every_hour", "optimize_when_due", "upkeep_every_day")
+    automation = ("new_traces", "new_examples", "score_drift", *schedules)
     look("automation", "/automation", *automation)
 
 

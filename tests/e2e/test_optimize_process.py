@@ -258,7 +258,7 @@ def test_a_refused_import_lists_every_bad_row_of_either_kind(faulty_file: Path) 
     assert counts == {"imported": 0, "corrected": 0, "duplicates": 0, "skipped": 3}
     *listed, verdict = refused.stderr.splitlines()
     assert [line.partition(":")[0] for line in listed] == ["line 1", "line 3", "line 4"]
-    assert verdict.startswith("3 bad row(s), nothing imported.")
+    assert verdict.startswith("3 bad rows, nothing imported.")
 
 
 def test_an_import_that_skips_bad_rows_lists_them_all_too(faulty_file: Path) -> None:
@@ -267,7 +267,7 @@ def test_an_import_that_skips_bad_rows_lists_them_all_too(faulty_file: Path) -> 
     assert told.returncode == 0
     *listed, verdict = told.stderr.splitlines()
     assert [line.partition(":")[0] for line in listed] == ["line 1", "line 3", "line 4"]
-    assert verdict == "Imported 1 rows (0 corrected, 0 already known, 3 skipped)."
+    assert verdict == "Imported 1 row (0 corrected, 0 already known, 3 skipped)."
     report = json.loads(route_switch(*skipping, "--json", cwd=faulty_file).stdout)
     assert (report["imported"], report["duplicates"], report["skipped"]) == (0, 1, 3)
     assert [problem["line"] for problem in report["problems"]] == [1, 3, 4]

@@ -8,15 +8,20 @@ from typing import Any
 import httpx
 import pytest
 
+from rs_gateway.domain.prompts import Demo, Origin, PromptText
+from rs_pipelines.sample import Split
 from tests import upstream as wire
 from tests.e2e.processes import free_address, route_switch, serving
 from tests.e2e.test_gateway_process import Load
 from tests.gateway.test_chat import HELP, configuration
 from tests.pipelines.packaged import bench_in, full_bench, original_package
+from tests.pipelines.parcels import parcels
+from tests.pipelines.tiny_upstream import import_parcels, tiny, workbench
 from tests.running import eventually, register, write_configuration
 from tests.upstream import Upstream
 
 pytestmark = pytest.mark.e2e
+PROVEN_ELSEWHERE = Origin("study", "gate", "2026-05-01T00:00:00+00:00", study_id="s1", comparison_id="c0ffee")
 
 
 @pytest.fixture
@@ -63,6 +68,39 @@ def test_a_template_moves_to_a_second_gateway_while_the_first_one_is_busy(tmp_pa
             assert client.post("/v1/chat/completions", json=HELP).status_code >= 400  # nothing went live
             stats = client.get("/v1/prompts/support/stats").json()
             assert 0 < stats["windows"]["all"]["overall"]["requests"] <= seen + 10
+
+
+def test_an_imported_draft_goes_live_only_through_this_gateways_own_gate(tmp_path: Path) -> None:
+    """The proof that it came with counts for nothing: it is tried, compared on local test rows, and then published."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    demos = tuple(Demo(e.variables["message"], e.expected) for e in parcels(train=4).examples[:4])
+    draft = PromptText("Answer with the parcel number only.", "{message}", demos)
+    with Upstream([tiny]).running() as model:
+        workbench(here, model).registry.add_version("parcels", draft, model="tiny", origin=PROVEN_ELSEWHERE)
+        route_switch("package", "export", "parcels", "../p", cwd=here)
+        bench = workbench(there, model)
+        import_parcels(there, bench)
+        assert ok("import", "../p", "--overwrite", cwd=there)["drafts"] == [2]
+        target = bench.target("parcels")
+        assert (bench.live(target).number, len(bench.registry.get("parcels").history)) == (1, 1)
+        done = route_switch("optimize", "parcels", "--json", cwd=there)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["published"], found["reasons"]
+    [study] = bench.studies.studies(target)
+    assert draft.instruction in {instruction.text for instruction in study.instructions}, "the draft was tried"
+    comparison = bench.studies.load_comparison(target, study.study_id)
+    assert comparison is not None
+    change = bench.registry.get("parcels").history[-1]
+    assert change.comparison_id == comparison.comparison_id == found["comparison_id"]
+    assert change.comparison_id != PROVEN_ELSEWHERE.comparison_id
+    tested = bench.samples.load(target, comparison.sample_id).rows(Split.TEST)
+    assert {row.example_id for row in comparison.rows} == {example.example_id for example in tested}
+    assert not {example.variables["message"] for example in tested} & {
+        demo.user for demo in bench.live(target).text.demos
+    }
 
 
 def test_data_goes_to_stdout_and_words_to_stderr(tmp_path: Path) -> None:

@@ -509,6 +509,25 @@ def test_what_is_wrong_is_refused_in_openais_shape(
     assert [k["name"] for k in done(untouched.admin("GET", "/keys"))] == ["boss"]
 
 
+@pytest.mark.parametrize("value", ["yes", "true", 1])
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/templates", NEW, "default"),
+        ("/templates/support/versions", {"instruction": "x"}, "drops_variables"),
+        ("/keys", {"name": "x"}, "admin"),
+        ("/keys", {"name": "x", "limits": {}}, "limits.allow_unpriced"),
+    ],
+)
+def test_true_and_false_are_written_as_json_has_them(
+    untouched: Keyed, path: str, body: dict[str, Any], field: str, value: object
+) -> None:
+    *parents, name = field.split(".")
+    inner = {name: value}
+    body = {**body, **({parents[0]: inner} if parents else inner)}
+    assert field in refused(untouched.admin("POST", path, body), 400, "a valid boolean")["param"]
+
+
 @pytest.mark.parametrize("value", ["2", True, 2.0, 1.5])
 @pytest.mark.parametrize(
     ("path", "body", "field"),

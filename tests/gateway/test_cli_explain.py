@@ -135,6 +135,7 @@ def test_json_is_the_trace_with_its_decision_and_attempts(folder: Path) -> None:
     assert facts["decision"]["probabilities"] == {"small": 0.75, "big": 0.25}
     assert [attempt["status"] for attempt in facts["attempts"]] == [503, 200]
     assert facts["stream"] is True
+    assert facts["reached"] == "`model` is the template's name"
     assert "response" not in facts
 
 

@@ -130,6 +130,19 @@ def test_the_history_says_what_was_proven_and_what_a_person_did(registry: Prompt
     assert found[1] == json.loads(json.dumps({**found[1], "comparison_id": "e642", "by": "gate"}))
 
 
+def test_the_history_loses_nothing_on_a_narrow_terminal(registry: PromptFiles) -> None:
+    comparison, reason = "e642aa11bb22cc33dd44", "a proven gain of 0.120 on rows that nobody had seen before"
+    at = "2026-02-01T12:34:56+00:00"
+    registry.make_live("orders", Change(Action.PUBLISH, 2, "gpt-4o-mini", "gate", at, reason, 1, comparison))
+    table = invoke("template", "history", "orders", columns=80).stdout
+    assert max(map(len, table.splitlines())) <= 80
+    lines = [line.split("│")[1:-1] for line in table.splitlines() if line.startswith("│")]
+    whole = ["".join(cells).replace(" ", "") for cells in zip(*lines, strict=True)]  # each column from top to bottom
+    assert whole[0].endswith("2026-02-0112:34:56UTC")
+    assert whole[4].endswith(comparison)
+    assert whole[5].endswith(reason.replace(" ", ""))
+
+
 def test_a_diff_without_numbers_is_what_the_newest_would_change_of_what_is_live(registry: PromptFiles) -> None:
     lines = ok("template", "diff", "orders").stdout.splitlines()
     assert [line for line in lines if line[0] in "+-"] == [

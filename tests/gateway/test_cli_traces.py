@@ -255,7 +255,7 @@ def test_a_bad_line_stops_the_import_unless_it_may_be_skipped(stored: Path) -> N
     file = write_lines(stored / "labels.jsonl", label(0), *bad)
     result = invoke("feedback", "import", file)
     assert result.exit_code == 1
-    assert "7 bad line(s), nothing stored" in result.stderr
+    assert "7 bad lines, nothing stored" in result.stderr
     assert "line 2: not JSON" in result.stderr
     assert "line 6: the store holds no trace" in result.stderr
     assert feedback_in(stored) == []

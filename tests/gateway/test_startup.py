@@ -59,3 +59,13 @@ def test_commands_on_the_gateways_own_stores_load_nothing_of_the_pipelines(tmp_p
     statement += f"[CliRunner().invoke(app, words.split()) for words in {_COMMANDS!r}]"
     assert loaded_by(statement).isdisjoint(HEAVY)
     assert (tmp_path / "route-switch.yaml").exists()
+
+
+def test_the_help_of_no_command_loads_anything_heavy() -> None:
+    statement = (
+        "import sys, io, contextlib\nfrom typer.testing import CliRunner\n"
+        "from tests.test_every_command import COMMANDS\nfrom rs_gateway.cli import app\n"
+        "bad = [n for n in COMMANDS if CliRunner().invoke(app, [*n.split(), '--help']).exit_code]\n"
+        "assert not bad, bad\n"
+    )
+    assert loaded_by(statement).isdisjoint(HEAVY)

@@ -308,6 +308,40 @@ def test_what_the_gateway_stored_is_ingested_once(tmp_path: Path, how: str) -> N
         assert "no new traces" in str(tick().skip_message)
 
 
+def test_the_lake_is_packed_once_a_day_and_only_where_there_is_anything_to_pack(tmp_path: Path) -> None:
+    with daemon_on(tmp_path) as daemon:
+        assert "is packed, and nothing expires" in str(daemon.scheduled("upkeep_every_day").skip_message)
+        asyncio.run(store_one(tmp_path / "data/traces.db"))
+        steps.ingest(daemon.bench)
+        assert [part.packing for part in daemon.bench.lake.manifest().traces.parts] == ["fast"]
+        assert len(daemon.scheduled("upkeep_every_day").run_requests) == 1
+        job = build_defs({"stores": Stores(daemon.fresh)}).resolve_job_def("upkeep")
+        assert job.execute_in_process(instance=daemon.instance).success
+        assert [part.packing for part in daemon.bench.lake.manifest().traces.parts] == ["small"]
+        assert daemon.bench.lake.traces(["trace_id"]).collect()["trace_id"].to_list() == ["T1"]
+        assert "is packed" in str(daemon.scheduled("upkeep_every_day").skip_message)
+
+
+def test_what_is_kept_no_longer_goes_also_where_nothing_new_comes(tmp_path: Path) -> None:
+    with daemon_on(tmp_path) as daemon:
+        asyncio.run(store_one(tmp_path / "data/traces.db"))  # in 1970
+        steps.ingest(daemon.bench)
+        settings = msgspec.yaml.decode((tmp_path / "route-switch.yaml").read_bytes())
+        write_configuration(tmp_path, {**settings, "privacy": {"retention": {"lake_days": 30}}})
+        assert len(daemon.scheduled("upkeep_every_day").run_requests) == 1
+        job = build_defs({"stores": Stores(daemon.fresh)}).resolve_job_def("upkeep")
+        assert job.execute_in_process(instance=daemon.instance).success
+        assert steps.lake_rows(daemon.fresh()) == (0, 0)
+
+
+def test_no_upkeep_is_started_beside_another_one(tmp_path: Path) -> None:
+    with daemon_on(tmp_path) as daemon:
+        asyncio.run(store_one(tmp_path / "data/traces.db"))
+        steps.ingest(daemon.bench)
+        daemon.instance.add_run(dg.DagsterRun(job_name="upkeep", status=dg.DagsterRunStatus.STARTED))
+        assert "is under way" in str(daemon.scheduled("upkeep_every_day").skip_message)
+
+
 def test_what_a_study_was_drawn_from_is_known_even_where_the_sample_has_no_room_for_it(tmp_path: Path) -> None:
     with Upstream([tiny]).running() as upstream:
         bench = workbench(tmp_path, upstream, dataset={"max_records": 120})

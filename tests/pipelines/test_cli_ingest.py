@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 import typer
 from rich.console import Console
@@ -39,8 +40,23 @@ def ok(*arguments: str) -> Result:
 
 def test_ingest_says_what_it_brought(folder: Path) -> None:
     serve(folder, "A", "B")
-    assert "2 new traces, 0 new feedback rows in 1 files" in ok().stderr
+    assert "2 new traces, 0 new feedback rows in 1 file," in ok().stderr
     assert "0 new traces" in ok().stderr
+
+
+def test_the_tables_that_analysts_read_are_there_after_every_ingest(folder: Path) -> None:
+    tables = [folder / "data/daily_figures.parquet", folder / "data/live_scores.parquet"]
+    serve(folder, "A", "B")
+    ok()
+    assert pl.read_parquet(tables[0])["requests"].sum() == 2
+    assert pl.read_parquet(tables[1]).height == 0
+    for table in tables:
+        table.unlink()
+    ok()
+    assert all(table.exists() for table in tables)
+    serve(folder, "C")
+    ok()
+    assert pl.read_parquet(tables[0])["requests"].sum() == 3
 
 
 def test_scripts_get_json_alone_on_stdout(folder: Path) -> None:
@@ -57,8 +73,8 @@ def test_compact_says_how_many_files_became_how_many(folder: Path) -> None:
     for name in "ABC":
         serve(folder, name)
         ok()
-    assert "3 small files merged into 1; the lake has 1 files" in ok("--compact").stderr
-    assert "0 small files merged into 0; the lake has 1 files" in ok("--compact").stderr
+    assert "3 small files merged into 1; the lake has 1 file" in ok("--compact").stderr
+    assert "0 small files merged into 0; the lake has 1 file" in ok("--compact").stderr
 
 
 def test_help_has_an_example() -> None:

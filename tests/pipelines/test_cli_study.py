@@ -1,5 +1,6 @@
 """`route-switch study`: what was searched, found, proven and published, out of what lies on the disk."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,13 @@ from rs_gateway.adapters.prompt_files import PromptFiles
 from rs_gateway.adapters.scripted_chat import ScriptedChat
 from rs_gateway.domain.prompts import PromptTemplate
 from rs_gateway.domain.publication import Action, Change
+from rs_pipelines.analysis.study_tables import pick_study
 from rs_pipelines.comparison import Comparison
 from rs_pipelines.gate import ComparedRow, GatePolicy, judge
 from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.mipro.search import run_study
 from rs_pipelines.studies import StudyFiles
-from tests.commands import failure, from_json, ok
+from tests.commands import failure, from_json, invoke, ok
 from tests.pipelines.parcels import EVALUATOR, LIVE, ORIGIN, cache_at, models, request, tiny_model
 from tests.running import write_configuration
 
@@ -135,3 +137,36 @@ def test_a_study_that_is_not_there_or_not_the_only_one_is_said(studied: Studied)
     message = failure("study", "show", begin)
     assert f"2 studies begin with {begin!r}" in message
     assert f"{begin}other" in message
+
+
+def test_a_study_that_cannot_be_read_is_named_and_the_others_are_listed(studied: Studied) -> None:
+    broken = studied.files.directory(studied.study.target, "broken")
+    broken.mkdir()
+    (broken / "study.json").write_text("{")
+    result = invoke("study", "list", "--json")
+    assert result.exit_code == 1, "as something is wrong"
+    assert [line["study_id"] for line in json.loads(result.stdout)] == [studied.study.study_id]
+    words = " ".join(result.stderr.split())
+    assert f"error: Study broken of {studied.study.target.key} cannot be read (" in words
+    assert f"delete its folder. It is {broken.resolve()}." in words
+    assert studied.study.study_id in invoke("study", "list").stdout
+    assert f"Study {studied.study.study_id}" in ok("study", "show", studied.study.study_id[:6]).stdout
+    assert pick_study(studied.files).study_id == studied.study.study_id
+    assert "that can be read" in failure("study", "show", "broken")
+
+
+def test_a_comparison_that_cannot_be_read_is_named_beside_its_study(studied: Studied) -> None:
+    path = studied.files.directory(studied.study.target, studied.study.study_id) / "comparison.json"
+    path.write_text("{")
+    result = invoke("study", "list", "--json")
+    assert result.exit_code == 1
+    assert [line["state"] for line in json.loads(result.stdout)] == ["searched"]
+    assert f"The comparison of study {studied.study.study_id} cannot be read" in " ".join(result.stderr.split())
+
+
+def test_of_several_targets_one_without_a_readable_study_is_left_out(studied: Studied) -> None:
+    other = studied.files.directory(replace(studied.study.target, model="other"), "s1")
+    other.mkdir(parents=True)
+    (other / "study.json").write_bytes(b"\xff")
+    assert studied.files.targets() == [studied.study.target]
+    assert len(studied.files.faults()) == 1

@@ -1,5 +1,6 @@
 """Compaction: few parts, the same rows, and nobody who reads notices."""
 
+import threading
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
@@ -109,3 +110,32 @@ def test_a_notebook_that_was_open_before_a_compaction_reads_on(tmp_path: Path) -
         frame.collect()
     assert lake.traces(["seq"]).collect().height == 3
     assert len(list(tmp_path.rglob("*.parquet"))) == 1
+
+
+def test_a_long_compaction_lets_an_ingest_in_between(tmp_path: Path) -> None:
+    reader, lake = FakeTraceReader(), Lake(tmp_path, turn_s=0)
+    for day in range(3):
+        reader.add_trace(started_at=NOON + day * DAY_S)
+        lake.ingest(reader)
+    waiting, came = threading.Event(), threading.Event()
+
+    def ingest() -> None:
+        waiting.set()
+        Lake(tmp_path).ingest(reader)
+        came.set()
+
+    other = threading.Thread(target=ingest)
+
+    def on_merge(report: CompactionReport) -> None:
+        if report.merged == 1:
+            reader.add_trace(started_at=NOON)
+            other.start()
+            assert waiting.wait(10)
+        if report.merged == 2:
+            assert came.wait(10), "it need not wait for the end"
+
+    # Each of the three parts is packed in a turn of its own, and so is the one that came meanwhile with the first.
+    assert lake.compact(on_merge=on_merge).merged >= 4
+    other.join()
+    assert lake.traces(["seq"]).collect()["seq"].sort().to_list() == [1, 2, 3, 4]
+    assert {part.packing for part in lake.manifest().traces.parts} == {"small"}

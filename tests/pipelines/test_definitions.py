@@ -66,7 +66,7 @@ def test_enabled_in_the_configuration_all_sensors_and_schedules_are_on(tmp_path:
     found = loaded(tmp_path)
     assert found["running"] == [
         *("new_examples", "new_targets", "new_traces", "score_drift"),
-        *("ingest_every_hour", "optimize_when_due"),
+        *("ingest_every_hour", "optimize_when_due", "upkeep_every_day"),
     ]
 
 

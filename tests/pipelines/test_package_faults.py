@@ -17,7 +17,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rs_gateway.adapters.sqlite_figures import read_figures
+from rs_gateway.adapters.sqlite_figures import SqliteFigures
 from rs_gateway.domain.errors import RegistryError, RouteSwitchError
 from rs_gateway.domain.prompts import PromptText, RegisteredTemplate
 from rs_pipelines.packages.archive import pack, stage
@@ -129,7 +129,7 @@ def test_a_file_that_packages_do_not_have_is_refused_even_with_right_sums(copy: 
 
 def test_what_is_no_package_is_said_to_be_none(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "There is no package")
-    refused(tmp_path, "is this a package")
+    refused(tmp_path, "is no package: it has no package.yaml")
     (tmp_path / "x.tar.zst").write_bytes(b"hello")
     refused(tmp_path / "x.tar.zst", "damaged or no .tar.zst file")
     os.mkfifo(tmp_path / "pipe")
@@ -369,7 +369,7 @@ def state(bench: Workbench) -> tuple[RegisteredTemplate | None, list[object], ob
     kept = sorted(
         p.relative_to(home).as_posix() for p in home.rglob("*") if p.is_file() and not p.name.endswith(".lock")
     )
-    return registered, list(labels), read_figures(bench.data / "traces.db", "parcels"), kept
+    return registered, list(labels), SqliteFigures(bench.data / "traces.db").read("parcels"), kept
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -456,7 +456,7 @@ def test_an_export_that_fails_leaves_nothing_beside_its_place(tmp_path: Path, mo
     bench = full_bench(tmp_path / "here")
     place = tmp_path / "out/p.tar.zst"
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("rs_pipelines.packages.export.pack", fail)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,10 @@ import pytest
 import yaml
 
 from rs_gateway.adapters.prompt_files import PromptFiles
-from rs_gateway.adapters.sqlite_figures import FiguresExistError, read_figures
 from rs_gateway.domain.errors import ConfigurationError, RegistryError, TemplateExistsError
 from rs_gateway.domain.prompts import PromptText
 from rs_gateway.domain.publication import Action, Change
+from rs_gateway.wiring import open_template_figures
 from rs_pipelines.analysis.lineage import follow_back
 from rs_pipelines.dataset_file import DatasetFile, read_dataset
 from rs_pipelines.inputs import split_of
@@ -22,7 +23,7 @@ from rs_pipelines.labelled_rows import LabelledRow
 from rs_pipelines.packages.content import opened_package
 from rs_pipelines.packages.export import ExportOptions
 from rs_pipelines.packages.format import PackageError
-from rs_pipelines.packages.importing import Imported, ImportOptions, import_package
+from rs_pipelines.packages.importing import FiguresExistError, Imported, ImportOptions, import_package
 from rs_pipelines.workbench import Workbench
 from tests.pipelines.packaged import BETTER, bench_in, export, full_bench, original_package
 from tests.pipelines.tiny_upstream import TEMPLATE
@@ -46,7 +47,8 @@ def bring(bench: Workbench, path: Path, *, overwrite: bool = False, analytics: b
 
 
 def figures(bench: Workbench) -> list[object]:
-    return list(read_figures(bench.data / "traces.db", "parcels"))
+    with closing(open_template_figures(bench.settings)) as store:
+        return list(store.read("parcels"))
 
 
 @pytest.mark.parametrize("name", PLACES)

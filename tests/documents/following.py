@@ -1,0 +1,58 @@
+"""Which documents the tests follow, and what they leave out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.documents.reader import ROOT, Reader
+from tests.documents.scripted_provider import scripted
+from tests.pipelines.packaged import original_package
+from tests.upstream import Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A command that a document shows and the reader does not run."""
+
+    document: str
+    command: str
+    reason: str
+
+
+BEGINNINGS = ("README.md", "docs/quick-start.md")
+MIGRATIONS = tuple(sorted(f"docs/migrate/{path.name}" for path in ROOT.glob("docs/migrate/*.md")))
+GUIDES = (
+    ("docs/guides/own-template.md", "docs/guides/labels-and-feedback.md", "docs/guides/optimize-and-publish.md"),
+    ("docs/guides/evaluators.md",),
+)
+"""They begin where `route-switch` is on the path and a key is set; of several, one goes on where the other ended."""
+SET_UP = "`.ci/run` runs it in a folder of its own"
+NOT_RUN = (
+    LeftOut("README.md", "python3.11 -m venv .venv", SET_UP),
+    LeftOut("README.md", ".venv/bin/pip install -c constraints.txt '.[pipelines]'", SET_UP),
+    LeftOut("README.md", "make demo", "tests/e2e/test_demo_process.py runs the demo"),
+    LeftOut("README.md", "make test", "`.ci/run` runs it, these tests included"),
+    LeftOut("docs/quick-start.md", "python3.11 -m venv .venv", SET_UP),
+    LeftOut("docs/quick-start.md", ".venv/bin/pip install -c constraints.txt '.[pipelines,local]'", SET_UP),
+    LeftOut(
+        "docs/quick-start.md", "route-switch model serve", "the scripted provider does; test_local_model.py runs it"
+    ),
+    LeftOut("docs/guides/optimize-and-publish.md", "route-switch up", "tests/e2e/test_up.py runs it"),
+    LeftOut(
+        "docs/guides/optimize-and-publish.md", "dagster dev -w workspace.yaml", "tests/e2e/test_dagster_ui.py does"
+    ),
+)
+
+
+def follow(*documents: str, folder: Path, first: str = "") -> None:
+    """Do all that they say, one after the other.
+
+    Raises:
+        AssertionError: something cannot be done, does not say what is shown, or is left out for no reason.
+    """
+    # What the page on migrating from the Go system has its reader bring along.
+    original_package(folder / "exported/billing", manifest={"id": "billing"}, package={"template_id": "billing"})
+    not_run = frozenset(one.command for one in NOT_RUN if one.document in documents)
+    with Upstream([scripted]).running() as upstream:
+        reader = Reader(folder, upstream.base_url, not_run)
+        reader.read(*(ROOT / document for document in documents), first=first)
+    assert reader.left_out == not_run, "NOT_RUN names a command that is not there"
