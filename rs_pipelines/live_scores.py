@@ -18,6 +18,7 @@ from rs_gateway.domain.prompts import PromptTemplate
 from rs_pipelines.durable_files import put_in_place, temporary_for
 from rs_pipelines.examples import served_answer
 from rs_pipelines.lake import Lake
+from rs_pipelines.parquet_files import write_parquet
 from rs_pipelines.sample import Target
 from rs_pipelines.workbench import Workbench
 
@@ -128,7 +129,7 @@ def save_live_scores(path: Path, frame: pl.DataFrame) -> None:
     """Replace the table as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_for(path)
-    frame.write_parquet(temporary)
+    write_parquet(frame, temporary)
     put_in_place(temporary, path)
 
 
