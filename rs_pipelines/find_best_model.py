@@ -129,8 +129,8 @@ def find_best_model(
         allowance = planning.plan(bench, samples[one.target], effort).allowance
         crossing = _crossed(bench, one, tuned, rows, evaluator, allowance, watch=watch)
         calls += crossing.calls
-        for source in transfer:
-            transfer[source][model] = _mean(crossing.scores.get(source, ()))
+        for source, means in transfer.items():
+            means[model] = _mean(crossing.scores.get(source, ()))
         if model in crossing.scores:
             tried.append(_tried(bench, one, crossing.scores[model], crossing.latencies_s))
         if crossing.stopped is None:
