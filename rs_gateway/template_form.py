@@ -1,5 +1,6 @@
 """What a person sends to register a template or a version: the same keys in a file and over the admin API."""
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
@@ -36,6 +37,11 @@ class TextForm(BaseModel):
     @classmethod
     def read(cls, content: object) -> Self:
         """Raises TemplateInvalidError listing every key that is wrong."""
+        if not isinstance(content, Mapping):
+            there = "nothing" if content is None else shown(content)
+            raise TemplateInvalidError(
+                f"there have to be keys with values, such as `instruction: Answer in one word.`, and there is {there}"
+            )
         try:
             return cls.model_validate(content)
         except ValidationError as error:

@@ -69,7 +69,10 @@ class BestModel:
         models: the best first.
         cheapest_within_bound: None only when the costs of those within it are unknown.
         cost_basis: `usd`, or `tokens` where a price is missing.
-        transfer: model that a prompt was tuned for -> model that it ran on -> mean score.
+        transfer: model that a prompt was tuned for -> model that it ran on -> mean score; None where it did not run on
+            all rows.
+        unfinished: model whose budget ended too early -> why, and what to do. Of these, `models` has those whose own
+            prompt has run on all rows.
         test_by_provenance: who vouches for the test rows; left_out_by_provenance: for those that not every model may be
             judged by, such as a teacher's labels when its own model is among them.
     """
@@ -83,6 +86,7 @@ class BestModel:
     models: tuple[Ranked, ...]
     transfer: Mapping[str, Mapping[str, float | None]]
     model_calls: int
+    unfinished: Mapping[str, str] = field(default_factory=dict[str, str])
     test_by_provenance: Mapping[str, int] = field(default_factory=dict[str, int])
     left_out_by_provenance: Mapping[str, int] = field(default_factory=dict[str, int])
 

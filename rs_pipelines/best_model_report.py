@@ -46,6 +46,13 @@ def print_best_model(console: Console, found: BestModel) -> None:
 
 def conclusions(found: BestModel) -> list[str]:
     """What the figures say, in sentences."""
+    if len(found.models) == 1 and found.unfinished.keys() - {found.best}:
+        return [
+            *_label_words(found),
+            *_gap_words(found),
+            f"There is nothing to choose from yet: {found.best} is the only model that was finished. Nothing was "
+            "published.",
+        ]
     if len(found.models) == 1:
         return [
             *_label_words(found),
@@ -57,6 +64,7 @@ def conclusions(found: BestModel) -> list[str]:
     what = "price" if found.cost_basis == "usd" else "tokens, for not every price is known"
     lines = [
         *_label_words(found),
+        *_gap_words(found),
         f"Best: {found.best}.",
         f"Nobody is better and cheaper than: {front} (quality against {what}).",
     ]
@@ -90,6 +98,23 @@ def _label_words(found: BestModel) -> list[str]:
         f"Warning: {n} more test rows are left out, for {who} labelled them and is among the models compared."
         for who, n in found.left_out_by_provenance.items()
         if who in teachers
+    ]
+
+
+def _gap_words(found: BestModel) -> list[str]:
+    """Which models lack answers, are not in the ranking, or not in all of the transfer matrix."""
+    ranked = {one.model for one in found.models}
+    return [
+        (
+            f"Warning: not every prompt has run on {model}. {why}"
+            if model in ranked
+            else f"Warning: {model} is not finished, so it is not ranked. {why}"
+        )
+        for model, why in found.unfinished.items()
+    ] + [
+        f"{one.model} answered {one.answered} of {found.n_test} test rows: its figures are of these."
+        for one in found.models
+        if one.answered < found.n_test
     ]
 
 

@@ -29,8 +29,10 @@ def demo_directory(directory: Path) -> Generator[None]:
         DemoBusyError: another demo holds it.
         ConfigurationError: it cannot be made or emptied, or holds something that is not the demo's.
     """
+    directory = directory.resolve()  # `.` has no name that a lock could have
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
+        _check_own(directory)  # before anything is written beside it
         lock = FileLock(directory.parent / f".{directory.name}.lock", blocking=False)
         lock.acquire()
     except Timeout:
@@ -48,17 +50,20 @@ def _make_empty(directory: Path) -> None:
     mark = directory / _MARK
     try:
         directory.mkdir(exist_ok=True)
-        entries = [path for path in directory.iterdir() if path != mark]
-        if entries and not mark.exists():
-            raise ConfigurationError(f"{directory} holds something that is not the demo's: {_ANOTHER}.")
+        _check_own(directory)
         mark.touch()
-        for path in entries:
+        for path in [path for path in directory.iterdir() if path != mark]:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
     except OSError as error:
         raise _unusable(directory, error) from error
+
+
+def _check_own(directory: Path) -> None:
+    if directory.exists() and not (directory / _MARK).exists() and any(directory.iterdir()):
+        raise ConfigurationError(f"{directory} holds something that is not the demo's: {_ANOTHER}.")
 
 
 def _unusable(directory: Path, error: OSError) -> ConfigurationError:

@@ -43,6 +43,22 @@ class Tuned:
 
 
 @dataclass(frozen=True, slots=True)
+class _Crossing:
+    """Every prompt on one model, as far as its budget went.
+
+    Attributes:
+        scores: model that a prompt was tuned for -> its scores; without the prompts that the budget did not cover.
+        latencies_s: of calls with the model's own prompt. calls: all on its account.
+        stopped: why prompts are missing.
+    """
+
+    scores: Mapping[str, list[RowScore]]
+    latencies_s: tuple[float, ...]
+    calls: int
+    stopped: BudgetExhaustedError | None
+
+
+@dataclass(frozen=True, slots=True)
 class Tuning:
     """A prompt is about to be tuned for this model: number `position` of `total`."""
 
@@ -71,6 +87,8 @@ def find_best_model(
 ) -> BestModel:
     """Tune a prompt for each model and compare them. Publishes nothing. Run again, it goes on where it was.
 
+    A model whose budget ends before its own prompt has run on all rows is not ranked; the others are.
+
     Args:
         models: those of the template's combinations to compare; none means all.
         effort: of each model's search; its `max_calls` is what everything together may cost, shared out among the
@@ -80,6 +98,7 @@ def find_best_model(
     Raises:
         ConfigurationError: the template runs on no such model, or they have no test row in common, or the budget is
             too small.
+        BudgetExhaustedError: of every model; retries take calls, too.
         PreflightError, LabelShortageError: there is nothing to learn from or to prove with.
     """
     targets = _targets(bench, template_id, models)
@@ -103,15 +122,23 @@ def find_best_model(
     evaluator = bench.evaluator(bench.registry.get(template_id).template)
     tried: list[Tried] = []
     transfer: dict[str, dict[str, float | None]] = {one.target.model: {} for one in tuned}
+    stopped: dict[str, BudgetExhaustedError] = {}
     calls = 0
     for one in tuned:
+        model = one.target.model
         allowance = planning.plan(bench, samples[one.target], effort).allowance
-        scores, latencies_s, spent = _crossed(bench, one, tuned, rows, evaluator, allowance, watch=watch)
-        calls += spent
-        for source, scored in scores.items():
-            transfer[source][one.target.model] = _mean(scored)
-        tried.append(_tried(bench, one, scores[one.target.model], latencies_s))
-        on_step(Crossed(one.target.model))
+        crossing = _crossed(bench, one, tuned, rows, evaluator, allowance, watch=watch)
+        calls += crossing.calls
+        for source, means in transfer.items():
+            means[model] = _mean(crossing.scores.get(source, ()))
+        if model in crossing.scores:
+            tried.append(_tried(bench, one, crossing.scores[model], crossing.latencies_s))
+        if crossing.stopped is None:
+            on_step(Crossed(model))
+        else:
+            stopped[model] = crossing.stopped
+    if not tried:
+        raise next(iter(stopped.values()))
     seed = bench.settings.mipro_v2.seed
     try:
         found = rank(
@@ -126,6 +153,7 @@ def find_best_model(
         raise ConfigurationError(f"A model of {template_id!r} cannot be compared: {error}.") from error
     return replace(
         found,
+        unfinished={model: str(why) for model, why in stopped.items()},
         test_by_provenance=_by_provenance(rows),
         left_out_by_provenance=_by_provenance(_left_out(samples.values(), rows)),
     )
@@ -220,34 +248,34 @@ def _crossed(
     allowance: Allowance,
     *,
     watch: Watcher,
-) -> tuple[Mapping[str, list[RowScore]], tuple[float, ...], int]:
-    """Scores of every prompt on one model, the latencies of its own, and all calls on its account.
-
-    Raises:
-        BudgetExhaustedError: before all rows were scored.
-    """
+) -> _Crossing:
+    """Run every prompt on one model, its own first: that one decides whether the model can be ranked."""
     template_id, done = one.target.template_id, 0
     total = len(tuned) * len(rows)
 
-    async def run(models: StudyModels) -> tuple[Mapping[str, list[RowScore]], tuple[float, ...], int]:
+    async def run(models: StudyModels) -> _Crossing:
         nonlocal done
         title = f"Comparison of {len(tuned)} prompts on {one.target.model}"
         budget = CallBudget(models.task.cache, one.account, allowance, title=title)
         model = models.task.on(budget)
         scores: dict[str, list[RowScore]] = {}
-        for source in tuned:
+        stopped: BudgetExhaustedError | None = None
+        for source in (one, *(other for other in tuned if other is not one)):
             before = done
-            scores[source.target.model] = await score_rows(
-                source.text,
-                rows,
-                template_id=template_id,
-                model=model,
-                evaluator=evaluator,
-                on_row=lambda n, _, before=before: watch(RowsCompared(before + n, total)),
-            )
+            try:
+                scores[source.target.model] = await score_rows(
+                    source.text,
+                    rows,
+                    template_id=template_id,
+                    model=model,
+                    evaluator=evaluator,
+                    on_row=lambda n, _, before=before: watch(RowsCompared(before + n, total)),
+                )
+            except BudgetExhaustedError as error:
+                stopped = error  # another prompt may have all its answers in the cache
             done += len(rows)
         latencies_s = await _timed(one.text, rows[:_TIMED_CALLS], template_id=template_id, model=model)
-        return scores, latencies_s, budget.spent.calls
+        return _Crossing(scores, latencies_s, budget.spent.calls, stopped)
 
     return steps.with_models(bench, one.target, run, watch=watch)
 

@@ -1,5 +1,6 @@
 """For every test: no network beyond loopback, no settings of the developer's own, and skips that CI may forbid."""
 
+import logging
 import os
 import socket
 from collections.abc import Callable, Generator
@@ -45,6 +46,25 @@ def only_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True)
+def logs_of_this_test(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    """A command that runs in this process sets its logs up: only for its test, and no logger keeps what was set."""
+    configure, before = structlog.configure, structlog.get_config()
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+
+    def not_for_ever(**settings: Any) -> None:
+        settings["cache_logger_on_first_use"] = False
+        configure(**settings)
+
+    monkeypatch.setattr(structlog, "configure", not_for_ever)
+    yield
+    configure(**before)
+    for added in [handler for handler in root.handlers if handler not in handlers]:
+        root.removeHandler(added)
+    root.setLevel(level)
 
 
 _MUST_RUN = os.environ.get("ROUTE_SWITCH_TESTS_MUST_RUN", "").split(",")

@@ -1,35 +1,21 @@
-"""What holds for every command of `route-switch`, the next one too."""
+"""What holds for every command of `route-switch`, the next one too.
+
+Beside it: `test_command_results.py`, what each prints with `--json`, and `test_command_errors.py`, its main error.
+"""
 
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer.main
 
 from rs_gateway.cli import app
 from rs_gateway.domain.errors import ConfigurationError
-from tests.commands import invoke
+from tests.commands import COMMANDS, RUNS_UNTIL_STOPPED, invoke
 
-RUNS_UNTIL_STOPPED = {"serve", "up", "model serve"}
-"""They have no result to print: what they say is for a person, their log is JSON already."""
 WITHOUT_CONFIGURATION = {"demo", "model serve", "model fetch", "package verify"}
 """They work where there is none."""
 GUIDE = Path(__file__).parent.parent / "docs/guides/command-line.md"
-
-
-def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from commands(command, (*path, name))
-        else:
-            yield " ".join((*path, name)), command
-
-
-ROOT = typer.main.get_command(app)
-COMMANDS = dict(commands(ROOT))
 
 
 def options(name: str) -> set[str]:

@@ -9,27 +9,13 @@ from typing import Any
 
 import pytest
 
+from tests.command_results import check_result
 from tests.e2e.processes import process_groups, running_in, started
 from tests.e2e.scripted_demo import N_MESSAGES
 from tests.running import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 DEMO = (sys.executable, str(Path(__file__).with_name("scripted_demo.py")), "demo", "--once", "--json")
-FIGURES = {
-    "baseline_score",
-    "optimized_score",
-    "interval",
-    "n_test",
-    "published",
-    "published_version",
-    "served_version",
-    "task_model_calls",
-    "input_tokens",
-    "output_tokens",
-    "seconds",
-    "study_id",
-    "run_id",
-}
 
 
 def interrupt_demo(folder: Path, *, when: str) -> str:
@@ -65,7 +51,7 @@ def run_demo(folder: Path) -> dict[str, Any]:
 
 
 def check(figures: dict[str, Any]) -> None:
-    assert figures.keys() == FIGURES
+    check_result("demo", figures)
     assert figures["published"] is True
     assert figures["served_version"] == figures["published_version"] == 2
     assert figures["optimized_score"] > figures["baseline_score"]

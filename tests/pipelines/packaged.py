@@ -6,6 +6,7 @@ import json
 import sqlite3
 import tarfile
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -47,7 +48,10 @@ def bench_in(folder: Path, **sections: Any) -> Workbench:
     return Workbench.at(write_configuration(folder, configuration))
 
 
-def full_bench(folder: Path, **sections: Any) -> Workbench:
+FEW_ROWS: Mapping[str, int] = {"train": 4, "val": 3, "test": 5}
+
+
+def full_bench(folder: Path, *, rows: Mapping[str, int] = FEW_ROWS, **sections: Any) -> Workbench:
     """Three versions, two of them live in turn, with a comparison; labelled rows; traces of two templates; figures."""
     bench = bench_in(folder, **sections)
     registry = bench.registry
@@ -60,7 +64,7 @@ def full_bench(folder: Path, **sections: Any) -> Workbench:
     registry.add_version("parcels", PromptText("A draft.", "{message}"), model=None, origin=replace(ORIGIN, note="why"))
     registry.register(PromptTemplate("other", "Other", (), {}), PromptText("Other."), origin=ORIGIN)
     bench.studies.save_comparison(proof)
-    import_parcels(folder, bench, train=4, val=3, test=5)
+    import_parcels(folder, bench, **rows)
     now_s = time.time()  # figures of minutes and hours long ago expire
     with opened(bench.data / "traces.db") as store:
         for number in range(20):

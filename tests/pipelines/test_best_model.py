@@ -235,17 +235,62 @@ def test_limits_of_the_configuration_that_cannot_be_kept_are_refused_before_anyt
     assert upstream.requests == []
 
 
-def test_retries_count_towards_the_budget_of_all_models(tmp_path: Path) -> None:
+async def hardly_answers(exchange: Exchange, number: int, *, of: int) -> None:
+    await (wire.fails(500)(exchange) if number % of else two_models(exchange))
+
+
+def test_retries_count_towards_the_budget_of_all_models_and_what_was_found_by_then_is_said(tmp_path: Path) -> None:
     numbers = itertools.count()
-
-    async def three_of_four_fail(exchange: Exchange) -> None:
-        await (wire.fails(500)(exchange) if next(numbers) % 4 else two_models(exchange))
-
-    with Upstream([three_of_four_fail]).running() as upstream:
+    with Upstream([lambda exchange: hardly_answers(exchange, next(numbers), of=4)]).running() as upstream:
         bench = bench_of_two(tmp_path, upstream, test=20)
-        with pytest.raises(BudgetExhaustedError, match=r"Comparison of 2 prompts on tiny: all 65 model calls"):
+        found = find_best_model(bench, "parcels", optimize=False, effort=Effort(max_calls=130))
+    assert len(upstream.requests) == 130
+    said = "\n".join(conclusions(found))
+    for one in found.models:
+        assert one.answered < 20
+        assert f"{one.model} answered {one.answered} of 20 test rows: its figures are of these." in said
+        assert f"not every prompt has run on {one.model}. Comparison of 2 prompts on {one.model}: all 65 model" in said
+
+
+def test_where_no_model_could_be_finished_the_error_says_what_was_spent_and_that_it_is_kept(tmp_path: Path) -> None:
+    numbers = itertools.count()
+    with Upstream([lambda exchange: hardly_answers(exchange, next(numbers), of=16)]).running() as upstream:
+        bench = bench_of_two(tmp_path, upstream, test=20)
+        words = r"Comparison of 2 prompts on tiny: all 65 model calls are spent.*--max-calls.*cost nothing again"
+        with pytest.raises(BudgetExhaustedError, match=words):
             find_best_model(bench, "parcels", optimize=False, effort=Effort(max_calls=130))
-    assert len(upstream.requests) == 65
+    assert len(upstream.requests) == 130, "65 of each model, and none was finished"
+
+
+def test_a_model_that_used_up_its_budget_with_failures_is_named_and_the_others_are_ranked(tmp_path: Path) -> None:
+    numbers, broken = itertools.count(), True
+
+    async def deaf_fails_often(exchange: Exchange) -> None:
+        fails = broken and exchange.body["model"] == "deaf" and next(numbers) % 16
+        await (wire.fails(500)(exchange) if fails else two_models(exchange))
+
+    with Upstream([deaf_fails_often]).running() as upstream:
+        bench = bench_of_two(tmp_path, upstream, test=20)
+        found = find_best_model(bench, "parcels", optimize=False, effort=Effort(max_calls=130))
+        asked = len(upstream.requests)
+        broken = False
+        again = find_best_model(bench, "parcels", optimize=False, effort=Effort(max_calls=200))
+        paid_again = len(upstream.requests) - asked - 2 * 20  # the time is taken anew
+    assert ([one.model for one in found.models], found.best) == (["tiny"], "tiny")
+    assert found.unfinished.keys() == {"deaf"} and found.transfer["tiny"]["deaf"] is None
+    [warning, nothing] = conclusions(found)[-2:]
+    assert "deaf is not finished, so it is not ranked. Comparison of 2 prompts on deaf: all 65 model calls" in warning
+    assert "--max-calls" in warning and "cost nothing again" in warning
+    assert "tiny is the only model that was finished" in nothing
+    assert (len(again.models), dict(again.unfinished)) == (2, {})
+    assert 0 < paid_again < 20, "only what had no answer yet"
+
+
+def test_a_model_on_which_not_every_prompt_has_run_is_ranked_with_a_warning() -> None:
+    found = ranked(tried("a", GOOD), tried("b", POOR))
+    found = replace(found, unfinished={"b": "All calls are spent."}, transfer={"a": {"a": 0.9, "b": None}, "b": {}})
+    assert conclusions(found)[0] == "Warning: not every prompt has run on b. All calls are spent."
+    assert "Best: a." in conclusions(found)
 
 
 def test_where_only_the_time_cannot_be_taken_any_more_there_is_a_result(tmp_path: Path) -> None:

@@ -431,11 +431,6 @@ def test_without_the_extra_similarity_is_lexical_and_says_so(monkeypatch: pytest
 GUIDE = (Path(__file__).parents[2] / "docs/guides/evaluators.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("block", re.findall(r"^```python\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL))
-def test_the_guides_python_runs(block: str) -> None:
-    exec(compile(block, "evaluators.md", "exec"), {})
-
-
 EXAMPLES = re.findall(r"`(\{name: .*?\})`: `(.*?)` against `(.*?)` is ([\d.]+\d|\d)", GUIDE)
 
 
