@@ -1,5 +1,6 @@
 """The `route-switch` command: a thin door. Data on stdout, words on stderr; exit 0 done, 1 failed, 2 wrong usage."""
 
+import errno
 import io
 import os
 import sys
@@ -47,6 +48,14 @@ app.command("stats")(show_stats)
 
 DEBUG_VARIABLE = "ROUTE_SWITCH_DEBUG"
 """Set to 1, an error that nobody expected comes with its traceback."""
+_AGAIN = "and give the same command again; what was stored before is whole."
+_DISK_REMEDIES = {
+    errno.ENOSPC: f"Free room there, {_AGAIN}",
+    errno.EDQUOT: f"Free some of your quota, {_AGAIN}",
+    errno.EROFS: f"Make the file system writable, {_AGAIN}",
+    errno.EACCES: f"Give this user the right to it, {_AGAIN}",
+}
+"""What a command cannot mend itself, and did not foresee in the place where it happened."""
 
 
 def run() -> None:
@@ -63,6 +72,12 @@ def run() -> None:
     except KeyboardInterrupt:
         words.print("stopped")
         sys.exit(130)
+    except OSError as error:
+        if (remedy := _DISK_REMEDIES.get(error.errno or 0)) is None:
+            _print_unexpected(error)
+        else:
+            _print_error(f"{error.strerror}{f': {error.filename}' if error.filename else ''}. {remedy}")
+        sys.exit(1)
     except Exception as error:  # noqa: BLE001 the outermost loop of every command: nothing is above it but Python
         _print_unexpected(error)
         sys.exit(1)

@@ -15,6 +15,7 @@ from rs_pipelines.defs.executors import executor_of, pipeline_settings
 from rs_pipelines.defs.jobs import ingest, optimize_job
 from rs_pipelines.defs.optimization import study
 from rs_pipelines.defs.publication import publication
+from rs_pipelines.defs.requested_runs import RequestedRuns
 from rs_pipelines.defs.resources import Stores
 from rs_pipelines.defs.traces import imported_rows, lake, live_scores, trace_store
 from rs_pipelines.defs.upkeep import upkeep
@@ -43,7 +44,7 @@ def build_defs(resources: Mapping[str, object] | None = None, *, settings: Setti
         jobs=[ingest, optimize_job(None if settings is None else settings.mipro_v2), upkeep],
         sensors=sensors(on=on),
         schedules=schedules(on=on),
-        resources={"stores": Stores(), **(resources or {})},
+        resources={"stores": Stores(), "requested": RequestedRuns(), **(resources or {})},
         executor=executor_of(pipeline_settings()),
     )
 

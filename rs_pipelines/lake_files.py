@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from rs_gateway.domain.errors import StoreError
 from rs_pipelines.durable_files import sync_path, temporary_for, unwritable
 from rs_pipelines.lake_schema import TABLES, Packing
+from rs_pipelines.parquet_files import write_parquet
 
 _MANIFEST = "manifest.json"
 CODECS: Mapping[Packing, Literal["lz4", "zstd"]] = {"fast": "lz4", "small": "zstd"}
@@ -91,7 +92,7 @@ class LakeFiles:
         self._step(f"make folder of {name}")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._step(f"write {name}")
-        rows.write_parquet(temporary, compression=CODECS[packing], row_group_size=ROW_GROUP_ROWS)
+        write_parquet(rows, temporary, compression=CODECS[packing], row_group_size=ROW_GROUP_ROWS)
         self._step(f"rename {name}")
         temporary.replace(path)
         return path.stat().st_size

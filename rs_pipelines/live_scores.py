@@ -14,9 +14,11 @@ from rs_gateway.domain.errors import RouteSwitchError
 from rs_gateway.domain.evaluation import Answer, Evaluator, JudgingEvaluator
 from rs_gateway.domain.feedback import FeedbackKind
 from rs_gateway.domain.output_formats import OutputFormat
+from rs_gateway.domain.prompts import PromptTemplate
 from rs_pipelines.durable_files import put_in_place, temporary_for
 from rs_pipelines.examples import served_answer
 from rs_pipelines.lake import Lake
+from rs_pipelines.parquet_files import write_parquet
 from rs_pipelines.sample import Target
 from rs_pipelines.workbench import Workbench
 
@@ -35,6 +37,8 @@ LIVE_SCORE_SCHEMA = pl.Schema(
     }
 )
 """`measure`: `score` and `outcome` as sent in feedback, `label`: the served answer beside the one that was right."""
+
+_ONE_SCORE = {name: LIVE_SCORE_SCHEMA[name] for name in ("version", "said_seq", "trace_id", "value", "measure")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +96,40 @@ def score_live(bench: Workbench) -> ScoreTable:
     return ScoreTable(pl.concat(frames), unscored)
 
 
+def score_versions(bench: Workbench, template_id: str) -> pl.DataFrame:
+    """How good the answers of each version that served were, as far as anybody said; asks no model.
+
+    Returns:
+        Columns `version`, `model`, `measure` (as in LIVE_SCORE_SCHEMA), `scores` (how many) and `mean`. Labels are left
+        out where the evaluator is a judge, or cannot be made from this configuration.
+
+    Raises:
+        TemplateNotFoundError: there is no such template.
+    """
+    registered = bench.registry.get(template_id)
+    evaluator = _own_evaluator(bench, registered.template)
+    served = bench.lake.settled(lambda: _served(bench.lake, template_id))
+    frames = [pl.DataFrame(schema={"model": pl.String(), **_ONE_SCORE})]
+    for model, number in served:
+        version = registered.versions.get(number)
+        said = bench.lake.settled(partial(_said, bench.lake, Target(template_id, model), number))
+        parts = [_plain(said, FeedbackKind.SCORE), _plain(said, FeedbackKind.OUTCOME)]
+        if version is not None and evaluator is not None:
+            parts.append(_labelled(said, evaluator, version.text.output))
+        frames += [part.select(pl.lit(model).alias("model"), *_ONE_SCORE) for part in parts]
+    return (
+        pl.concat(frames)
+        .group_by("version", "model", "measure")
+        .agg(pl.len().alias("scores"), pl.col("value").mean().alias("mean"))
+        .sort("model", "measure", "version")
+    )
+
+
 def save_live_scores(path: Path, frame: pl.DataFrame) -> None:
     """Replace the table as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_for(path)
-    frame.write_parquet(temporary)
+    write_parquet(frame, temporary)
     put_in_place(temporary, path)
 
 
@@ -117,6 +150,21 @@ def series_of(frame: pl.DataFrame) -> tuple[LiveScores, ...]:
         LiveScores(Target(template_id, model), version, measure, tuple(part["value"]))
         for (_, template_id, model, version, measure), part in sorted(groups.items(), key=lambda item: item[0])
     )
+
+
+def _own_evaluator(bench: Workbench, template: PromptTemplate) -> Evaluator | None:
+    """None where it would ask a model, or where there is none; the analyst's copy of the data may lack its options."""
+    try:
+        evaluator = bench.evaluator(template)
+    except RouteSwitchError:
+        return None
+    return None if isinstance(evaluator, JudgingEvaluator) else evaluator
+
+
+def _served(lake: Lake, template_id: str) -> list[tuple[str, int]]:
+    """Model and version of all answers."""
+    pairs = lake.traces(["template_id", "model", "version"]).filter(pl.col("template_id") == template_id)
+    return sorted(pairs.select("model", "version").drop_nulls().unique().collect().iter_rows())
 
 
 def _said(lake: Lake, target: Target, version: int) -> pl.DataFrame:

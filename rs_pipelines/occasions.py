@@ -95,6 +95,8 @@ def due(found: NewExamples, *, live_changed: bool, since_last_s: float | None, i
         return Occasion(False, found.short_of)
     if not found.new and not live_changed:
         return Occasion(False, f"nothing new since study {found.since}")
+    if found.since is None:
+        return Occasion(True, f"no study yet: {found.new} examples")
     return Occasion(True, f"the interval is over: {found.new} new examples" + ", another version" * live_changed)
 
 

@@ -9,6 +9,7 @@ import polars as pl
 from rs_gateway.adapters.file_schema import FileSchema
 from rs_gateway.domain.errors import StoreError
 from rs_pipelines.durable_files import put_in_place, temporary_for, write_durably
+from rs_pipelines.parquet_files import write_parquet
 from rs_pipelines.sample import CalibrationSample, Example, Split, Target, sample_of
 
 FORGOTTEN = "forgotten"
@@ -42,7 +43,7 @@ class SampleStore:
             for e in sample.examples
         ]
         temporary = temporary_for(path)
-        pl.DataFrame(rows, schema=SAMPLE_COLUMNS, orient="row").write_parquet(temporary)
+        write_parquet(pl.DataFrame(rows, schema=SAMPLE_COLUMNS, orient="row"), temporary)
         put_in_place(temporary, path)
         write_durably(folder / "latest", sample.sample_id.encode())
         return path
@@ -96,7 +97,7 @@ class SampleStore:
             pl.when(gone).then(None).otherwise(pl.col("trace_id")).alias("trace_id"),
         )
         temporary = temporary_for(path)
-        frame.select(SAMPLE_COLUMNS.names()).write_parquet(temporary)
+        write_parquet(frame.select(SAMPLE_COLUMNS.names()), temporary)
         put_in_place(temporary, path)
 
     def latest(self, target: Target) -> CalibrationSample | None:

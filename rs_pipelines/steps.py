@@ -232,7 +232,10 @@ def join(bench: Workbench, target: Target, *, on_delivered: Callable[[int], None
         )
     record = next((r for r in reversed(bench.studies.studies(target)) if not r.finished), None)
     if record is None:
-        raise StepMissingError(f"No search for {target.key} is under way: start one with `route-switch optimize`.")
+        raise StepMissingError(
+            f"There is no search for {target.key} to join: start one with `route-switch optimize`, and join it once "
+            "the live version has been evaluated."
+        )
     sample = bench.samples.load(target, record.sample_id)
     evaluator = bench.evaluator(bench.registry.get(target.template_id).template)
     by_id = {example.example_id: example for example in sample.rows(Split.VAL)}

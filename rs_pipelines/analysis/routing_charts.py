@@ -115,7 +115,13 @@ def bills_chart(bills: pl.DataFrame) -> Drawing:
     scored = priced["mean_score"].count() == priced.height
     measure, words = ("mean_score", "mean score (0 to 1)") if scored else ("complete_share", "share that completed")
     base = alt.Chart(priced).encode(
-        x=alt.X("usd_per_1000:Q", title="USD per 1,000 requests", scale=alt.Scale(zero=True)),
+        x=alt.X(
+            "usd_per_1000:Q",
+            title="USD per 1,000 requests",
+            scale=alt.Scale(zero=True),
+            # Small prices have long labels.
+            axis=alt.Axis(tickCount=6, labelOverlap=True),
+        ),
         y=alt.Y(f"{measure}:Q", title=words, scale=alt.Scale(domain=[0, 1])),
     )
     dots = base.mark_circle(opacity=0.85).encode(

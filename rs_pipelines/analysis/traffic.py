@@ -13,6 +13,7 @@ from rs_gateway.domain.feedback import FeedbackKind
 from rs_gateway.domain.traces import Outcome, UsageSource
 from rs_pipelines.durable_files import put_in_place, temporary_for
 from rs_pipelines.lake import Lake
+from rs_pipelines.parquet_files import write_parquet
 
 DAILY = ("dt", "template_id", "version", "model")
 """What the daily table keeps apart: the UTC day, and which prompt ran on which model."""
@@ -83,7 +84,7 @@ def save_figures(table: pl.DataFrame, path: Path) -> None:
     """Write a table as Parquet; whoever reads it meanwhile sees the old one or the new one as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_for(path)
-    table.write_parquet(temporary)
+    write_parquet(table, temporary)
     put_in_place(temporary, path)
 
 

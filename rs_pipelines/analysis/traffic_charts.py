@@ -129,7 +129,8 @@ def quality_chart(by_version: pl.DataFrame) -> Drawing:
     )
     if scored.is_empty():
         return nothing_to_show(
-            "No request has a score yet", "POST /v1/feedback with kind `score` and a value from 0 to 1 gives one."
+            "No request has a score yet",
+            "POST /v1/feedback with kind `score` gives one. What labels say of the answers: notebook 04_publication.",
         )
     share = int(scored["scored"].sum()) / int(by_version["requests"].sum())
     means = (

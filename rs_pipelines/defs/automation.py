@@ -10,8 +10,9 @@ import msgspec
 from rs_gateway.domain.errors import RouteSwitchError
 from rs_pipelines import occasions, steps
 from rs_pipelines.defs.jobs import AS_CONFIGURED, INGEST, OPTIMIZE
-from rs_pipelines.defs.launches import end_orphans, last_run_of_job, last_run_of_target
+from rs_pipelines.defs.launches import LastRun, end_orphans, last_run_of_job, last_run_of_target
 from rs_pipelines.defs.partitions import TARGETS, missing_targets, targets
+from rs_pipelines.defs.requested_runs import RequestedRuns, RequestedRunsResource
 from rs_pipelines.defs.resources import StoresResource
 from rs_pipelines.defs.upkeep import UPKEEP
 from rs_pipelines.live_scores import load_live_scores
@@ -33,12 +34,16 @@ def new_targets(context: dg.SensorEvaluationContext, stores: StoresResource) -> 
     return dg.SensorResult(dynamic_partitions_requests=[targets.build_add_request(missing)])
 
 
-def new_traces(context: dg.SensorEvaluationContext, stores: StoresResource) -> dg.RunRequest | dg.SkipReason:
+def new_traces(
+    context: dg.SensorEvaluationContext, stores: StoresResource, requested: RequestedRunsResource
+) -> dg.RunRequest | dg.SkipReason:
     """Ingest what the gateway has stored since the last time."""
-    return _ingest(context.instance, stores.open())
+    return _ingest(context.instance, stores.open(), requested)
 
 
-def new_examples(context: dg.SensorEvaluationContext, stores: StoresResource) -> dg.SensorResult:
+def new_examples(
+    context: dg.SensorEvaluationContext, stores: StoresResource, requested: RequestedRunsResource
+) -> dg.SensorResult:
     """Optimise the targets with enough examples that their last study has not seen."""
     bench = stores.open()
     seen, state = _cursor(context), occasions.label_state(bench)
@@ -52,10 +57,12 @@ def new_examples(context: dg.SensorEvaluationContext, stores: StoresResource) ->
     def done(target: Target) -> None:
         seen[target.key] = state
 
-    return _optimize(context, bench, occasion, done, seen, nothing="no new traces, feedback or imports")
+    return _optimize(context, bench, requested, occasion, done, seen, nothing="no new traces, feedback or imports")
 
 
-def score_drift(context: dg.SensorEvaluationContext, stores: StoresResource) -> dg.SensorResult:
+def score_drift(
+    context: dg.SensorEvaluationContext, stores: StoresResource, requested: RequestedRunsResource
+) -> dg.SensorResult:
     """Optimise the targets whose live version scores worse than it did."""
     bench = stores.open()
     seen, scores = _cursor(context), load_live_scores(bench.live_scores)
@@ -77,12 +84,15 @@ def score_drift(context: dg.SensorEvaluationContext, stores: StoresResource) -> 
     def done(target: Target) -> None:
         seen.update({name: block for name, block in blocks.items() if name.startswith(f"{target.key} ")})
 
-    return _optimize(context, bench, occasion, done, seen, nothing="nobody has said how good any live answer was")
+    nothing = "nobody has said how good any live answer was"
+    return _optimize(context, bench, requested, occasion, done, seen, nothing=nothing)
 
 
-def ingest_every_hour(context: dg.ScheduleEvaluationContext, stores: StoresResource) -> dg.RunRequest | dg.SkipReason:
+def ingest_every_hour(
+    context: dg.ScheduleEvaluationContext, stores: StoresResource, requested: RequestedRunsResource
+) -> dg.RunRequest | dg.SkipReason:
     """Ingest whatever is new, for those who do without the sensor."""
-    return _ingest(context.instance, stores.open())
+    return _ingest(context.instance, stores.open(), requested)
 
 
 def upkeep_every_day(context: dg.ScheduleEvaluationContext, stores: StoresResource) -> dg.RunRequest | dg.SkipReason:
@@ -95,14 +105,14 @@ def upkeep_every_day(context: dg.ScheduleEvaluationContext, stores: StoresResour
 
 
 def optimize_when_due(
-    context: dg.ScheduleEvaluationContext, stores: StoresResource
+    context: dg.ScheduleEvaluationContext, stores: StoresResource, requested: RequestedRunsResource
 ) -> list[dg.RunRequest] | dg.SkipReason:
     """Optimise the targets whose interval is over, if there is anything new to learn from."""
     bench = stores.open()
     requests: list[dg.RunRequest] = []
     words: list[str] = []
     for target in _automatic(context.instance, bench):
-        last = last_run_of_target(context.instance, target.key, now_s=time.time())
+        last = _last_run(context.instance, target)
         rule = bench.settings.gateway.optimization.of(target.template_id)
         why_not = None if last is None else last.why_not_now(patience_s=_OPTIMIZE_PATIENCE_S)
         if why_not is None and last is not None and last.age_s < rule.interval_seconds:
@@ -114,10 +124,10 @@ def optimize_when_due(
                 since_last_s=None if last is None else last.age_s,
                 interval_s=rule.interval_seconds,
             )
-            if found.start:
+            why_not = _why_not(context.instance, requested, target, last) if found.start else found.why
+            if why_not is None:
                 requests.append(_request(target, found))
                 continue
-            why_not = found.why
         words.append(f"{target.key}: {why_not}")
     return requests or dg.SkipReason("; ".join(words) or "no target may be optimised by itself")
 
@@ -182,17 +192,22 @@ def schedules(*, on: bool) -> list[dg.ScheduleDefinition]:
     ]
 
 
-def _ingest(instance: dg.DagsterInstance, bench: Workbench) -> dg.RunRequest | dg.SkipReason:
+def _ingest(instance: dg.DagsterInstance, bench: Workbench, requested: RequestedRuns) -> dg.RunRequest | dg.SkipReason:
+    def latest() -> LastRun | None:
+        return last_run_of_job(instance, INGEST, now_s=time.time())
+
+    last = latest()
     if not steps.unread(bench):
         return dg.SkipReason("no new traces or feedback")
-    last = last_run_of_job(instance, INGEST, now_s=time.time())
     why_not = None if last is None else last.why_not_now(patience_s=_INGEST_PATIENCE_S)
+    why_not = why_not or requested.why_not(INGEST, seen=last, latest=latest)
     return dg.RunRequest() if why_not is None else dg.SkipReason(why_not)
 
 
 def _optimize(
     context: dg.SensorEvaluationContext,
     bench: Workbench,
+    requested: RequestedRuns,
     occasion: Callable[[Target], Occasion | None],
     done: Callable[[Target], None],
     cursor: dict[str, Any],
@@ -207,7 +222,7 @@ def _optimize(
         if time.monotonic() - began > _TICK_S:
             words.append("the others at the next tick")
             break
-        last = last_run_of_target(context.instance, target.key, now_s=time.time())
+        last = _last_run(context.instance, target)
         why_not = None if last is None else last.why_not_now(patience_s=_OPTIMIZE_PATIENCE_S)
         if why_not is not None:
             words.append(f"{target.key}: {why_not}")
@@ -219,6 +234,10 @@ def _optimize(
             words.append(f"{target.key}: {error}")
             continue
         if found is None:
+            continue
+        why_not = _why_not(context.instance, requested, target, last) if found.start else None
+        if why_not is not None:
+            words.append(f"{target.key}: {why_not}")
             continue
         done(target)
         if found.start:
@@ -237,6 +256,16 @@ def _automatic(instance: dg.DagsterInstance, bench: Workbench) -> list[Target]:
     instance.add_dynamic_partitions(TARGETS, missing_targets(instance, bench))
     rules = bench.settings.gateway.optimization
     return [t for t in occasions.registered_targets(bench) if not rules.leaves_alone(t.template_id)]
+
+
+def _last_run(instance: dg.DagsterInstance, target: Target) -> LastRun | None:
+    return last_run_of_target(instance, target.key, now_s=time.time())
+
+
+def _why_not(
+    instance: dg.DagsterInstance, requested: RequestedRuns, target: Target, seen: LastRun | None
+) -> str | None:
+    return requested.why_not(target.key, seen=seen, latest=lambda: _last_run(instance, target))
 
 
 def _request(target: Target, occasion: Occasion) -> dg.RunRequest:

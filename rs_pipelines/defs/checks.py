@@ -1,11 +1,13 @@
 """What is checked, where the Dagster UI shows it. Publishing verifies the gate again; nothing depends on this alone."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import dagster as dg
 
-from rs_gateway.domain.evaluation import JudgingEvaluator
+from rs_gateway.domain.chat import JsonObject
+from rs_gateway.domain.evaluation import Evaluator, JudgingEvaluator
 from rs_pipelines import results
 from rs_pipelines.defs.calibration import calibration_sample
 from rs_pipelines.defs.evaluation import comparison
@@ -31,7 +33,8 @@ _SAMPLE_CHECKS: Mapping[str, str] = {
     "no_example_in_two_splits": "No input on two sides, no demo of the live version among the test rows. Blocking: a "
     "gain that was proven on rows which the search knew would be no proof.",
     "label_balance": "No answer is nearly all there is, none is missing on a side.",
-    "evaluator_sanity": "The evaluator scores expected answers higher than other rows' answers.",
+    "evaluator_sanity": "The evaluator, the run's own where it has one, scores expected answers higher than those of "
+    "other rows.",
 }
 BEATS_LIVE = "beats_live"
 _WARN_ONLY = {"label_balance"}
@@ -59,7 +62,10 @@ with warnings.catch_warnings():
             bench = stores.open()
             target = bench.target_of_key(context.partition_key)
             sample = results.latest_sample(bench, target)
-            findings = {name: find(bench, target, sample) for name, find in _FINDERS.items()}
+            spec = _evaluator_of_run(context.run) or bench.evaluator_spec(
+                bench.registry.get(target.template_id).template
+            )
+            findings = _findings(bench, target, sample, spec)
         for name, finding in findings.items():
             yield _result(finding, check_name=name, warn_only=name in _WARN_ONLY)
 
@@ -111,15 +117,25 @@ def _result(finding: Finding, *, check_name: str, warn_only: bool = False) -> dg
     )
 
 
-def _evaluator_sanity(bench: Workbench, target: Target, sample: CalibrationSample) -> Finding:
-    evaluator = bench.evaluator(bench.registry.get(target.template_id).template)
+def _findings(
+    bench: Workbench, target: Target, sample: CalibrationSample, evaluator_spec: JsonObject
+) -> Mapping[str, Finding]:
+    return {
+        "enough_rows": enough_rows(sample, min_test_rows=bench.settings.evaluation.min_test_rows),
+        "no_example_in_two_splits": kept_apart(sample, bench.live(target).text),
+        "label_balance": balanced(sample),
+        "evaluator_sanity": _evaluator_sanity(bench.evaluator_of(evaluator_spec), sample),
+    }
+
+
+def _evaluator_sanity(evaluator: Evaluator, sample: CalibrationSample) -> Finding:
     judging = isinstance(evaluator, JudgingEvaluator)
     return tells_right_from_wrong(None if judging else check_evaluator(evaluator, sample.examples))
 
 
-_FINDERS: Mapping[str, Callable[[Workbench, Target, CalibrationSample], Finding]] = {
-    "enough_rows": lambda bench, _, sample: enough_rows(sample, min_test_rows=bench.settings.evaluation.min_test_rows),
-    "no_example_in_two_splits": lambda bench, target, sample: kept_apart(sample, bench.live(target).text),
-    "label_balance": lambda _bench, _target, sample: balanced(sample),
-    "evaluator_sanity": _evaluator_sanity,
-}
+def _evaluator_of_run(run: dg.DagsterRun) -> JsonObject | None:
+    """What the launchpad says, for the step `study` of this run."""
+    config: Any = run.run_config
+    for key in ("ops", "study", "config", "evaluator"):
+        config = config.get(key) or {}
+    return config or None

@@ -11,6 +11,10 @@ _AGAIN = (
     "Mend what the message names, then **Re-execute > From failure**: what was evaluated is kept, and is not paid for "
     "again."
 )
+_PROVIDER = (
+    "See that the provider answers: `route-switch check --live` asks every model once, `/status` of the gateway says "
+    "what it meets. Then **Re-execute > From failure**: what was evaluated is kept, and is not paid for again."
+)
 _REMEDIES: Mapping[str, str] = {
     "no_labels": "Label answers or import rows as the message shows, then launch the run again.",
     "preflight_refused": (
@@ -34,9 +38,8 @@ _REMEDIES: Mapping[str, str] = {
     "not_comparable": (
         "Launch the job `optimize` for this partition: sample, study and comparison must belong together."
     ),
-    "provider_unreachable": (
-        "See that the provider answers (`/status` of the gateway), then **Re-execute > From failure**."
-    ),
+    "study_failed": _PROVIDER,
+    "provider_unreachable": _PROVIDER,
 }
 
 

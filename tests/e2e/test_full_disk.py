@@ -1,6 +1,8 @@
 """A real file system without a free byte under a real gateway: it stops storing, not serving, and says so."""
 
 import json
+import os
+import secrets
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from tests.e2e.test_gateway_process import configured, stored
 from tests.gateway.test_chat import HELP
 from tests.running import eventually
 from tests.small_disks import fill, small_disk
+from tests.trace_files import a_trace, opened
 from tests.upstream import Upstream
 
 pytestmark = pytest.mark.e2e
@@ -127,3 +130,26 @@ def test_client_keys_stay_in_force_on_a_full_disk(disk: Path) -> None:
                 return [key["usage"]["total"]["requests"] for key in keys]
 
             eventually(lambda: counted() == [30])
+
+
+@pytest.mark.parametrize("room_bytes", [0, 65_536])
+def test_an_ingest_into_a_full_disk_says_what_to_do_and_brings_every_row_when_there_is_room(
+    disk: Path, tmp_path: Path, room_bytes: int
+) -> None:
+    config = tmp_path / "route-switch.yaml"
+    config.write_text(f"data_dir: {disk / 'data'}\n")
+    with opened(disk / "data/traces.db") as store:
+        for number in range(40):
+            store.append(a_trace(f"{number:026d}", content=secrets.token_hex(1_500)))
+    ballast = fill(disk)
+    os.truncate(ballast, ballast.stat().st_size - room_bytes)
+
+    refused = route_switch("ingest", "--config", str(config), cwd=tmp_path)
+
+    assert refused.returncode == 1
+    assert "No space left on device" in refused.stderr
+    assert "Free room" in refused.stderr
+    assert "DEBUG" not in refused.stderr
+    ballast.unlink()
+    again = route_switch("ingest", "--json", "--config", str(config), cwd=tmp_path)
+    assert json.loads(again.stdout)["rows"] == 40, again.stderr

@@ -23,7 +23,7 @@ from tests.gateway.keyed import auth, priced
 from tests.gateway.test_chat import HELP
 from tests.postgres import PASSWORD, Cluster
 from tests.running import ORIGIN, eventually, write_configuration
-from tests.upstream import Upstream
+from tests.upstream import Exchange, Upstream
 
 pytestmark = pytest.mark.e2e
 
@@ -131,12 +131,17 @@ def test_the_rate_and_the_budget_of_a_key_are_shared(pair: Pair, limits: KeyLimi
     assert statuses[-20:].count(429) >= 15
 
 
-def test_a_stream_at_one_gateway_takes_the_place_that_the_other_may_not_give(pair: Pair) -> None:
+def test_a_stream_at_one_gateway_takes_the_place_that_the_other_may_not_give(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secret = pair.key("one at a time", limits=KeyLimits(concurrency=1))
     first = wire.chunk({"role": "assistant", "content": "a"})
-    # Its turn comes next; everybody after it is answered.
-    script, stall = pair.upstream.script, wire.sends([first, wire.chunk({"content": "b"})], then="stall")
-    script[:] = [*script * len(pair.upstream.requests), stall, *script]
+    stall, answer = wire.sends([first, wire.chunk({"content": "b"})], then="stall"), wire.answers("ok")
+
+    async def streams_stall(exchange: Exchange) -> None:
+        await (stall if exchange.body.get("stream") else answer)(exchange)
+
+    monkeypatch.setattr(pair.upstream, "script", [streams_stall])
     asked, body = "/v1/chat/completions", {**HELP, "stream": True}
     with pair.clients[0].stream("POST", asked, json=body, headers=auth(secret)) as stream:
         assert next(stream.iter_raw())

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,8 @@ from rs_pipelines import planning, steps
 from rs_pipelines.dataset_file import read_dataset
 from rs_pipelines.definitions import build_defs
 from rs_pipelines.defs.instance import opened_instance
+from rs_pipelines.defs.launches import LastRun, last_run_of_target
+from rs_pipelines.defs.requested_runs import RequestedRuns
 from rs_pipelines.defs.resources import Stores
 from rs_pipelines.defs.runs import add_partitions, optimize_in_process
 from rs_pipelines.effort import Effort
@@ -41,7 +43,10 @@ KEY = "parcels@tiny"
 
 @dataclass
 class Daemon:
-    """Ticks sensors and schedules as Dagster's daemon does, and keeps their cursors."""
+    """Ticks sensors and schedules as Dagster's daemon does: keeps their cursors, and records the runs they ask for.
+
+    A run is recorded as one that has ended well, without having done anything.
+    """
 
     bench: Workbench
     instance: dg.DagsterInstance
@@ -49,22 +54,41 @@ class Daemon:
     def __post_init__(self) -> None:
         self.cursors: dict[str, str | None] = {}
         self.repository = build_defs().get_repository_def()
+        self.resources = {"stores": Stores(self.fresh), "requested": RequestedRuns(lambda: self.clock_s)}
+        self.clock_s = 0.0
 
     def tick(self, name: str) -> SensorExecutionData:
+        data = self.looks(name)
+        self.launches(data.run_requests or [])
+        return data
+
+    def scheduled(self, name: str) -> Any:
+        data = self.schedule_looks(name)
+        self.launches(data.run_requests or [])
+        return data
+
+    def launches(self, run_requests: Iterable[dg.RunRequest]) -> None:
+        for request in run_requests:
+            job_name = "ingest" if request.partition_key is None else "optimize"
+            tags = {} if request.partition_key is None else {"dagster/partition": request.partition_key}
+            self.instance.add_run(dg.DagsterRun(job_name=job_name, status=dg.DagsterRunStatus.SUCCESS, tags=tags))
+
+    def looks(self, name: str) -> SensorExecutionData:
+        """A tick of a sensor, before Dagster has recorded what it asks for."""
         context = dg.build_sensor_context(
             instance=self.instance,
             instance_ref=self.instance.get_ref(),
             cursor=self.cursors.get(name),
-            resources={"stores": Stores(self.fresh)},
+            resources=self.resources,
             repository_def=self.repository,
         )
         data = self.repository.get_sensor_def(name).evaluate_tick(context)
         self.cursors[name] = data.cursor
         return data
 
-    def scheduled(self, name: str) -> Any:
+    def schedule_looks(self, name: str) -> Any:
         context = dg.build_schedule_context(
-            instance=self.instance, resources={"stores": Stores(self.fresh)}, repository_def=self.repository
+            instance=self.instance, resources=self.resources, repository_def=self.repository
         )
         return self.repository.get_schedule_def(name).evaluate_tick(context)
 
@@ -170,6 +194,50 @@ def test_after_a_failure_nothing_is_started_at_once_again_and_beside_a_run_nothi
         assert "not again by itself" in str(daemon.tick("new_examples").skip_message)
 
 
+def test_a_sensor_and_a_schedule_that_look_in_the_same_second_start_one_run(tmp_path: Path) -> None:
+    with daemon_on(tmp_path, min_new_examples=20, interval_seconds=0.001) as daemon:
+        import_parcels(tmp_path, daemon.bench)
+        asked = daemon.looks("new_examples")
+        beside = daemon.schedule_looks("optimize_when_due")
+        assert [key for key, _ in requests(asked)] == [KEY]
+        assert requests(beside) == []
+        assert "another sensor or schedule has just asked for a run" in str(beside.skip_message)
+        daemon.launches(asked.run_requests or [])
+        label_more(tmp_path, daemon.bench, range(500, 521))
+        assert [key for key, _ in requests(daemon.schedule_looks("optimize_when_due"))] == [KEY], "that run has ended"
+
+
+def test_a_run_that_dagster_never_recorded_is_asked_for_again(tmp_path: Path) -> None:
+    with daemon_on(tmp_path, min_new_examples=20, interval_seconds=0.001) as daemon:
+        import_parcels(tmp_path, daemon.bench)
+        assert [key for key, _ in requests(daemon.schedule_looks("optimize_when_due"))] == [KEY]
+        assert requests(daemon.looks("new_examples")) == []
+        daemon.clock_s = 120.0
+        assert [key for key, _ in requests(daemon.looks("new_examples"))] == [KEY], "what it passed over is not lost"
+
+
+def test_new_traces_are_ingested_by_one_run_though_sensor_and_schedule_see_them(tmp_path: Path) -> None:
+    with daemon_on(tmp_path) as daemon:
+        asyncio.run(store_one(tmp_path / "data/traces.db"))
+        asked = daemon.looks("new_traces")
+        assert len(asked.run_requests or []) == 1
+        assert not daemon.schedule_looks("ingest_every_hour").run_requests
+
+
+def test_a_run_that_was_launched_while_a_tick_looked_is_the_only_one(tmp_path: Path) -> None:
+    with daemon_on(tmp_path) as daemon:
+        requested = RequestedRuns()
+
+        def latest() -> LastRun | None:
+            return last_run_of_target(daemon.instance, KEY, now_s=0.0)
+
+        seen = latest()
+        run = dg.DagsterRun(job_name="optimize", status=dg.DagsterRunStatus.SUCCESS, tags={"dagster/partition": KEY})
+        daemon.instance.add_run(run)
+        assert requested.why_not(KEY, seen=seen, latest=latest) == f"run {run.run_id[:8]} has just been launched"
+        assert requested.why_not(KEY, seen=latest(), latest=latest) is None
+
+
 def test_a_killed_command_line_is_in_nobodys_way(tmp_path: Path) -> None:
     with daemon_on(tmp_path, min_new_examples=20) as daemon:
         import_parcels(tmp_path, daemon.bench)
@@ -210,11 +278,12 @@ def test_the_schedule_starts_a_target_that_is_due_if_there_is_anything_new(tmp_p
     with daemon_on(tmp_path, interval_seconds=0.001) as daemon:
         import_parcels(tmp_path, daemon.bench)
         [(key, because)] = requests(daemon.scheduled("optimize_when_due"))
-        assert (key, because) == (KEY, "the interval is over: 180 new examples, another version")
+        assert (key, because) == (KEY, "no study yet: 180 examples")
         optimize_in_process(daemon.bench, daemon.bench.target("parcels"), Effort())
         assert "nothing new since study" in str(daemon.scheduled("optimize_when_due").skip_message)
         label_more(tmp_path, daemon.bench, range(500, 501))
-        assert [key for key, _ in requests(daemon.scheduled("optimize_when_due"))] == [KEY]
+        [(key, because)] = requests(daemon.scheduled("optimize_when_due"))
+        assert (key, because) == (KEY, "the interval is over: 1 new examples")
 
 
 def test_a_target_whose_interval_is_not_over_waits(tmp_path: Path) -> None:

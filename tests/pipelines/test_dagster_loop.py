@@ -8,8 +8,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster import AssetCheckEvaluation
+from dagster._core.execution.plan.objects import UserFailureData
 
-from rs_gateway.domain.errors import ConfigurationError
+from rs_gateway.domain.errors import ConfigurationError, RouteSwitchError
 from rs_gateway.domain.evaluation import Answer
 from rs_pipelines import results, steps
 from rs_pipelines.definitions import build_defs
@@ -21,8 +22,10 @@ from rs_pipelines.defs.run_study import RunStudy, study_of_run
 from rs_pipelines.defs.runs import add_partitions, optimize_in_process
 from rs_pipelines.effort import Effort
 from rs_pipelines.mipro.events import StudyFinished
+from rs_pipelines.preflight import PreflightError
 from rs_pipelines.sample_draw import LabelShortageError
 from rs_pipelines.step_events import Event
+from rs_pipelines.workbench import Workbench
 from tests import upstream as wire
 from tests.pipelines.tiny_upstream import import_parcels, tiny, workbench
 from tests.upstream import Exchange, Upstream
@@ -164,16 +167,49 @@ def test_no_labels_is_refused_with_the_remedy_before_any_call_is_paid(tmp_path: 
         with pytest.raises(LabelShortageError, match="route-switch dataset import parcels"):
             optimize_in_process(bench, bench.target("parcels"), Effort())
     assert upstream.requests == []
+    step, said = failure_of_the_last_run(bench)
+    assert step == "calibration_sample"
+    assert "route-switch dataset import parcels" in str(said.description)
+    assert said.metadata["error_code"].value == "no_labels"
+    assert "launch the run again" in str(said.metadata["what_to_do"].value)
+
+
+def failure_of_the_last_run(bench: Workbench) -> tuple[str | None, UserFailureData]:
+    """The step that failed, and what it says in the UI."""
     with dg.DagsterInstance.from_config(str(dagster_home(bench))) as instance:
-        [run] = instance.get_runs()
+        [run] = instance.get_runs(limit=1)
         [failure] = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records
         assert run.status is dg.DagsterRunStatus.FAILURE
     event = failure.event_log_entry.get_dagster_event()
     said = event.step_failure_data.user_failure_data
     assert said is not None
-    assert "route-switch dataset import parcels" in str(said.description)
-    assert said.metadata["error_code"].value == "no_labels"
-    assert "launch the run again" in str(said.metadata["what_to_do"].value)
+    return event.step_key, said
+
+
+def test_a_provider_that_refuses_in_mid_study_fails_the_run_with_its_words_and_where_to_look(tmp_path: Path) -> None:
+    with Upstream([*[tiny] * 20, wire.fails(401)]).running() as upstream:
+        bench = workbench(tmp_path, upstream)
+        import_parcels(tmp_path, bench)
+        with pytest.raises(RouteSwitchError):
+            optimize_in_process(bench, bench.target("parcels"), Effort())
+    step, said = failure_of_the_last_run(bench)
+    assert step == "study"
+    assert "provider_refused" in str(said.description)
+    assert said.metadata["error_code"].value == "study_failed"
+    assert "route-switch check --live" in str(said.metadata["what_to_do"].value)
+
+
+def test_an_evaluator_of_one_run_that_cannot_tell_right_from_wrong_is_a_red_check(tmp_path: Path) -> None:
+    with Upstream([tiny]).running() as upstream:
+        bench = workbench(tmp_path, upstream)
+        import_parcels(tmp_path, bench)
+        with pytest.raises(PreflightError):
+            optimize_in_process(bench, bench.target("parcels"), Effort(evaluator={"name": "Regex", "pattern": "never"}))
+    key = dg.AssetCheckKey(dg.AssetKey("calibration_sample"), "evaluator_sanity")
+    with dg.DagsterInstance.from_config(str(dagster_home(bench))) as instance:
+        [record] = instance.event_log_storage.get_asset_check_execution_history(key, limit=5)
+    assert record.evaluation is not None
+    assert not record.evaluation.passed
 
 
 def test_a_run_executed_again_from_a_failure_works_on_the_study_that_its_parent_searched(tmp_path: Path) -> None:

@@ -6,12 +6,16 @@ import sys
 from pathlib import Path
 
 import dagster as dg
+import polars as pl
 import pytest
 
 from rs_gateway.pipeline_sections import MiproSettings
+from rs_pipelines.analysis import traffic
 from rs_pipelines.definitions import build_defs
+from rs_pipelines.defs.columns import column_schema
 from rs_pipelines.defs.jobs import OPTIMIZE, optimize_job
 from rs_pipelines.defs.traces import imported_rows, trace_store
+from rs_pipelines.lake import Lake
 from tests.running import write_configuration
 
 ROOT = Path(__file__).parents[2]
@@ -93,11 +97,20 @@ def test_every_asset_has_a_group_a_kind_an_owner_and_a_description() -> None:
 
 
 @pytest.mark.parametrize("name", ["traces", "feedback", "live_scores", "calibration_sample", "comparison"])
-def test_a_table_shows_its_columns(name: str) -> None:
+def test_a_table_shows_its_columns_and_what_each_means(name: str) -> None:
     metadata = build_defs().resolve_asset_graph().get(dg.AssetKey(name)).metadata
     columns = metadata["dagster/column_schema"].columns
     assert len({column.name for column in columns}) == len(columns) > 5
-    assert any(column.description for column in columns)
+    assert [column.name for column in columns if not column.description] == []
+
+
+def test_every_column_of_the_daily_figures_says_what_it_means(tmp_path: Path) -> None:
+    table = traffic.figures(
+        pl.LazyFrame(schema=traffic.scored_traces(Lake(tmp_path)).collect_schema()), by=traffic.DAILY
+    )
+    columns = column_schema(table.schema)["dagster/column_schema"].columns
+    assert len(columns) > 15
+    assert [column.name for column in columns if not column.description] == []
 
 
 def test_the_lake_says_when_it_is_stale_and_the_stores_are_the_first_of_the_lineage() -> None:

@@ -7,7 +7,14 @@ import pytest
 
 from rs_gateway.domain.prompts import PromptTemplate, PromptText
 from rs_gateway.wiring import open_registry
-from rs_pipelines.live_scores import LiveScores, load_live_scores, save_live_scores, score_live, series_of
+from rs_pipelines.live_scores import (
+    LiveScores,
+    load_live_scores,
+    save_live_scores,
+    score_live,
+    score_versions,
+    series_of,
+)
 from rs_pipelines.occasions import fallen
 from rs_pipelines.sample import Target
 from rs_pipelines.workbench import Workbench
@@ -88,3 +95,24 @@ def test_a_block_is_looked_at_once() -> None:
     assert "1.000 -> 0.000" in occasion.why
     again, same = fallen(scores, window=20, min_drop=0.05, after_block=block)
     assert not again.start and same == block
+
+
+def test_every_version_that_served_is_scored_by_what_was_said_of_its_own_answers(tmp_path: Path) -> None:
+    reader = FakeTraceReader()
+    for version, answers in ((1, ("A", "B")), (2, ("A", "A", "A"))):
+        for answer in answers:
+            reader.add_feedback(reader.add_trace(answer=answer, version=version), "label", "A")
+    reader.add_feedback(reader.add_trace(answer="A", version=2), "score", 0.5)
+    bench = bench_with(tmp_path, reader, {"name": "ExactMatch"})
+    registry = open_registry(bench.settings)
+    registry.add_version("orders", PromptText("Do it well.", "{message}"), model=None, origin=ORIGIN)
+    assert score_versions(bench, "orders").rows() == [
+        *((1, "small", "label", 2, 0.5), (2, "small", "label", 3, 1.0)),
+        (2, "small", "score", 1, 0.5),
+    ]
+
+
+def test_what_only_a_judge_could_score_by_labels_is_left_out_of_the_versions(tmp_path: Path) -> None:
+    judge = {"name": "LLMJudge", "model": "local/small", "rubric": "Is it right?"}
+    found = score_versions(bench_with(tmp_path, spoken_about(), judge), "orders")
+    assert found["measure"].to_list() == ["outcome", "score"]
