@@ -148,6 +148,7 @@ def serve_model(
     from rs_gateway.local_model import serve as serve_local
 
     path = model or fetch(directory, on_progress=words.print)
+    name = alias or ("smollm2-135m-instruct" if model is None else path.stem)
     serve_local(
         path,
         host=host,
@@ -155,6 +156,10 @@ def serve_model(
         slots=slots,
         context_tokens_per_slot=context,
         threads=None,
-        alias=alias or ("smollm2-135m-instruct" if model is None else path.stem),
+        alias=name,
         exit_with_parent=exit_with_parent,
+        on_ready=lambda url: words.print(
+            f"{name} answers at {url}/v1, until Ctrl-C. In route-switch.yaml it is, under model_providers:\n"
+            f"  local: {{base_url: {url}/v1, models: [{name}]}}"
+        ),
     )

@@ -3,7 +3,7 @@
 Silent where nothing can be read: a person who presses Tab wants no message. A registry on Postgres is not asked.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import typer
@@ -34,14 +34,14 @@ def version_numbers(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def study_names(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Studies on disk; see `rs_pipelines/studies.py`."""
-    return _completed(
-        ctx,
-        incomplete,
-        lambda settings: (
-            file.parent.name for file in (settings.path(settings.data_dir) / "studies").glob("*/*/study.json")
-        ),
-    )
+    """Studies on disk, those that came with packages too; see `rs_pipelines/studies.py`."""
+
+    def names_in(settings: "Settings") -> Iterator[str]:
+        data = settings.path(settings.data_dir)
+        for pattern in ("studies/*/*/study.json", "packages/*/*/studies/*/*/study.json"):
+            yield from (file.parent.name for file in data.glob(pattern))
+
+    return _completed(ctx, incomplete, names_in)
 
 
 def _completed(ctx: typer.Context, incomplete: str, names_in: "Callable[[Settings], Iterable[str]]") -> list[str]:

@@ -52,13 +52,16 @@ def questions_of(settings: "Settings") -> list[Question]:
     found: dict[tuple[str, str], Question] = {}
     for c in combinations_of(settings):
         if c.enabled:
-            limits = {name: c.parameters[name] for name in _LIMITS if name in c.parameters}
-            found.setdefault((c.provider, c.model), Question(c.provider, c.model, limits))
+            found.setdefault((c.provider, c.model), Question(c.provider, c.model, _limits(c.parameters)))
     asked = {question.provider for question in found.values()}
     for name, provider in settings.model_providers.items():
         if name not in asked and provider.models:
-            found[name, provider.models[0]] = Question(name, provider.models[0], {})
+            found[name, provider.models[0]] = Question(name, provider.models[0], _limits(provider.options))
     return list(found.values())
+
+
+def _limits(parameters: Mapping[str, object]) -> dict[str, object]:
+    return {name: parameters[name] for name in _LIMITS if name in parameters}
 
 
 async def probe_all(

@@ -32,6 +32,7 @@ def list_studies(
     from rs_pipelines.cli import need_pipelines
 
     need_pipelines()
+    from rs_pipelines.packages.provenance import imported_studies
     from rs_pipelines.study_lines import study_lines
     from rs_pipelines.workbench import Workbench
 
@@ -47,6 +48,15 @@ def list_studies(
     elif not faults:
         hint = template_hint(template_id, bench.settings)
         words.print(f"There is no study yet: `route-switch optimize {template_id or 'TEMPLATE'}` makes one.{hint}")
+    own = {line.study_id for line in lines}
+    brought = {
+        study.study_id
+        for store in imported_studies(bench.data)
+        for study in store.readable()
+        if template_id in (None, study.target.template_id) and study.study_id not in own
+    }
+    if brought and not as_json:
+        words.print(f"With packages came {', '.join(sorted(brought))}: `route-switch study show` shows them.")
     if faults:
         raise typer.Exit(1)
 
@@ -74,6 +84,8 @@ def show_study(
 ) -> None:
     """Show one study: the leading candidates, its course, the prompt that it chose, and the comparison that followed.
 
+    Studies that came with an imported package are shown too.
+
     Example: `route-switch study show 4b77 --rows 3`
     """
     from rs_pipelines.cli import need_pipelines
@@ -82,12 +94,13 @@ def show_study(
     import msgspec
 
     from rs_gateway.version_texts import text_yaml
+    from rs_pipelines.packages.provenance import imported_studies
     from rs_pipelines.progress import print_comparison, print_study
     from rs_pipelines.study_lines import find_study, published_version
     from rs_pipelines.workbench import Workbench
 
     bench = Workbench.at(config)
-    study, comparison = find_study(bench.studies, study_id)
+    study, comparison = find_study([bench.studies, *imported_studies(bench.data)], study_id)
     published = None if comparison is None else published_version(bench.registry, comparison)
     if as_json:
         print_json(
@@ -102,6 +115,8 @@ def show_study(
         f"Study {study.study_id} of {printable(study.target.template_id)} for {printable(study.target.model)}, "
         f"started {study.started_at}"
     )
+    if study.study_id not in {own.study_id for own in bench.studies.readable()}:
+        data.print("It came with a package: searched and proven there, not here.")
     print_study(data, study)
     if study.best_text is not None:
         data.print("Chosen prompt:")

@@ -1,5 +1,6 @@
 """Studies at a glance: what each searched, what it found, and what became of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,9 +55,18 @@ def study_lines(studies: StudyFiles, registry: PromptRegistry, *, template_id: s
     return sorted(lines, key=lambda line: line.started_at)
 
 
-def find_study(studies: StudyFiles, study_id: str) -> tuple[StudyRecord, Comparison | None]:
-    """The study whose id is, or alone begins with, `study_id`, and its comparison. Raises StudyNotFoundError."""
-    found = [study for study in studies.readable() if study.study_id.startswith(study_id)]
+def find_study(stores: Sequence[StudyFiles], study_id: str) -> tuple[StudyRecord, Comparison | None]:
+    """The study whose id is, or alone begins with, `study_id`, and its comparison, from the first store that has it.
+
+    Raises:
+        StudyNotFoundError: there is none, or there are several.
+    """
+    matching: dict[str, tuple[StudyFiles, StudyRecord]] = {}
+    for store in stores:
+        for study in store.readable():
+            if study.study_id.startswith(study_id):
+                matching.setdefault(study.study_id, (store, study))
+    found = list(matching.values())
     if not found:
         raise StudyNotFoundError(
             f"There is no study {study_id!r} that can be read: `route-switch study list` names all that there are."
@@ -64,14 +74,16 @@ def find_study(studies: StudyFiles, study_id: str) -> tuple[StudyRecord, Compari
     if len(found) > 1:
         raise StudyNotFoundError(
             f"{len(found)} studies begin with {study_id!r}: "
-            f"{', '.join(study.study_id for study in found[:10])}. Write more of the one that you mean."
+            f"{', '.join(study.study_id for _, study in found[:10])}. Write more of the one that you mean."
         )
-    return found[0], studies.load_comparison(found[0].target, found[0].study_id)
+    store, study = found[0]
+    return study, store.load_comparison(study.target, study.study_id)
 
 
 def published_version(registry: PromptRegistry, comparison: Comparison) -> int | None:
-    """The version that a comparison made live at some time."""
-    return _published(registry).get(comparison.comparison_id)
+    """The version that a comparison made live at some time, here or where its package comes from."""
+    published = _published(registry).get(comparison.comparison_id)
+    return published if published is not None else _brought(registry).get(comparison.comparison_id)
 
 
 def _comparison_of(studies: StudyFiles, study: StudyRecord) -> Comparison | None:
@@ -88,6 +100,16 @@ def _published(registry: PromptRegistry) -> dict[str, int]:
         for registered in registry.load().templates.values()
         for change in registered.history
         if change.action is Action.PUBLISH and change.comparison_id is not None and change.version is not None
+    }
+
+
+def _brought(registry: PromptRegistry) -> dict[str, int]:
+    """Comparison id -> the version that names it as its proof."""
+    return {
+        version.origin.comparison_id: version.number
+        for registered in registry.load().templates.values()
+        for version in registered.versions.values()
+        if version.origin.comparison_id is not None
     }
 
 

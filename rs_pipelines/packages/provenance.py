@@ -18,6 +18,13 @@ def imported_records(data: Path, template_id: str) -> list[Path]:
     return sorted(p for p in (data / "packages" / template_id).glob("*") if p.is_dir() and not p.name.startswith("."))
 
 
+def imported_studies(data: Path) -> list[StudyFiles]:
+    """The studies of every package that was imported, template by template."""
+    templates = sorted(p.name for p in (data / "packages").glob("*") if p.is_dir())
+    folders = (folder / STUDIES_DIR for template_id in templates for folder in imported_records(data, template_id))
+    return [StudyFiles(folder) for folder in folders if folder.is_dir()]
+
+
 def study_stores(data: Path, own: StudyFiles, template_id: str) -> list[StudyFiles]:
     """Where studies of a template may lie: those made here, then those that came with packages."""
     folders = (folder / STUDIES_DIR for folder in imported_records(data, template_id))

@@ -47,6 +47,7 @@ def gateway(tmp_path: Path, weights: Path) -> Generator[RunningGateway]:
     with started(*serve, cwd=tmp_path) as process:
         eventually(lambda: process.poll() is not None or answers(f"http://{host_port}/health"), timeout_s=120)
         assert process.poll() is None, (tmp_path / "process.log").read_text()
+        eventually(lambda: f"{MODEL} answers at http://{host_port}/v1" in (tmp_path / "process.log").read_text())
         with running_gateway(tmp_path, settings) as running:
             yield running
 

@@ -169,3 +169,15 @@ def test_check_live_asks_every_model_once_and_names_who_does_not_answer(
     assert answered["latency_s"] > 0
     assert refused["provider"] in found["problems"][0]
     assert f"{answered['provider']}, model {answered['model']!r}: answered after" in words
+
+
+def test_check_live_keeps_to_the_limits_that_the_configuration_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Upstream([wire.answers("OK")]).running() as upstream:
+        vendor = {"base_url": upstream.base_url, "models": ["tiny"], "options": {"temperature": 0, "max_tokens": 48}}
+        write_configuration(tmp_path, {"model_providers": {"vendor": vendor}})
+        assert invoke("check", "--live").exit_code == 0
+    (asked,) = upstream.requests
+    assert asked["max_tokens"] == 48

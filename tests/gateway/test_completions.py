@@ -64,6 +64,13 @@ def test_names_are_completed(folder: Path, line: str, offered: list[str]) -> Non
     assert completed(f"route-switch {line}") == offered
 
 
+def test_studies_that_came_with_a_package_are_completed_too(folder: Path) -> None:
+    brought = folder / "data/packages/support/0a/studies/support@x/5c11bb"
+    brought.mkdir(parents=True)
+    (brought / "study.json").touch()
+    assert completed("route-switch study show ") == ["4b77aa", "5c11bb"]
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_every_shell_is_told(folder: Path, shell: str) -> None:
     assert "support" in " ".join(completed("route-switch template show su", shell))

@@ -1,6 +1,7 @@
 """`route-switch study`: what was searched, found, proven and published, out of what lies on the disk."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +129,27 @@ def test_show_has_candidates_prompt_and_proof(studied: Studied) -> None:
     assert found["study"]["study_id"] == studied.study.study_id
     assert found["comparison"]["verdict"]["n"] == 60
     assert found["published_version"] == 2
+
+
+def test_a_study_that_came_with_a_package_is_shown_as_one_of_elsewhere(studied: Studied, tmp_path: Path) -> None:
+    comparison = compare(studied)
+    assert studied.study.best_text is not None
+    origin = replace(ORIGIN, study_id=studied.study.study_id, comparison_id=comparison.comparison_id)
+    studied.registry.add_version("parcels", studied.study.best_text, model="tiny", origin=origin)
+    package = tmp_path / "data/packages/parcels/0a"
+    package.mkdir(parents=True)
+    shutil.move(tmp_path / "data/studies", package / "studies")
+
+    listed = ok("study", "list", "parcels")
+    assert listed.stdout == ""
+    assert f"With packages came {studied.study.study_id}: `route-switch study show` shows" in listed.stderr
+    assert "packages" not in ok("study", "list", "other").stderr
+    shown = ok("study", "show", studied.study.study_id[:6]).stdout
+    assert "It came with a package: searched and proven there, not here." in shown
+    assert "published as version 2" in shown
+    shutil.copytree(package / "studies", tmp_path / "data/studies")
+    assert "package" not in ok("study", "show", studied.study.study_id).stdout, "what was searched here is from here"
+    assert "packages" not in ok("study", "list").stderr
 
 
 def test_a_study_that_is_not_there_or_not_the_only_one_is_said(studied: Studied) -> None:
