@@ -14,10 +14,12 @@ def whole_file(path: Path, *, overwrite: bool) -> Generator[TextIO]:
     """Write `path` in the block; an exception in it leaves what was there.
 
     Raises:
-        ConfigurationError: the file is there already and may not be overwritten, or it cannot be written.
+        ConfigurationError: it is there already and may not be overwritten, is no regular file, or cannot be written.
     """
     if path.exists() and not overwrite:
         raise ConfigurationError(f"{path} is there already: choose another name, or say --overwrite.")
+    if path.exists() and not path.is_file():
+        raise ConfigurationError(f"{path} is no file that could be replaced: choose another name.")
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with aside.open("w", encoding="utf-8") as file:

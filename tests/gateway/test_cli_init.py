@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import socket
 import threading
@@ -95,6 +96,14 @@ def test_a_file_that_is_there_is_replaced_only_on_purpose(folder: Path) -> None:
     assert (folder / "route-switch.yaml").read_text() == "mine"
     ok("init", "--overwrite")
     assert load_settings().model_providers == {}
+
+
+def test_what_is_no_regular_file_is_never_replaced(folder: Path) -> None:
+    pipe = folder / "pipe.yaml"
+    os.mkfifo(pipe)
+
+    assert "no file that could be replaced" in failure("init", "--overwrite", "--config", str(pipe))
+    assert pipe.is_fifo()
 
 
 def test_a_local_ollama_is_found_with_its_models() -> None:
