@@ -76,7 +76,8 @@ def run() -> None:
         if (remedy := _DISK_REMEDIES.get(error.errno or 0)) is None:
             _print_unexpected(error)
         else:
-            _print_error(f"{error.strerror}{f': {error.filename}' if error.filename else ''}. {remedy}")
+            where = f": {error.filename}" if error.filename else ""
+            _print_error(f"{os.strerror(error.errno or 0)}{where}. {remedy}")
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 the outermost loop of every command: nothing is above it but Python
         _print_unexpected(error)

@@ -1,5 +1,6 @@
 """The command line when something is wrong: one line on stderr, exit status 1, whatever it was."""
 
+import errno
 import json
 import os
 import sqlite3
@@ -132,10 +133,23 @@ def test_an_error_that_nobody_foresaw_names_its_type_and_where_the_traceback_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("ROUTE_SWITCH_DEBUG", raising=False)
-    assert run_failing(OSError(28, "No space\nleft [/red]"), monkeypatch) == 1
+    assert run_failing(OSError(errno.EIO, "No sense\nleft [/red]"), monkeypatch) == 1
     error, hint = capsys.readouterr().err.splitlines()
-    assert error == "error: OSError: [Errno 28] No space left [/red]"
+    assert error == "error: OSError: [Errno 5] No sense left [/red]"
     assert "ROUTE_SWITCH_DEBUG=1" in hint
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.ENOSPC, "Free room"), (errno.EDQUOT, "quota"), (errno.EROFS, "writable"), (errno.EACCES, "the right")],
+)
+def test_a_disk_that_takes_nothing_is_one_line_with_the_place_and_the_fix(
+    number: int, remedy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_failing(OSError(number, "several\nlines", "data/lake/part"), monkeypatch) == 1
+    [error] = capsys.readouterr().err.replace("\n", " ").strip().split("error: ")[1:]
+    assert error.startswith(f"{os.strerror(number)}: data/lake/part. ")
+    assert remedy in error
 
 
 def test_the_traceback_is_there_for_who_asks(
