@@ -1,10 +1,11 @@
 """What is wrong with a configuration, in the words of whoever wrote the YAML, not in pydantic's."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+
+from rs_gateway.domain.wording import closest
 
 _EXPECTED: Mapping[str, str] = {
     "string_type": "should be text, in quotes where it looks like a number",
@@ -34,8 +35,8 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> list[str]:
 def _explain(item: Any, model: type[BaseModel]) -> str:
     place = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(item["loc"][-1]), _siblings(item["loc"], model), n=1)
-        return f"{place}: unknown key" + (f"; did you mean {close[0]!r}?" if close else "; nothing here has that name.")
+        meant = closest(str(item["loc"][-1]), _siblings(item["loc"], model))
+        return f"{place}: unknown key; " + (f"did you mean {meant!r}?" if meant else "nothing here has that name.")
     if item["type"] == "missing":
         return f"{place}: is missing, and has no default"
     message = item["msg"].removeprefix("Value error, ")

@@ -1,6 +1,5 @@
 """route-switch.yaml and RS_* variables -> one frozen Settings. What is not understood is refused, never ignored."""
 
-import difflib
 import ipaddress
 import os
 import re
@@ -18,7 +17,7 @@ from pydantic_settings import (
 )
 
 from rs_gateway.domain.errors import ConfigurationError
-from rs_gateway.domain.wording import did_you_mean
+from rs_gateway.domain.wording import closest, did_you_mean
 from rs_gateway.pipeline_sections import DatasetSettings, EvaluationSettings, MiproSettings, PipelineSettings
 from rs_gateway.setting_faults import faults_of
 from rs_gateway.setting_sections import (
@@ -343,8 +342,8 @@ def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
         upper = name.upper()
         if not upper.startswith("RS_") or upper in known or any(upper.startswith(k[:-1]) for k in open_ended):
             continue
-        close = difflib.get_close_matches(upper, known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else "."
+        meant = closest(upper, known)
+        hint = f"; did you mean {meant}?" if meant else "."
         raise ConfigurationError(f"The environment variable {name} is none of Route-Switch's{hint} Unset it.")
 
 

@@ -11,6 +11,7 @@ import filelock
 
 from rs_gateway.adapters.sqlite_copy import copy_database
 from rs_gateway.domain.errors import StoreError
+from rs_gateway.domain.wording import counted
 from rs_pipelines.backup_catalog import (
     CATALOG_FILE,
     FORMAT,
@@ -21,7 +22,7 @@ from rs_pipelines.backup_catalog import (
     sha256_of,
 )
 from rs_pipelines.durable_files import sync_path, write_durably
-from rs_pipelines.lake_check import damaged_parts
+from rs_pipelines.lake_check import damaged_parts, in_words
 from rs_pipelines.lake_edit import refuse_missing_parts
 from rs_pipelines.lake_files import LakeFiles
 from rs_pipelines.lake_manifest import LakeCorruptError
@@ -35,7 +36,6 @@ FIRST_FILE = "manifest.json"
 """Names what else counts in its folder, so it is copied before that."""
 _CHUNK_BYTES = 1 << 20
 _TRIES = 20
-_MOST_NAMED = 10
 
 
 def back_up(
@@ -202,10 +202,9 @@ def _refuse_damaged(lake: Path, copy: Path) -> None:
     """Raises LakeCorruptError: a restore of the copy would bring back a lake that cannot be read."""
     damaged = damaged_parts(LakeFiles(copy))
     if damaged:
-        named = "; ".join(f"{lake / fault.path} ({fault.why})" for fault in damaged[:_MOST_NAMED])
         raise LakeCorruptError(
-            f"{len(damaged)} parts of the lake are damaged, so it is not backed up: {named}. Restore them from an "
-            f"earlier backup, or move the whole folder {lake} away and ingest again."
+            f"The lake has {counted(len(damaged), 'damaged part')}, so it is not backed up: {in_words(damaged, lake)}. "
+            f"Restore from an earlier backup, or move the whole folder {lake} away and ingest again."
         )
 
 

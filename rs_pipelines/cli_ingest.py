@@ -71,11 +71,11 @@ def ingest(
 
 def _make_tables(bench: "Workbench", *, anew: bool) -> None:
     """What analysts read beside the lake: the tables of the assets `daily_figures` and `live_scores`."""
-    from rs_pipelines.analysis.traffic import daily_figures, save_figures
-    from rs_pipelines.live_scores import save_live_scores, score_live
+    from rs_pipelines.analysis.traffic import daily_figures
+    from rs_pipelines.live_scores import score_live
+    from rs_pipelines.parquet_files import replace_parquet
 
-    figures = bench.data / "daily_figures.parquet"
-    if anew or not figures.exists():
-        save_figures(daily_figures(bench.lake), figures)
+    if anew or not bench.daily_figures.exists():
+        replace_parquet(daily_figures(bench.lake), bench.daily_figures)
     if anew or not bench.live_scores.exists():
-        save_live_scores(bench.live_scores, score_live(bench).frame)
+        replace_parquet(score_live(bench).frame, bench.live_scores)

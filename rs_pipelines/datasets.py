@@ -14,11 +14,7 @@ from rs_gateway.adapters.file_schema import FileSchema
 from rs_gateway.domain.chat import Message
 from rs_gateway.domain.errors import StoreError
 from rs_gateway.domain.prompts import check_template_id
-from rs_pipelines.dataset_file import (
-    DatasetError,
-    DatasetFile,
-    Problem,
-)
+from rs_pipelines.dataset_file import DatasetError, DatasetFile, Problem
 from rs_pipelines.durable_files import sync_path, write_durably
 from rs_pipelines.labelled_rows import LabelledRow
 from rs_pipelines.sample import Split

@@ -1,7 +1,8 @@
 """Whether the parts of a copied lake are what its manifest says, by their sizes and footers: no row is read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
 
@@ -10,6 +11,7 @@ from rs_pipelines.lake_files import LakeFiles
 from rs_pipelines.lake_manifest import Part
 from rs_pipelines.lake_schema import TABLES
 
+_MOST_NAMED = 10
 _SAYS_ITS_SIZE = 2
 """Schema since which a manifest knows how large each file is."""
 
@@ -31,6 +33,12 @@ def damaged_parts(files: LakeFiles) -> list[DamagedPart]:
     manifest = read_manifest(files)
     parts = [part for table in TABLES for part in manifest.table(table.name).parts]
     return [DamagedPart(part.path, why) for part in parts for why in _faults(files, part)]
+
+
+def in_words(damaged: Sequence[DamagedPart], lake: Path | str) -> str:
+    """Where they lie, and why; the first ones, where there are many."""
+    named = "; ".join(f"{lake}/{part.path} ({part.why})" for part in damaged[:_MOST_NAMED])
+    return named + (f"; and {len(damaged) - _MOST_NAMED} more" if len(damaged) > _MOST_NAMED else "")
 
 
 def _faults(files: LakeFiles, part: Part) -> Iterator[str]:

@@ -15,10 +15,8 @@ from rs_gateway.domain.evaluation import Answer, Evaluator, JudgingEvaluator
 from rs_gateway.domain.feedback import FeedbackKind
 from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.prompts import PromptTemplate
-from rs_pipelines.durable_files import put_in_place, temporary_for
 from rs_pipelines.examples import served_answer
 from rs_pipelines.lake import Lake
-from rs_pipelines.parquet_files import write_parquet
 from rs_pipelines.sample import Target
 from rs_pipelines.workbench import Workbench
 
@@ -123,14 +121,6 @@ def score_versions(bench: Workbench, template_id: str) -> pl.DataFrame:
         .agg(pl.len().alias("scores"), pl.col("value").mean().alias("mean"))
         .sort("model", "measure", "version")
     )
-
-
-def save_live_scores(path: Path, frame: pl.DataFrame) -> None:
-    """Replace the table as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_for(path)
-    write_parquet(frame, temporary)
-    put_in_place(temporary, path)
 
 
 def load_live_scores(path: Path) -> tuple[LiveScores, ...]:

@@ -1,4 +1,4 @@
-"""Parquet on a disk that may be full."""
+"""Parquet files that appear whole or not at all, on a disk that may be full."""
 
 import errno
 import os
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 import polars as pl
+
+from rs_pipelines.durable_files import put_in_place, temporary_for
 
 _DISK_FULL = "os error 28"
 """How the writer tells ENOSPC, in the words of an error of its own."""
@@ -30,3 +32,15 @@ def write_parquet(
             raise
         path.unlink(missing_ok=True)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+
+
+def replace_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Write `path` as a whole, durably; whoever reads it meanwhile sees the old table or the new one.
+
+    Raises:
+        OSError: it cannot be written; what was there stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_for(path)
+    write_parquet(frame, temporary)
+    put_in_place(temporary, path)

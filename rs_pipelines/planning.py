@@ -5,19 +5,11 @@ from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.domain.evaluation import questions_per_answer
 from rs_pipelines.effort import Effort
 from rs_pipelines.examples import Gathered, gather
-from rs_pipelines.mipro.budget import (
-    ComparisonSize,
-    PlanNumbers,
-    StudyPlan,
-    plan_for,
-)
+from rs_pipelines.mipro.budget import ComparisonSize, PlanNumbers, StudyPlan, plan_for
 from rs_pipelines.mipro.demos import demo_user_text
 from rs_pipelines.mipro.earlier import MOST_EARLIER, earlier_winners, untried_drafts
 from rs_pipelines.mipro.request import StudyRequest
-from rs_pipelines.preflight import (
-    Preflight,
-    assess,
-)
+from rs_pipelines.preflight import Preflight, assess
 from rs_pipelines.publishing import taken_back_hashes
 from rs_pipelines.results import latest_sample
 from rs_pipelines.sample import CalibrationSample, Split, Target

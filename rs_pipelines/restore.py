@@ -13,12 +13,13 @@ from rs_gateway.adapters.sqlite_copy import StoreInUseError, held_alone
 from rs_gateway.adapters.sqlite_schema import Schema
 from rs_gateway.adapters.sqlite_trace_schema import TRACE_SCHEMA
 from rs_gateway.domain.errors import StoreError
+from rs_gateway.domain.wording import counted
 from rs_gateway.unfinished_restore import mark_restore, restore_finished
 from rs_pipelines.answers import ANSWER_SCHEMA
 from rs_pipelines.backup import copy_folder, put_folder_in_place
 from rs_pipelines.backup_catalog import BackupError, Catalog, read_catalog, verify
 from rs_pipelines.durable_files import put_in_place, sync_path
-from rs_pipelines.lake_check import damaged_parts
+from rs_pipelines.lake_check import damaged_parts, in_words
 from rs_pipelines.lake_files import LakeFiles
 from rs_pipelines.store_parts import Part
 from rs_pipelines.stores_lock import OnWait, stores_lock, wait_silently
@@ -64,9 +65,9 @@ def _refuse_damaged_lake(directory: Path) -> None:
     """A backup that was made before they were looked at may hold parts that were damaged already."""
     damaged = damaged_parts(LakeFiles(directory / "lake"))
     if damaged:
-        named = "; ".join(f"lake/{fault.path} ({fault.why})" for fault in damaged[:10])
         raise BackupError(
-            f"The backup {directory} holds {len(damaged)} damaged parts of the lake: {named}. Use another."
+            f"The backup {directory} holds {counted(len(damaged), 'damaged part')} of the lake: "
+            f"{in_words(damaged, 'lake')}. Use another."
         )
 
 

@@ -8,8 +8,8 @@ import polars as pl
 
 from rs_gateway.adapters.file_schema import FileSchema
 from rs_gateway.domain.errors import StoreError
-from rs_pipelines.durable_files import put_in_place, temporary_for, write_durably
-from rs_pipelines.parquet_files import write_parquet
+from rs_pipelines.durable_files import write_durably
+from rs_pipelines.parquet_files import replace_parquet
 from rs_pipelines.sample import CalibrationSample, Example, Split, Target, sample_of
 
 FORGOTTEN = "forgotten"
@@ -28,7 +28,6 @@ class SampleStore:
         """Keep the sample and make it its target's latest; returns its file."""
         SAMPLE_SCHEMA.migrate(self.root)
         folder = self.root / Target(sample.template_id, sample.model).key
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{sample.sample_id}.parquet"
         rows = [
             (
@@ -42,9 +41,7 @@ class SampleStore:
             )
             for e in sample.examples
         ]
-        temporary = temporary_for(path)
-        write_parquet(pl.DataFrame(rows, schema=SAMPLE_COLUMNS, orient="row"), temporary)
-        put_in_place(temporary, path)
+        replace_parquet(pl.DataFrame(rows, schema=SAMPLE_COLUMNS, orient="row"), path)
         write_durably(folder / "latest", sample.sample_id.encode())
         return path
 
@@ -96,9 +93,7 @@ class SampleStore:
             *(pl.when(gone).then(pl.lit(text)).otherwise(pl.col(name)).alias(name) for name, text in emptied.items()),
             pl.when(gone).then(None).otherwise(pl.col("trace_id")).alias("trace_id"),
         )
-        temporary = temporary_for(path)
-        write_parquet(frame.select(SAMPLE_COLUMNS.names()), temporary)
-        put_in_place(temporary, path)
+        replace_parquet(frame.select(SAMPLE_COLUMNS.names()), path)
 
     def latest(self, target: Target) -> CalibrationSample | None:
         """The sample of `target` saved last, or None when there is none."""

@@ -6,9 +6,7 @@ from typing import TypeAlias
 
 from rs_pipelines.ingest import IngestReport
 from rs_pipelines.mipro.events import StudyEvent
-from rs_pipelines.preflight import (
-    Preflight,
-)
+from rs_pipelines.preflight import Preflight
 from rs_pipelines.sample import CalibrationSample
 
 

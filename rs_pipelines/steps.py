@@ -17,12 +17,7 @@ from rs_pipelines.effort import Effort
 from rs_pipelines.foresight import Needed, models_asked
 from rs_pipelines.ingest import IngestReport
 from rs_pipelines.interrupts import run_interruptible
-from rs_pipelines.mipro.budget import (
-    LIVE_AND_WINNER,
-    ComparisonSize,
-    estimate_calls,
-    study_allowance,
-)
+from rs_pipelines.mipro.budget import LIVE_AND_WINNER, ComparisonSize, estimate_calls, study_allowance
 from rs_pipelines.mipro.evaluations import Evaluations, Tools
 from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.mipro.request import StudyModels, row_order, study_id_of, title_of
@@ -43,11 +38,7 @@ from rs_pipelines.preflight import (
     proposals_needed,
 )
 from rs_pipelines.publishing import NothingPublished, Published, publish
-from rs_pipelines.results import (
-    StepMissingError,
-    comparison_of,
-    study_of,
-)
+from rs_pipelines.results import StepMissingError, comparison_of, study_of
 from rs_pipelines.retention import expire
 from rs_pipelines.sample import CalibrationSample, Split, Target
 from rs_pipelines.sample_draw import draw_sample

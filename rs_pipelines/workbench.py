@@ -97,6 +97,11 @@ class Workbench:
         return KnownExamples(self.data / "known_examples")
 
     @property
+    def daily_figures(self) -> Path:
+        """The table of what each day brought, by template, version and model."""
+        return self.data / "daily_figures.parquet"
+
+    @property
     def live_scores(self) -> Path:
         """The table of the live versions' scores."""
         return self.data / "live_scores.parquet"

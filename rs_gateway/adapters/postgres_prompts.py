@@ -21,6 +21,7 @@ from rs_gateway.adapters.prompt_records import (
     VersionRecord,
     explain,
     live_fields,
+    not_registered,
     template_fields,
     version_fields,
 )
@@ -29,8 +30,6 @@ from rs_gateway.domain.errors import (
     RegistryError,
     TemplateExistsError,
     TemplateInvalidError,
-    TemplateNotFoundError,
-    shown,
 )
 from rs_gateway.domain.ports import RegistryState
 from rs_gateway.domain.prompts import (
@@ -48,7 +47,6 @@ from rs_gateway.domain.prompts import (
     set_weight,
 )
 from rs_gateway.domain.publication import Action, Change
-from rs_gateway.domain.wording import did_you_mean
 
 MIGRATIONS = (
     (
@@ -145,7 +143,7 @@ class PostgresPrompts:
         """See PromptRegistry."""
         with self._database.reading() as connection:
             if connection is None:
-                raise _unknown(template_id, [])
+                raise not_registered(template_id, [])
             return self._read(connection, _SELECT_ONE, template_id)
 
     def register(self, template: PromptTemplate, text: PromptText, *, origin: Origin) -> RegisteredTemplate:
@@ -212,7 +210,7 @@ class PostgresPrompts:
     def _read(self, connection: psycopg.Connection, query: bytes, template_id: str) -> RegisteredTemplate:
         row: _TemplateRow | None = connection.execute(query, (template_id.replace("\0", "?"),)).fetchone()
         if row is None:
-            raise _unknown(template_id, [known for (known,) in connection.execute(_SELECT_IDS)])
+            raise not_registered(template_id, [known for (known,) in connection.execute(_SELECT_IDS)])
         try:
             return self._registered(row, connection.execute(_SELECT_VERSIONS, (template_id,)).fetchall())
         except TemplateInvalidError as error:
@@ -258,9 +256,3 @@ def _as_json(fields: JsonObject) -> str:
     except UnicodeEncodeError:
         raise RegistryError("This text cannot be stored: it holds something that is no Unicode character.") from None
     return text
-
-
-def _unknown(template_id: str, known: list[str]) -> RegistryError:
-    names = ", ".join(known) or "none yet"
-    message = f"There is no template {shown(template_id)}; registered are: {names}.{did_you_mean(template_id, known)}"
-    return TemplateNotFoundError(message)

@@ -21,14 +21,12 @@ from typing import TypeAlias, TypeVar
 import filelock
 
 from rs_gateway.adapters.file_schema import FileSchema
-from rs_gateway.adapters.prompt_records import LiveRecord, TemplateRecord, VersionRecord
+from rs_gateway.adapters.prompt_records import LiveRecord, TemplateRecord, VersionRecord, not_registered
 from rs_gateway.adapters.prompt_yaml import dump_live, dump_template, dump_version, load_file
 from rs_gateway.domain.errors import (
     RegistryError,
     TemplateExistsError,
     TemplateInvalidError,
-    TemplateNotFoundError,
-    shown,
 )
 from rs_gateway.domain.ports import RegistryState
 from rs_gateway.domain.prompts import (
@@ -46,7 +44,6 @@ from rs_gateway.domain.prompts import (
     set_weight,
 )
 from rs_gateway.domain.publication import Action, Change
-from rs_gateway.domain.wording import did_you_mean
 
 TEMPLATE_FILE, LIVE_FILE, VERSIONS_DIR = "template.yaml", "live.yaml", "versions"
 _LOCKS_DIR, _NEW_DIR = ".locks", ".new"
@@ -101,7 +98,7 @@ class PromptFiles:
         REGISTRY_SCHEMA.migrate(self._root)
         known = self._template_ids()
         if template_id not in known:
-            raise _unknown(template_id, known)
+            raise not_registered(template_id, known)
         try:
             return self._read(template_id)
         except TemplateInvalidError as error:
@@ -237,12 +234,6 @@ class PromptFiles:
         self._parsed[path] = (signature, record)
         written_at = datetime.fromtimestamp(signature[0] / 1e9, UTC).isoformat(timespec="seconds")
         return record.to_version(number, template=template, where=str(path), written_at=written_at)
-
-
-def _unknown(template_id: str, known: list[str]) -> RegistryError:
-    names = ", ".join(known) or "none yet"
-    message = f"There is no template {shown(template_id)}; registered are: {names}.{did_you_mean(template_id, known)}"
-    return TemplateNotFoundError(message)
 
 
 _Value = TypeVar("_Value")

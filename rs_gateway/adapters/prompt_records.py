@@ -1,12 +1,12 @@
 """What is kept of a registered prompt: facts, versions and what is live, as fields that YAML and JSON can hold."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
 from rs_gateway.domain.chat import JsonObject
-from rs_gateway.domain.errors import RegistryError, TemplateInvalidError
+from rs_gateway.domain.errors import RegistryError, TemplateInvalidError, TemplateNotFoundError, shown
 from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.prompts import (
     Demo,
@@ -20,6 +20,7 @@ from rs_gateway.domain.prompts import (
 )
 from rs_gateway.domain.publication import Action, Change
 from rs_gateway.domain.traces import StoreMode
+from rs_gateway.domain.wording import did_you_mean
 
 _VersionNumber: TypeAlias = Annotated[int, Field(strict=True, ge=1)]
 
@@ -203,3 +204,11 @@ def live_fields(registered: RegisteredTemplate) -> JsonObject:
 
 def _without_none(fields: JsonObject) -> JsonObject:
     return {key: value for key, value in fields.items() if value is not None}
+
+
+def not_registered(template_id: str, known: Collection[str]) -> TemplateNotFoundError:
+    """That a registry has no such template, with those that it has."""
+    names = ", ".join(known) or "none yet"
+    return TemplateNotFoundError(
+        f"There is no template {shown(template_id)}; registered are: {names}.{did_you_mean(template_id, known)}"
+    )

@@ -5,15 +5,12 @@ Percentiles and means of groups do not add up, so every table is made from the t
 
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
-from pathlib import Path
 
 import polars as pl
 
 from rs_gateway.domain.feedback import FeedbackKind
 from rs_gateway.domain.traces import Outcome, UsageSource
-from rs_pipelines.durable_files import put_in_place, temporary_for
 from rs_pipelines.lake import Lake
-from rs_pipelines.parquet_files import write_parquet
 
 DAILY = ("dt", "template_id", "version", "model")
 """What the daily table keeps apart: the UTC day, and which prompt ran on which model."""
@@ -78,14 +75,6 @@ def figures(traces: pl.LazyFrame, *, by: Sequence[str]) -> pl.DataFrame:
 def daily_figures(lake: Lake) -> pl.DataFrame:
     """The figures of every day, template, version and model."""
     return figures(scored_traces(lake), by=DAILY)
-
-
-def save_figures(table: pl.DataFrame, path: Path) -> None:
-    """Write a table as Parquet; whoever reads it meanwhile sees the old one or the new one as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_for(path)
-    write_parquet(table, temporary)
-    put_in_place(temporary, path)
 
 
 def over_time(traces: pl.LazyFrame, *, by: Sequence[str] = ()) -> pl.DataFrame:

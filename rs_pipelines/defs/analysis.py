@@ -10,6 +10,7 @@ from rs_pipelines.defs.failures import explained
 from rs_pipelines.defs.groups import DATA_OWNERS, LAKE
 from rs_pipelines.defs.resources import StoresResource
 from rs_pipelines.defs.traces import FEEDBACK, TRACES
+from rs_pipelines.parquet_files import replace_parquet
 
 
 @dg.asset(
@@ -23,5 +24,5 @@ def daily_figures(stores: StoresResource) -> dg.MaterializeResult[Any]:
     with explained():
         bench = stores.open()
         table = traffic.daily_figures(bench.lake)
-        traffic.save_figures(table, bench.data / "daily_figures.parquet")
+        replace_parquet(table, bench.daily_figures)
     return dg.MaterializeResult(metadata={"dagster/row_count": table.height, **column_schema(table.schema)})

@@ -93,10 +93,8 @@ with warnings.catch_warnings():
         with explained():
             bench, searched = stores.open(), study_of_run(context.instance, context.run.run_id)
             target, study_id = bench.target_of_key(context.partition_key), searched and searched.study_id
-            record, compared = (
-                results.study_of(bench, target, study_id),
-                results.comparison_of(bench, target, study_id),
-            )
+            record = results.study_of(bench, target, study_id)
+            compared = results.comparison_of(bench, target, study_id)
             spent = results.spending(bench, record.study_id)
         yield _result(within_budget(spent, record.plan.allowance), check_name="cost_within_budget")
         yield dg.AssetCheckResult(

@@ -30,10 +30,8 @@ def publication(context: dg.AssetExecutionContext, stores: StoresResource) -> dg
         searched = study_of_run(context.instance, context.run.run_id)
         study_id = searched and searched.study_id
         result = steps.publish_winner(bench, target, study_id=study_id)
-        compared, sample = (
-            results.comparison_of(bench, target, study_id),
-            results.sample_of_study(bench, target, study_id),
-        )
+        compared = results.comparison_of(bench, target, study_id)
+        sample = results.sample_of_study(bench, target, study_id)
     if not isinstance(result, Published):
         raise dg.Failure(description="Nothing was published: " + " ".join(result.reasons), allow_retries=False)
     context.log.info(f"version {result.version} of {target.template_id} is live for {target.model}")

@@ -13,7 +13,8 @@ from rs_pipelines.defs.groups import DATA_OWNERS, LAKE
 from rs_pipelines.defs.metadata import of_ingest, of_live_scores
 from rs_pipelines.defs.resources import StoresResource
 from rs_pipelines.lake_schema import FEEDBACK_SCHEMA, TRACE_SCHEMA
-from rs_pipelines.live_scores import LIVE_SCORE_SCHEMA, save_live_scores, score_live
+from rs_pipelines.live_scores import LIVE_SCORE_SCHEMA, score_live
+from rs_pipelines.parquet_files import replace_parquet
 
 TRACES, FEEDBACK = dg.AssetKey("traces"), dg.AssetKey("feedback")
 _FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=6), fail_window=timedelta(hours=24))
@@ -83,7 +84,7 @@ def live_scores(context: dg.AssetExecutionContext, stores: StoresResource) -> dg
     with explained():
         bench = stores.open()
         table = score_live(bench)
-        save_live_scores(bench.live_scores, table.frame)
+        replace_parquet(table.frame, bench.live_scores)
     for target, why in table.unscored.items():
         context.log.warning(f"{target}: {why}")
     return dg.MaterializeResult(metadata=of_live_scores(table))

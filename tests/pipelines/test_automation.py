@@ -30,7 +30,8 @@ from rs_pipelines.defs.resources import Stores
 from rs_pipelines.defs.runs import add_partitions, optimize_in_process
 from rs_pipelines.effort import Effort
 from rs_pipelines.known_examples import mark_of
-from rs_pipelines.live_scores import LIVE_SCORE_SCHEMA, save_live_scores
+from rs_pipelines.live_scores import LIVE_SCORE_SCHEMA
+from rs_pipelines.parquet_files import replace_parquet
 from rs_pipelines.sample import Split
 from rs_pipelines.workbench import Workbench
 from tests.pipelines.parcels import LIVE, ORIGIN, parcel
@@ -263,14 +264,14 @@ def test_a_fallen_live_score_starts_a_study_once(tmp_path: Path) -> None:
     with daemon_on(tmp_path, drift_window=20) as daemon:
         assert "nobody has said" in str(daemon.tick("score_drift").skip_message)
         table = daemon.bench.live_scores
-        save_live_scores(table, scored(*[1.0] * 40, *[0.5] * 19))
+        replace_parquet(scored(*[1.0] * 40, *[0.5] * 19), table)
         assert requests(daemon.tick("score_drift")) == []
-        save_live_scores(table, scored(*[1.0] * 40, *[0.5] * 20))
+        replace_parquet(scored(*[1.0] * 40, *[0.5] * 20), table)
         [(key, because)] = requests(daemon.tick("score_drift"))
         assert key == KEY
         assert because.startswith("score of version 1: 1.000 -> 0.500 over the last 20 scores")
         assert requests(daemon.tick("score_drift")) == [], "the same block is no news"
-        save_live_scores(table, scored(*[1.0] * 40, *[0.5] * 40))
+        replace_parquet(scored(*[1.0] * 40, *[0.5] * 40), table)
         assert [key for key, _ in requests(daemon.tick("score_drift"))] == [KEY], "it is still low, after 20 more"
 
 

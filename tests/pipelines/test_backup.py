@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,7 +98,7 @@ def bench_at(folder: Path) -> Workbench:
     return Workbench.at(write_configuration(folder, {}))
 
 
-def backed_up(bench: Workbench, target: Path, *, overwrite: bool = False) -> Catalog:
+def backed_up(bench: Workbench, target: Path, **options: Any) -> Catalog:
     parts, _ = parts_of(bench.settings)
     return back_up(
         parts,
@@ -106,7 +107,7 @@ def backed_up(bench: Workbench, target: Path, *, overwrite: bool = False) -> Cat
         configuration=bench.settings.config_path,
         program="0",
         made_at=MADE_AT,
-        overwrite=overwrite,
+        **options,
     )
 
 

@@ -126,7 +126,7 @@ def test_a_part_of_the_right_size_that_is_no_parquet_is_not_backed_up(tmp_path: 
     bench = filled(tmp_path / "bench")
     (part,) = bench.lake.manifest().traces.parts
     (bench.data / "lake" / part.path).write_bytes(b"\0" * part.bytes)
-    with pytest.raises(LakeCorruptError, match=rf"1 parts of the lake are damaged.*{part.path}"):
+    with pytest.raises(LakeCorruptError, match=rf"The lake has 1 damaged part, .*{part.path}"):
         backed_up(bench, tmp_path / "b")
 
 
@@ -140,7 +140,7 @@ def test_a_backup_that_was_made_of_a_damaged_lake_is_refused_by_name_before_anyt
         cut_off(bench.data / "lake" / part.path)
         backed_up(bench, tmp_path / "b")
     before = contents(bench.data)
-    with pytest.raises(BackupError, match=rf"damaged parts of the lake: lake/{part.path}.*Use another"):
+    with pytest.raises(BackupError, match=rf"1 damaged part of the lake: lake/{part.path}.*Use another"):
         check_backup(tmp_path / "b")
     assert contents(bench.data) == before
 

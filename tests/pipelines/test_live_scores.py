@@ -10,12 +10,12 @@ from rs_gateway.wiring import open_registry
 from rs_pipelines.live_scores import (
     LiveScores,
     load_live_scores,
-    save_live_scores,
     score_live,
     score_versions,
     series_of,
 )
 from rs_pipelines.occasions import fallen
+from rs_pipelines.parquet_files import replace_parquet
 from rs_pipelines.sample import Target
 from rs_pipelines.workbench import Workbench
 from tests.pipelines.parcels import ORIGIN
@@ -63,7 +63,7 @@ def test_scores_outcomes_and_labels_are_series_of_their_own_and_a_traces_latest_
         LiveScores(ORDERS, 1, "outcome", (1.0, 0.0)),
         LiveScores(ORDERS, 1, "score", (0.5, 0.75)),
     )
-    save_live_scores(tmp_path / "deep/live_scores.parquet", table.frame)
+    replace_parquet(table.frame, tmp_path / "deep/live_scores.parquet")
     assert load_live_scores(tmp_path / "deep/live_scores.parquet") == series_of(table.frame)
 
 

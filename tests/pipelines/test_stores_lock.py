@@ -15,16 +15,14 @@ from rs_gateway.adapters.sqlite_traces import SqliteTraceReader
 from rs_gateway.settings import Settings
 from rs_gateway.wiring import open_trace_eraser
 from rs_pipelines import forgetting
-from rs_pipelines.backup import back_up
-from rs_pipelines.backup_catalog import Catalog
 from rs_pipelines.forgetting import find, forget
 from rs_pipelines.lake import Lake
 from rs_pipelines.restore import check_backup, restore
 from rs_pipelines.store_parts import parts_of
-from rs_pipelines.stores_lock import OnWait, StoresHolder, stores_lock, waiting_for
+from rs_pipelines.stores_lock import StoresHolder, stores_lock, waiting_for
 from rs_pipelines.workbench import Workbench
 from tests.e2e.processes import ROUTE_SWITCH, started
-from tests.pipelines.test_backup import MADE_AT, ROOT
+from tests.pipelines.test_backup import ROOT, backed_up
 from tests.pipelines.test_backup import filled as filled_everywhere
 from tests.running import eventually
 from tests.trace_files import a_trace, ids, opened
@@ -47,21 +45,7 @@ def filled(folder: Path) -> Workbench:
     return bench
 
 
-def backed_up(bench: Workbench, target: Path, *, on_wait: OnWait, on_copied: Callable[[str], None]) -> Catalog:
-    parts, _ = parts_of(bench.settings)
-    return back_up(
-        parts,
-        target,
-        data=bench.data,
-        configuration=bench.settings.config_path,
-        program="0",
-        made_at=MADE_AT,
-        on_copied=lambda part, done, total: on_copied(part),
-        on_wait=on_wait,
-    )
-
-
-def nothing(part: str) -> None:
+def nothing(part: str, done: int, total: int) -> None:
     del part
 
 
@@ -157,7 +141,7 @@ def test_an_erasure_that_is_started_during_a_backup_waits_and_the_backup_has_the
     found = find(bench, trace_ids=["01A"])
     in_the_middle, go_on, waiter = threading.Event(), threading.Event(), Waiter()
 
-    def pause(part: str) -> None:
+    def pause(part: str, done: int, total: int) -> None:
         if part == "lake":
             in_the_middle.set()
             assert go_on.wait(20)

@@ -16,11 +16,11 @@ from rs_pipelines.analysis.traffic import (
     daily_figures,
     figures,
     over_time,
-    save_figures,
     scored_traces,
     span,
 )
 from rs_pipelines.lake import Lake
+from rs_pipelines.parquet_files import replace_parquet
 from rs_pipelines.workbench import Workbench
 from tests.pipelines.stored_rows import DAY_S, NOON, FakeTraceReader
 
@@ -145,7 +145,7 @@ def test_where_nothing_was_asked_the_tables_are_empty(tmp_path: Path) -> None:
 
 def test_a_saved_table_is_read_back_as_it_was(tmp_path: Path, weeks: Workbench) -> None:
     table = daily_figures(weeks.lake)
-    save_figures(table, tmp_path / "new folder" / "daily.parquet")
+    replace_parquet(table, tmp_path / "new folder" / "daily.parquet")
     assert pl.read_parquet(tmp_path / "new folder" / "daily.parquet").equals(table)
 
 
