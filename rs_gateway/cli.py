@@ -60,6 +60,7 @@ _DISK_REMEDIES = {
 
 def run() -> None:
     """Run a command; an error is one line on stderr and exit status 1, whether we raised it on purpose or not."""
+    _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # half of a surrogate pair has no bytes
     try:
@@ -82,6 +83,16 @@ def run() -> None:
     except Exception as error:  # noqa: BLE001 the outermost loop of every command: nothing is above it but Python
         _print_unexpected(error)
         sys.exit(1)
+
+
+def _open_closed_streams() -> None:
+    """Whoever was started with `>&-`, for which Python has None, writes to nowhere and reads nothing.
+
+    Otherwise the next file that is opened, such as a store, would get the number of that stream.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # as long as the process
 
 
 def _print_error(message: str) -> None:

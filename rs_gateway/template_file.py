@@ -38,9 +38,11 @@ def read_prompt(
     from rs_gateway.template_form import TemplateForm
 
     try:
-        instruction = file.read_text(encoding="utf-8").strip("\n")
+        instruction = file.read_text(encoding="utf-8-sig").strip("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise TemplateInvalidError(f"{file} cannot be read as UTF-8 text: {error}") from None
+    if not instruction.strip():
+        raise TemplateInvalidError(f"{file} is empty: write the instruction into it, as plain text.")
     try:
         form = {"id": template_id, "name": name, "instruction": instruction, "variables": variables}
         return TemplateForm.read(form).to_template()

@@ -2,8 +2,11 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rs_gateway.domain.errors import ConfigurationError
@@ -20,7 +23,8 @@ def edited_in_editor(text: str, *, suffix: str) -> Path:
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
     try:
-        status = subprocess.run([*shlex.split(command), name], check=False).returncode
+        with _ctrl_c_is_the_editors():
+            status = subprocess.run([*shlex.split(command), name], check=False).returncode
     except (OSError, ValueError) as error:
         Path(name).unlink()
         raise ConfigurationError(
@@ -28,4 +32,16 @@ def edited_in_editor(text: str, *, suffix: str) -> Path:
         ) from None
     if status:
         raise ConfigurationError(f"The editor {command!r} ended with status {status}. The text is kept in {name}.")
+    if not Path(name).is_file():
+        raise ConfigurationError(f"The editor {command!r} removed {name}: nothing was changed.")
     return Path(name)
+
+
+@contextmanager
+def _ctrl_c_is_the_editors() -> Generator[None]:
+    """A terminal sends Ctrl-C to both of us. With a handler, not SIG_IGN, which the editor would inherit."""
+    before = signal.signal(signal.SIGINT, lambda _number, _frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ from rs_gateway import cli, current_user
 from rs_gateway.adapters.prompt_files import PromptFiles
 from rs_gateway.cli_templates import register_template
 from rs_gateway.domain.prompts import PromptTemplate, PromptText
+from tests.commands import failure
 from tests.e2e.processes import free_address, route_switch
 from tests.pipelines.tiny_upstream import configuration, tiny, workbench
 from tests.running import ORIGIN, write_configuration
+from tests.trace_files import a_trace, ids, opened
 from tests.upstream import Upstream
 
 pytestmark = pytest.mark.e2e
@@ -209,3 +213,36 @@ def test_a_name_that_is_no_text_can_be_printed(tmp_path: Path, extra: tuple[str,
     assert result.returncode == 0, result.stderr
     assert "\\udcff" in result.stdout
     assert result.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", ["template show odd", "stats --json", "traces export", "template list"])
+def test_a_command_whose_output_is_closed_says_nothing_of_python(tmp_path: Path, arguments: str) -> None:
+    configured(tmp_path)
+    template = PromptTemplate("odd", "Odd", (), {"name": "ExactMatch"})
+    PromptFiles(tmp_path / "data/prompts").register(template, PromptText("Do it."), origin=ORIGIN)
+    with opened(tmp_path / "data/traces.db") as store:
+        store.append(a_trace("1"))
+    for closed in (">&-", "<&-", "2>&-", "<&- >&- 2>&-"):
+        command = f"{sys.executable} -m rs_gateway {arguments} {closed}"
+        done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, "AttributeError" in done.stderr) == (0, False), (closed, done.stderr)
+    assert ids(tmp_path / "data/traces.db") == ["1"], "nothing was written into a store that got the number of stdout"
+
+
+def test_a_stdin_that_is_closed_is_an_empty_one(tmp_path: Path) -> None:
+    configured(tmp_path)
+    template = PromptTemplate("odd", "Odd", (), {"name": "ExactMatch"})
+    PromptFiles(tmp_path / "data/prompts").register(template, PromptText("Do it."), origin=ORIGIN)
+    command = f"{sys.executable} -m rs_gateway template edit odd --file - <&-"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "there have to be keys with values" in done.stderr
+
+
+@pytest.mark.parametrize("place", ["/dev/null/x.yaml", "a" * 300, "no/such/folder/x.yaml"])
+def test_a_configuration_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "cannot be written" in failure("init", "--config", place)
+    assert list(tmp_path.iterdir()) == []

@@ -230,6 +230,36 @@ def test_an_editor_that_does_not_exist_or_fails_is_named(
     assert "'no-such-editor --wait' cannot be started" in failure("template", "edit", "orders")
     monkeypatch.setenv("EDITOR", "false")
     assert "ended with status 1" in failure("template", "edit", "orders")
+    monkeypatch.setenv("EDITOR", "rm")
+    message = failure("template", "edit", "orders")
+    assert "The editor 'rm' removed" in message and "is kept" not in message
+
+
+def test_ctrl_c_in_the_editor_is_for_the_editor(registry: PromptFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that ends with it leaves the text where the message says; one that goes on is not cut off."""
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.setenv("EDITOR", "sh -c 'kill -INT $PPID; kill -INT $$' -")
+    message = failure("template", "edit", "orders")
+    assert "ended with status" in message
+    kept = Path(message.split("The text is kept in ")[1].rstrip("."))
+    assert "Find the order number." in kept.read_text()
+    kept.unlink()
+    monkeypatch.setenv("EDITOR", "sh -c 'kill -INT $PPID; sed -i s/Nothing/None/ $1' -")
+    assert "Added version 3" in ok("template", "edit", "orders").stderr
+
+
+@pytest.mark.parametrize("content", [b"", b" \n\n", b"\xef\xbb\xbf"], ids=["no byte", "spaces", "a byte order mark"])
+def test_an_empty_prompt_file_is_refused(registry: PromptFiles, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "prompt.txt").write_bytes(content)
+    arguments = ("--template-id", "new", "--prompt-file", str(tmp_path / "prompt.txt"))
+    assert "prompt.txt is empty: write the instruction" in failure("template", "register", *arguments)
+    assert "new" not in registry.load().templates
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt(registry: PromptFiles, tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_bytes(b"\xef\xbb\xbfSay {word}.\n")
+    ok("template", "register", "--template-id", "new", "--prompt-file", str(tmp_path / "prompt.txt"))
+    assert registry.get("new").versions[1].text == PromptText("Say {word}.")
 
 
 @pytest.mark.parametrize("text", [FIRST, SECOND, PromptText(""), PromptText("a\n\n b: {x}\t", None, (Demo("", "y"),))])
