@@ -111,8 +111,7 @@ class Children:
         return child
 
     def stop(self, child: Child) -> None:
-        """End a process and its descendants: first kindly, then not. Returns when none is alive."""
-        pids = child.pids
+        """End a process and its group: first kindly, then not. Returns when none of the group is alive."""
         try:
             _signal_group(child, signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
@@ -121,7 +120,7 @@ class Children:
             _signal_group(child, signal.SIGKILL)  # descendants that outlived it, too
             child.popen.wait()
             self._running.remove(child)
-            while any(_is_alive(pid) for pid in pids):
+            while _group_is_alive(child):
                 time.sleep(_POLL_S)
 
 
@@ -176,9 +175,13 @@ def _read(path: Path) -> str:
         return ""  # it ended a moment ago
 
 
-def _is_alive(pid: int) -> bool:
-    state = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
-    return bool(state) and state[0] not in "ZX"
+def _group_is_alive(child: Child) -> bool:
+    # A descendant whose parent ended first is nobody's child any more; the group still holds it.
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        fields = _read(stat).rpartition(")")[2].split()  # state, parent, group, ...
+        if fields and int(fields[2]) == child.popen.pid and fields[0] not in "ZX":
+            return True
+    return False
 
 
 def _signal_group(child: Child, number: signal.Signals) -> None:
