@@ -331,6 +331,7 @@ RESULTS: Mapping[str, Any] = {
             "share": float,
             "version": int | None,
             "fallbacks": list[str],
+            "fallbacks_are_set": bool,
             "problem": str | None,
         }
     ],
