@@ -382,6 +382,8 @@ RESULTS: Mapping[str, Any] = {
             "evaluations": int,
             "calls": int,
             "usd": float | None,
+            "comparison_calls": int | None,
+            "comparison_usd": float | None,
             "live_value": float | None,
             "best_value": float | None,
             "gain": float | None,
