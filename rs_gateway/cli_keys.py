@@ -17,6 +17,7 @@ from rs_gateway.current_user import current_user
 from rs_gateway.data_console import data, words
 from rs_gateway.domain.access import BUDGET_PERIODS, BudgetPeriod, ClientKey, KeyLimits, KeyNotFoundError
 from rs_gateway.domain.traces import StoreMode
+from rs_gateway.domain.wording import counted
 
 if TYPE_CHECKING:
     from rs_gateway.domain.access_store import AccessStore, KeyRecord
@@ -366,8 +367,8 @@ def _cells(record: "KeyRecord", *, now_s: float) -> tuple[str, ...]:
         spent += f" of {limits.budget_usd:g}"
     spent += " USD" if limits.budget_period == "total" else f" USD/{limits.budget_period}"
     if unpriced:
-        spent += f", and {unpriced} unpriced {'request' if unpriced == 1 else 'requests'}"
+        spent += f", and {counted(unpriced, 'unpriced request')}"
     return (
         *(key.key_id, key.name + state, ", ".join(names) or "nothing", ", ".join(bounds) or "none"),
-        *(f"{today.requests} requests, {today.tokens} tokens", spent),
+        *(f"{counted(today.requests, 'request')}, {counted(today.tokens, 'token')}", spent),
     )

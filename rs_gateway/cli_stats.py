@@ -10,6 +10,7 @@ from rich.table import Table
 
 from rs_gateway.cli_options import ConfigOption, JsonOption, OneTemplateArgument
 from rs_gateway.data_console import data, print_json, printable, words
+from rs_gateway.domain.wording import counted
 from rs_gateway.template_hint import template_hint
 
 if TYPE_CHECKING:
@@ -86,5 +87,5 @@ def _cells(summary: "Summary") -> tuple[str, ...]:
 def _cost(summary: "Summary") -> str:
     known, unpriced = summary.cost_usd, summary.unpriced_requests
     if known is None:
-        return f"unpriced ({unpriced} {'request' if unpriced == 1 else 'requests'})" if unpriced else ""
+        return f"unpriced ({counted(unpriced, 'request')})" if unpriced else ""
     return f"{known:.4f}" + (f" + {unpriced} unpriced" if unpriced else "")

@@ -173,7 +173,7 @@ def test_the_list_shows_usage_and_hides_what_is_revoked(folder: Path) -> None:
     ok("revoke", gone["key_id"])
     table = ok("list")
     assert "0.5000 of 5 USD/day, and 1 unpriced request" in table.stdout
-    assert "2 requests, 1235 tokens" in table.stdout
+    assert "2 requests, 1,235 tokens" in table.stdout
     assert "gone" not in table.stdout
     assert "1 revoked or expired" in table.stderr
     assert "[red]gone[/red] (revoked)" in ok("list", "--all").stdout
