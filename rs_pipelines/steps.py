@@ -30,7 +30,6 @@ from rs_pipelines.preflight import (
     CostEstimate,
     LiveProbe,
     Preflight,
-    PreflightError,
     assess,
     check_evaluator,
     estimate_cost,
@@ -192,10 +191,11 @@ def search(
 
     Raises:
         PreflightError: it could not end in a proof; nothing but the probe calls was spent.
+        StudyFailedError: the model stopped answering; what was evaluated is kept.
     """
     found = preflight(bench, target, effort, comparison=comparison, watch=watch)
-    if found.objections:
-        raise PreflightError(target.template_id, found.objections)
+    if found.refusal is not None:
+        raise found.refusal
     bench, effort = bench_with(bench, effort)
     request = study_request(bench, target, effort, comparison)
     evaluator = bench.evaluator_of(request.evaluator_spec)

@@ -228,6 +228,7 @@ RESULTS: Mapping[str, Any] = {
         "transfer": dict[str, dict[str, float | None]],
         "model_calls": int,
         "unfinished": dict[str, str],
+        "failed": dict[str, str],
         "test_by_provenance": dict[str, int],
         "left_out_by_provenance": dict[str, int],
     },
