@@ -13,7 +13,6 @@ from typing import Literal
 from rs_gateway.domain.errors import RouteSwitchError
 from rs_gateway.domain.evaluation import Answer, Evaluator
 from rs_gateway.domain.wording import counted
-from rs_pipelines.answers import Allowance
 from rs_pipelines.cached_model import CallCost
 from rs_pipelines.examples import Gathered
 from rs_pipelines.foresight import Needed
@@ -31,6 +30,7 @@ from rs_pipelines.power import (
 )
 from rs_pipelines.sample import CalibrationSample, Example, Split
 from rs_pipelines.scoring import RowScore
+from rs_pipelines.spending import Allowance
 
 _SANITY_ROWS = 40
 _ASSUMED_SCORE = 0.5

@@ -10,8 +10,8 @@ from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.domain.evaluation import JudgingEvaluator
 from rs_gateway.wiring import open_trace_reader
-from rs_pipelines.answers import CallBudget
 from rs_pipelines.cached_model import CachedModel
+from rs_pipelines.call_budget import CallBudget
 from rs_pipelines.comparison import Comparison, run_comparison
 from rs_pipelines.effort import Effort
 from rs_pipelines.foresight import Needed, models_asked

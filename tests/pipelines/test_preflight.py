@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from rs_gateway.domain.evaluation import Answer, Score
 from rs_pipelines import cli, results, steps
-from rs_pipelines.answers import Allowance
 from rs_pipelines.cached_model import CallCost, unknown_cost
 from rs_pipelines.effort import Effort
 from rs_pipelines.evaluators.exact_match import ExactMatch
@@ -37,6 +36,7 @@ from rs_pipelines.progress import print_preflight
 from rs_pipelines.report import preflight_lines, preflight_markdown
 from rs_pipelines.sample import CalibrationSample, Split, sample_of
 from rs_pipelines.scoring import RowScore
+from rs_pipelines.spending import Allowance
 from rs_pipelines.step_events import Event, Probing
 from tests import upstream as wire
 from tests.pipelines.parcels import parcels, small_plan
