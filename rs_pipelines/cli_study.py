@@ -74,7 +74,7 @@ def list_studies(
 
 def _lines(bench: "Workbench", template_id: str | None, answers: "AnswerCache | None") -> "list[StudyLine]":
     """With what the cache says was paid; closes it."""
-    from rs_pipelines.answers import Spending
+    from rs_pipelines.spending import Spending
     from rs_pipelines.study_lines import study_lines
 
     if answers is None:

@@ -7,9 +7,9 @@ from typing import Literal
 from rs_gateway.domain.errors import RouteSwitchError, StoreError
 from rs_gateway.domain.ports import PromptRegistry
 from rs_gateway.domain.publication import Action
-from rs_pipelines.answers import Spending
 from rs_pipelines.comparison import Comparison
 from rs_pipelines.mipro.records import StudyRecord
+from rs_pipelines.spending import Spending
 from rs_pipelines.studies import StudyFiles
 
 

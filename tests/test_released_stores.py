@@ -32,13 +32,14 @@ from rs_gateway.adapters.sqlite_traces import SqliteTraceReader, SqliteTraceStor
 from rs_gateway.domain.access import KeyLimits
 from rs_gateway.domain.errors import SchemaTooNewError
 from rs_gateway.domain.prompts import ANY_MODEL, Demo
-from rs_pipelines.answers import ANSWER_SCHEMA, Allowance, AnswerCache, Booking, ModelAnswer
+from rs_pipelines.answers import ANSWER_SCHEMA, AnswerCache, ModelAnswer
 from rs_pipelines.datasets import DATASET_SCHEMA, DatasetStore
 from rs_pipelines.evaluators.embedding_cache import EMBEDDING_SCHEMA, EmbeddingCache
 from rs_pipelines.lake import Lake
 from rs_pipelines.lake_manifest import SCHEMA_VERSION
 from rs_pipelines.sample import Target
 from rs_pipelines.sample_store import SAMPLE_SCHEMA, SampleStore
+from rs_pipelines.spending import Allowance, Booking
 from rs_pipelines.studies import StudyFiles
 from rs_pipelines.study_schema import STUDY_SCHEMA
 from tests.trace_files import a_trace, ids, opened
@@ -188,7 +189,9 @@ def test_studies_of_an_earlier_program_can_be_looked_at(name: str, tmp_path: Pat
     assert study.text_of(study.best) == study.best_text
     comparison = studies.load_comparison(TARGET, study.study_id)
     assert comparison is not None
-    assert comparison.candidate_hash == study.best_hash
+    assert study.best_text is not None
+    assert comparison.candidate_hash == study.best_hash == study.best_text.content_hash
+    assert comparison.content_digest == comparison.comparison_id, "it is still the proof that it was"
     studies.save_study(study)
     assert studies.latest(TARGET) == study
 

@@ -16,11 +16,12 @@ from rs_gateway.adapters.scripted_chat import ScriptedChat
 from rs_gateway.domain.prompts import PromptTemplate
 from rs_gateway.domain.publication import Action, Change
 from rs_pipelines.analysis.study_tables import pick_study
-from rs_pipelines.answers import Allowance, AnswerCache, Booking
-from rs_pipelines.comparison import Comparison
+from rs_pipelines.answers import AnswerCache
+from rs_pipelines.comparison import Comparison, sealed
 from rs_pipelines.gate import ComparedRow, GatePolicy, judge
 from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.mipro.search import run_study
+from rs_pipelines.spending import Allowance, Booking
 from rs_pipelines.studies import StudyFiles
 from tests.commands import failure, from_json, invoke, ok
 from tests.pipelines.parcels import EVALUATOR, LIVE, ORIGIN, cache_at, models, request, tiny_model
@@ -74,7 +75,7 @@ def compare(studied: Studied) -> Comparison:
         by_label=(),
         rows=rows,
     )
-    found = replace(found, comparison_id=found.content_digest)
+    found = sealed(found)
     studied.files.save_comparison(found)
     return found
 
