@@ -145,7 +145,7 @@ def fetch_model(
 def serve_model(
     model: Annotated[Path | None, typer.Argument(help="A GGUF file; fetched SmolLM2 by default.")] = None,
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port to listen at.")] = 8081,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen at; 0 for any free one.")] = 8081,
     slots: Annotated[int, typer.Option(min=1, max=64, help="Requests decoded at once.")] = 4,
     context: Annotated[int, typer.Option(min=256, help="Tokens of context for each slot.")] = 2048,
     alias: Annotated[str | None, typer.Option(help="The model's name towards clients.")] = None,
@@ -156,9 +156,10 @@ def serve_model(
 
     Example: `route-switch model serve --port 8081`
     """
-    from rs_gateway.local_model import fetch
+    from rs_gateway.local_model import check_free, fetch
     from rs_gateway.local_model import serve as serve_local
 
+    check_free(host, port)
     path = model or fetch(directory, on_progress=words.print)
     name = alias or ("smollm2-135m-instruct" if model is None else path.stem)
     serve_local(

@@ -36,7 +36,7 @@ def show_stats(
     from rs_gateway.wiring import open_stats_reader
 
     if window not in WINDOWS:
-        raise typer.BadParameter(f"{window!r} is not {', '.join(WINDOWS)}.", param_hint="--window")
+        raise typer.BadParameter(f"{window!r} is not one of {', '.join(WINDOWS)}.", param_hint="--window")
     now_s = time.time()
     settings = load_settings(config)
     with closing(open_stats_reader(settings)) as reader:

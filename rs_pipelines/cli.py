@@ -225,7 +225,9 @@ def _preflight_only(bench: "Workbench", target: "Target", effort: "Effort", *, a
 
 def up(
     config: ConfigOption = None,
-    dagster_port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
+    dagster_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the Dagster UI, which listens at 127.0.0.1.")
+    ] = 3000,
 ) -> None:
     """Start the gateway and the Dagster UI on your configuration, until Ctrl-C.
 
