@@ -27,7 +27,9 @@ PackageArgument = Annotated[Path, typer.Argument(help="A package: a directory, o
 def export(
     template_id: TemplateArgument,
     place: Annotated[Path, typer.Argument(help="A directory that is not there yet, or a new file NAME.tar.zst.")],
-    logs_limit: Annotated[int, typer.Option(min=0, help="Newest traces to take along; 0 for none.")] = 100,
+    logs_limit: Annotated[
+        int, typer.Option(min=0, help="How many traces to take along, the newest ones; 0 for none.")
+    ] = 100,
     include_analytics: Annotated[
         bool, typer.Option("--include-analytics", help="Take this template's live figures along.")
     ] = False,
