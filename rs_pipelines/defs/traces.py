@@ -21,7 +21,7 @@ TRACES, FEEDBACK = dg.AssetKey("traces"), dg.AssetKey("feedback")
 FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=6), fail_window=timedelta(hours=24))
 """Of what an ingest brings up to date. What an optimisation makes is not stale while nobody has anything new."""
 _STORED = {name: dtype for name, dtype in TRACE_SCHEMA.items() if name != "dt"}
-_IMPORTED = dict.fromkeys(("variables", "messages", "expected", "split", "id"), pl.String())
+_IMPORTED = pl.Schema(dict.fromkeys(("variables", "messages", "expected", "split", "id"), pl.String()))
 
 trace_store = dg.AssetSpec(
     "trace_store",
