@@ -11,15 +11,16 @@ from rs_gateway.domain.errors import ConfigurationError, ProviderError
 from rs_gateway.domain.evaluation import Evaluator
 from rs_gateway.domain.prompts import PromptText, render_messages
 from rs_pipelines import planning, steps
-from rs_pipelines.answers import Allowance, BudgetExhaustedError, CallBudget
 from rs_pipelines.best_model import BestModel, Tried, rank
 from rs_pipelines.cached_model import CachedModel
+from rs_pipelines.call_budget import BudgetExhaustedError, CallBudget
 from rs_pipelines.effort import Effort
 from rs_pipelines.mipro.budget import ComparisonSize, estimate_calls, least_calls
 from rs_pipelines.mipro.records import LIVE
 from rs_pipelines.mipro.request import StudyModels
 from rs_pipelines.sample import CalibrationSample, Example, Split, Target
 from rs_pipelines.scoring import RowScore, score_rows
+from rs_pipelines.spending import Allowance
 from rs_pipelines.step_events import RowsCompared, Watcher, ignore
 from rs_pipelines.workbench import Workbench
 

@@ -6,7 +6,8 @@ from typing import Any
 from rs_gateway.adapters.postgres_database import PostgresDatabase, PostgresPlace
 from rs_gateway.adapters.postgres_schema import PostgresSchema
 from rs_gateway.store_urls import password_in, without_password
-from rs_pipelines.answers import NOTHING, UNLIMITED, Allowance, AnswerCache, Booking, ModelAnswer, Spending
+from rs_pipelines.answers import UNLIMITED, AnswerCache, ModelAnswer
+from rs_pipelines.spending import NOTHING, Allowance, Booking, Spending
 
 ANSWER_SCHEMA = PostgresSchema(
     store="answer cache",

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rs_gateway.domain.prompts import PromptText
-from rs_pipelines.answers import Allowance, Spending
+from rs_pipelines.evaluator_sanity import EvaluatorSanity
 from rs_pipelines.inputs import input_key
 from rs_pipelines.mipro.labels import label_shape
-from rs_pipelines.preflight import EvaluatorSanity
 from rs_pipelines.sample import CalibrationSample, Split
 from rs_pipelines.sample_draw import MIN_PER_SPLIT
+from rs_pipelines.spending import Allowance, Spending
 
 MAX_LABEL_SHARE = 0.9
 """Above it, always giving the commonest answer looks good, and the rare answers decide nothing."""

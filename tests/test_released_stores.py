@@ -33,7 +33,7 @@ from rs_gateway.adapters.sqlite_traces import SqliteTraceReader, SqliteTraceStor
 from rs_gateway.domain.access import KeyLimits
 from rs_gateway.domain.errors import SchemaTooNewError
 from rs_gateway.domain.prompts import ANY_MODEL, Demo
-from rs_pipelines.answers import ANSWER_SCHEMA, Allowance, AnswerCache, Booking, ModelAnswer, Spending
+from rs_pipelines.answers import ANSWER_SCHEMA, AnswerCache, ModelAnswer
 from rs_pipelines.datasets import DATASET_SCHEMA, DatasetStore
 from rs_pipelines.evaluators.embedding_cache import EMBEDDING_SCHEMA, EmbeddingCache
 from rs_pipelines.lake import Lake
@@ -42,6 +42,7 @@ from rs_pipelines.postgres_answers import ANSWER_SCHEMA as POSTGRES_ANSWER_SCHEM
 from rs_pipelines.postgres_answers import PostgresAnswerCache
 from rs_pipelines.sample import Target
 from rs_pipelines.sample_store import SAMPLE_SCHEMA, SampleStore
+from rs_pipelines.spending import Allowance, Booking, Spending
 from rs_pipelines.studies import StudyFiles
 from rs_pipelines.study_schema import STUDY_SCHEMA
 from tests.trace_files import a_trace, ids, opened

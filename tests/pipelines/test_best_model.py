@@ -17,9 +17,9 @@ from rs_gateway.domain.chat import ProviderCall
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.wiring import open_registry
 from rs_pipelines import planning, steps
-from rs_pipelines.answers import BudgetExhaustedError
 from rs_pipelines.best_model import BestModel, Tried, rank
 from rs_pipelines.best_model_report import best_model_page, conclusions, print_best_model
+from rs_pipelines.call_budget import BudgetExhaustedError
 from rs_pipelines.cli import register
 from rs_pipelines.effort import Effort
 from rs_pipelines.examples import Gathered
