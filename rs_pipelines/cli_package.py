@@ -42,7 +42,7 @@ def export(
 ) -> None:
     """Write a package of one template: versions and publications, the proofs behind them, labelled rows, recent logs.
 
-    The gateway may be running. `privacy.redact` and `privacy.hook` are applied to rows, logs, studies and comparisons;
+    The gateway may be running. `privacy.redact` and `privacy.hook` go over rows, logs, proofs, reasons and notes;
     versions go as they are, and those that hold such text are named.
 
     Example: `route-switch package export support support.tar.zst --git --include-analytics`
