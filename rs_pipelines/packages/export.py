@@ -13,8 +13,9 @@ import yaml
 
 from rs_gateway.adapters.prompt_yaml import dump_live, dump_template, dump_version
 from rs_gateway.domain.errors import ConfigurationError
-from rs_gateway.domain.prompts import ANY_MODEL, PromptVersion, RegisteredTemplate
+from rs_gateway.domain.prompts import ANY_MODEL, PromptVersion
 from rs_gateway.domain.redaction import Redactor
+from rs_gateway.domain.registered_template import RegisteredTemplate
 from rs_gateway.wiring import open_template_figures, open_trace_reader
 from rs_pipelines.durable_files import sync_path
 from rs_pipelines.packages.archive import is_archive, pack
