@@ -1,5 +1,7 @@
 """The whole loop as Dagster runs it, on a scripted model behind a real server."""
 
+import errno
+import os
 import sqlite3
 import subprocess
 import sys
@@ -197,6 +199,25 @@ def test_a_provider_that_refuses_in_mid_study_fails_the_run_with_its_words_and_w
     assert "provider_refused" in str(said.description)
     assert said.metadata["error_code"].value == "study_failed"
     assert "route-switch check --live" in str(said.metadata["what_to_do"].value)
+
+
+def test_a_disk_that_is_full_in_mid_study_fails_the_run_with_the_place_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "in the system's language", "data/studies/journal.log")
+
+    monkeypatch.setattr(steps, "search", full)
+    with Upstream([tiny]).running() as upstream:
+        bench = workbench(tmp_path, upstream)
+        import_parcels(tmp_path, bench)
+        with pytest.raises(OSError, match=r"journal\.log"):
+            optimize_in_process(bench, bench.target("parcels"), Effort())
+    step, said = failure_of_the_last_run(bench)
+    assert step == "study"
+    assert said.description == f"{os.strerror(errno.ENOSPC)}: data/studies/journal.log."
+    assert said.metadata["error_code"].value == "disk"
+    assert str(said.metadata["what_to_do"].value).startswith("Free room there, then **Re-execute")
 
 
 def test_an_evaluator_of_one_run_that_cannot_tell_right_from_wrong_is_a_red_check(tmp_path: Path) -> None:
