@@ -83,7 +83,7 @@ class Seen:
         """Whether the gateway closed the connection after the answer."""
         if self.connection is None or self.connection.fileno() < 0:
             return True
-        self.connection.settimeout(1.0)
+        self.connection.settimeout(5.0)
         try:
             return self.connection.recv(1) == b""
         except TimeoutError:
@@ -137,7 +137,7 @@ class Stage:
             upstream.requests.clear()
             upstream.hang_ups, upstream.told = 0, asyncio.Event()
 
-    def connect(self, *, receive_buffer: int | None = None, timeout_s: float = 20.0) -> socket.socket:
+    def connect(self, *, receive_buffer: int | None = None, timeout_s: float = 60.0) -> socket.socket:
         """A bare connection of a client; closed with the stage."""
         connection = socket.socket()
         if receive_buffer is not None:
