@@ -120,6 +120,7 @@ def test_whatever_else_answers_there_is_no_ollama(body: bytes) -> None:
 
 def test_a_port_in_use_is_passed_over() -> None:
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections may linger there
         port = look_around({}, ollama_url="http://127.0.0.1:1").port
         taken.bind(("127.0.0.1", port))
         taken.listen()
