@@ -27,7 +27,9 @@ def pytest_configure() -> None:
 
     structlog's own default draws the variables of every frame of a traceback, which takes ten seconds of a CPU.
     """
-    hypothesis.settings.register_profile("untimed", deadline=None)
+    hypothesis.settings.register_profile(
+        "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
     hypothesis.settings.load_profile("untimed")
     structlog.configure(
         processors=[

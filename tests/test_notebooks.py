@@ -97,7 +97,6 @@ def test_a_notebook_asks_a_question_and_its_cells_are_thin(name: str) -> None:
         assert not any(line.startswith(("def ", "class ", "for ")) for line in lines), "logic belongs into a module"
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_clean_and_draws_charts(name: str, executed: dict[str, Any]) -> None:
     shown = list(outputs(executed[name]))

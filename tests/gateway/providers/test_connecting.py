@@ -16,7 +16,7 @@ from tests.gateway.fault_wall.faults import nobody_picks_up
 from tests.gateway.providers.asking import call, completed, run, streamed
 from tests.gateway.providers.vendors import ANTHROPIC, COHERE, GEMINI, SECRET
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.filterwarnings("ignore")
 MODELS = [(wire.provider, wire.model) for wire in (ANTHROPIC, GEMINI, COHERE)]
 
 

@@ -22,7 +22,7 @@ from tests.gateway.providers.asking import call, completed, streamed
 from tests.gateway.providers.vendor import Vendor, says, streams
 from tests.gateway.providers.vendors import ANTHROPIC, COHERE, GEMINI, SECRET, Wire
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.filterwarnings("ignore")
 PIXEL = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(64)).decode()
 
 

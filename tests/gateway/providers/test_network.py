@@ -11,7 +11,6 @@ from rs_gateway.domain.chat import JsonObject
 from tests.gateway.providers.vendor import Vendor, says, streams
 from tests.gateway.providers.vendors import ANTHROPIC, COHERE, GEMINI, Wire
 
-pytestmark = pytest.mark.timeout(120)
 ASK_TWICE = """
 import asyncio, json, sys
 tried = []

@@ -17,7 +17,7 @@ from tests.gateway.providers.asking import call, completed, streamed
 from tests.gateway.providers.vendor import Vendor, says, streams
 from tests.gateway.providers.vendors import ANTHROPIC, COHERE, GEMINI, Wire
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.filterwarnings("ignore")
 THROUGH_LITELLM = pytest.mark.parametrize("wire", [ANTHROPIC, GEMINI, COHERE], ids=lambda wire: wire.provider)
 
 
