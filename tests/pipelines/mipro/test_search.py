@@ -299,7 +299,7 @@ def test_a_study_killed_with_sigkill_goes_on_and_pays_no_row_twice(tmp_path: Pat
     folder.mkdir()
     log = folder / "calls.log"
     for after in kills:
-        process = _start(folder)
+        process = _start(folder, str(after + 25))
         while process.poll() is None and (not log.exists() or log.read_text().count("\n") < after):
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
@@ -314,8 +314,8 @@ def test_a_study_killed_with_sigkill_goes_on_and_pays_no_row_twice(tmp_path: Pat
     assert paid <= CallBudget(cache_at(folder), record.study_id).spent.calls
 
 
-def _start(folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "tests.pipelines.mipro.interrupted_study", str(folder)])
+def _start(folder: Path, *hold_at: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "tests.pipelines.mipro.interrupted_study", str(folder), *hold_at])
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"op_code": 0', b"no json at all\n\n"], ids=["emptied", "cut", "garbage"])
