@@ -111,7 +111,7 @@ def test_a_thousand_streams_at_once_keep_apart_and_leave_nothing_behind(tmp_path
             trace_ids.update(asyncio.run(wave(stage, number)))
             assert len(trace_ids) == (number + 1) * N_STREAMS
             eventually(lambda: stage.inside.n_connections == 0)
-            eventually(lambda: stage.inside.n_tasks == n_tasks)
+            eventually(lambda: stage.inside.n_tasks <= n_tasks)
             eventually(lambda: stage.first.n_busy == 0)
             assert stage.health()["in_flight"] == 0
             stage.gateway.traces(at_least=(number + 1) * N_STREAMS)
@@ -145,7 +145,7 @@ def test_two_hundred_clients_that_leave_at_once_end_as_many_upstream_calls(tmp_p
         for n_left in (n_clients, 2 * n_clients):
             asyncio.run(leave_together(stage, n_clients))
             eventually(lambda n_left=n_left: stage.first.hang_ups == n_left, timeout_s=30)
-            eventually(lambda: stage.inside.n_tasks == stage.n_tasks)
+            eventually(lambda: stage.inside.n_tasks <= stage.n_tasks)
         eventually(lambda: stage.first.n_open == 0)
         assert stage.health()["in_flight"] == 0
         traces = stage.gateway.traces(at_least=2 * n_clients)
