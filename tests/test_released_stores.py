@@ -188,7 +188,9 @@ def test_studies_of_an_earlier_program_can_be_looked_at(name: str, tmp_path: Pat
     assert study.text_of(study.best) == study.best_text
     comparison = studies.load_comparison(TARGET, study.study_id)
     assert comparison is not None
-    assert comparison.candidate_hash == study.best_hash
+    assert study.best_text is not None
+    assert comparison.candidate_hash == study.best_hash == study.best_text.content_hash
+    assert comparison.content_digest == comparison.comparison_id, "it is still the proof that it was"
     studies.save_study(study)
     assert studies.latest(TARGET) == study
 

@@ -127,10 +127,10 @@ def _write(
     _write_versions(registered, folder / PROMPTS_DIR / template_id)
     n_studies, n_comparisons = 0, 0
     watch("studies", 0, None)
-    for study, comparison in studies_behind(registered, study_stores(bench.data, bench.studies, template_id)):
-        write_study(folder / STUDIES_DIR, study, comparison, redactor)
-        n_studies += study is not None
-        n_comparisons += comparison is not None
+    for behind in studies_behind(registered, study_stores(bench.data, bench.studies, template_id)):
+        write_study(folder / STUDIES_DIR, behind, redactor)
+        n_studies += behind.study is not None
+        n_comparisons += behind.comparison is not None
     (folder / STUDIES_DIR / ".schema.lock").unlink(missing_ok=True)
     watch("labelled rows", 0, None)
     rows = rows_of(registered, lake=bench.lake, datasets=bench.datasets, redactor=redactor)

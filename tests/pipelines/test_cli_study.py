@@ -15,7 +15,7 @@ from rs_gateway.adapters.scripted_chat import ScriptedChat
 from rs_gateway.domain.prompts import PromptTemplate
 from rs_gateway.domain.publication import Action, Change
 from rs_pipelines.analysis.study_tables import pick_study
-from rs_pipelines.comparison import Comparison
+from rs_pipelines.comparison import Comparison, sealed
 from rs_pipelines.gate import ComparedRow, GatePolicy, judge
 from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.mipro.search import run_study
@@ -72,7 +72,7 @@ def compare(studied: Studied) -> Comparison:
         by_label=(),
         rows=rows,
     )
-    found = replace(found, comparison_id=found.content_digest)
+    found = sealed(found)
     studied.files.save_comparison(found)
     return found
 

@@ -26,6 +26,7 @@ from rs_pipelines.packages.format import PackageError
 from rs_pipelines.packages.importing import FiguresExistError, Imported, ImportOptions, import_package
 from rs_pipelines.workbench import Workbench
 from tests.pipelines.packaged import BETTER, bench_in, export, full_bench, original_package
+from tests.pipelines.parcels import TARGET
 from tests.pipelines.tiny_upstream import TEMPLATE
 from tests.trace_files import counted
 
@@ -87,6 +88,15 @@ def test_the_proof_behind_a_version_is_found_after_the_import_and_goes_along_wit
     assert found is not None
     assert list(elsewhere.studies.targets()) == []  # nobody takes it for a study of this gateway
     assert export(elsewhere, tmp_path / "q").counts.comparisons == 1
+
+
+def test_a_comparison_of_an_earlier_program_leaves_as_it_is(bench: Workbench, tmp_path: Path) -> None:
+    path = bench.studies.directory(TARGET, "s1") / "comparison.json"
+    content = json.loads(path.read_bytes())
+    del content["by_provenance"]
+    path.write_text(json.dumps(content))
+    export(bench, tmp_path / "p")
+    assert (tmp_path / "p" / "studies" / TARGET.key / "s1" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_a_package_says_what_it_holds_and_is_a_registry_that_can_be_read(bench: Workbench, tmp_path: Path) -> None:
