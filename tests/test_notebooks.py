@@ -56,8 +56,8 @@ def executed(weeks: Workbench, before: dict[Path, int], tmp_path_factory: pytest
         notebook = read(name)
         client = NotebookClient(
             notebook,
-            timeout=200,
-            startup_timeout=200,
+            timeout=400,
+            startup_timeout=400,
             kernel_name="python3",
             resources={"metadata": {"path": str(away)}},
         )

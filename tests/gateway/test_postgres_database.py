@@ -154,7 +154,7 @@ def test_two_gateways_that_start_at_once_make_the_tables_once(database: str) -> 
     ]
 
     def let_go(process: subprocess.Popen[str]) -> None:
-        process.communicate("now\n", timeout=60)
+        process.communicate("now\n", timeout=400)
 
     with ThreadPoolExecutor(3) as together:
         list(together.map(let_go, started))

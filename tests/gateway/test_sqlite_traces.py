@@ -104,7 +104,7 @@ def test_two_processes_write_one_new_file_and_a_reader_sees_each_row_once(tmp_pa
 def test_an_interpreter_that_ends_without_closing_the_store_writes_it_out_and_ends(tmp_path: Path) -> None:
     with start_writer(tmp_path / "traces.db", "t", n_rows=1_500, ending="forgotten") as writer:
         try:
-            assert writer.wait(30) == 0
+            assert writer.wait(240) == 0
         finally:
             writer.kill()
     assert len(ids(tmp_path / "traces.db")) == 1_500

@@ -46,7 +46,7 @@ def loaded(folder: Path) -> dict[str, object]:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=400,
         env={"PYTHONPATH": str(ROOT)},
     )
     assert result.returncode == 0, result.stderr
@@ -77,7 +77,7 @@ def test_dg_check_defs_is_clean(tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=400,
         env={**environment, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
     )
     assert result.returncode == 0, result.stdout + result.stderr
