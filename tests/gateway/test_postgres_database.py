@@ -90,7 +90,8 @@ def test_a_url_that_libpq_cannot_read_is_refused_with_an_example(url: str) -> No
 
 
 def test_a_missing_driver_is_named_with_the_command_that_installs_it(tmp_path: Path) -> None:
-    write_configuration(tmp_path, {**MINIMAL, "stores": {"traces": "postgresql://db/d"}})
+    gateway = {"addr": free_address()}
+    write_configuration(tmp_path, {**MINIMAL, "gateway": gateway, "stores": {"traces": "postgresql://db/d"}})
     # `None` in sys.modules is Python's own way to say that a package cannot be imported.
     program = (
         "import sys; sys.modules['psycopg'] = None\n"
