@@ -159,7 +159,7 @@ from rs_pipelines.workbench import Workbench
 add_partitions(Workbench.at(Path({str(bench.settings.config_path)!r})))
 """
     first = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(3)]
-    results = [(process.communicate(timeout=60)[1], process.returncode) for process in first]
+    results = [(process.communicate(timeout=400)[1], process.returncode) for process in first]
     assert [code for _, code in results] == [0, 0, 0], results
 
 

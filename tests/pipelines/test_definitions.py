@@ -42,7 +42,7 @@ def loaded(folder: Path) -> dict[str, object]:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=400,
         env={"PYTHONPATH": str(ROOT)},
     )
     assert result.returncode == 0, result.stderr
@@ -52,8 +52,8 @@ def loaded(folder: Path) -> dict[str, object]:
 def test_definitions_load_quickly_without_a_configuration_and_import_nothing_heavy(tmp_path: Path) -> None:
     found = loaded(tmp_path)
     assert found["heavy"] == []
-    # Seconds of CPU, which other processes on the machine do not lengthen.
-    assert isinstance(found["cpu_s"], float) and found["cpu_s"] < 5
+    # Seconds of CPU, which other processes on the machine lengthen little; some 3 where there are none.
+    assert isinstance(found["cpu_s"], float) and found["cpu_s"] < 10
     assert found["running"] == ["new_targets"]
 
 
@@ -73,7 +73,7 @@ def test_dg_check_defs_is_clean(tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=400,
         env={**environment, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
     )
     assert result.returncode == 0, result.stdout + result.stderr
