@@ -15,6 +15,10 @@ _PROVIDER = (
     "See that the provider answers: `route-switch check --live` asks every model once, `/status` of the gateway says "
     "what it meets. Then **Re-execute > From failure**: what was evaluated is kept, and is not paid for again."
 )
+_DISK = (
+    "Make room on a full disk, or give the user that the pipelines run as the right to what the message names. Then "
+    "**Re-execute > From failure**: what was evaluated is kept, and is not paid for again."
+)
 _REMEDIES: Mapping[str, str] = {
     "no_labels": "Label answers or import rows as the message shows, then launch the run again.",
     "preflight_refused": (
@@ -45,15 +49,21 @@ _REMEDIES: Mapping[str, str] = {
 
 @contextmanager
 def explained() -> Generator[None]:
-    """Turn an error that we raise on purpose into a failure with its words and the remedy; others pass as they are."""
+    """Turn an error that we raise on purpose, or one of the disk, into a failure with its words and the remedy.
+
+    Others pass as they are.
+    """
     try:
         yield
     except RouteSwitchError as error:
-        raise dg.Failure(
-            description=str(error),
-            metadata={
-                "what_to_do": dg.MetadataValue.md(_REMEDIES.get(error.code, _AGAIN)),
-                "error_code": dg.MetadataValue.text(error.code),
-            },
-            allow_retries=False,
-        ) from error
+        raise _failure(str(error), error.code, _REMEDIES.get(error.code, _AGAIN)) from error
+    except OSError as error:
+        raise _failure(str(error), "operating_system", _DISK) from error
+
+
+def _failure(words: str, code: str, remedy: str) -> dg.Failure:
+    return dg.Failure(
+        description=words,
+        metadata={"what_to_do": dg.MetadataValue.md(remedy), "error_code": dg.MetadataValue.text(code)},
+        allow_retries=False,
+    )

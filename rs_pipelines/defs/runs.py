@@ -47,7 +47,7 @@ def optimize_in_process(bench: Workbench, target: Target, effort: Effort, *, wat
 
     Raises:
         StudyBusyError: somebody else is optimising the target.
-        RouteSwitchError: what went wrong in a step, as the step raised it.
+        RouteSwitchError, OSError: what went wrong in a step, as the step raised it.
         KeyboardInterrupt: somebody stopped it; Dagster has it as canceled.
     """
     config = {name: value for name, value in asdict(effort).items() if value is not None}
@@ -74,7 +74,7 @@ def optimize_in_process(bench: Workbench, target: Target, effort: Effort, *, wat
                 },
             )
         except dg.Failure as failure:
-            if isinstance(failure.__cause__, RouteSwitchError):
+            if isinstance(failure.__cause__, RouteSwitchError | OSError):
                 raise failure.__cause__ from None
         except DagsterAssetCheckFailedError as failure:
             # No is an answer, not an accident; the comparison and `steps.reasons` have the reasons.
