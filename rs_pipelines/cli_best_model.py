@@ -11,6 +11,7 @@ import typer
 from rs_gateway.cli_options import TemplateArgument
 from rs_gateway.data_console import DataConsole, words
 from rs_gateway.domain.errors import ConfigurationError
+from rs_gateway.pipeline_sections import MOST_SEED
 
 
 def find_best_model(
@@ -28,7 +29,9 @@ def find_best_model(
     max_calls: Annotated[
         int | None, typer.Option(min=1, help="Hard limit on all model calls together, shared out among the models.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides every random choice of the searches.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=MOST_SEED, help="Decides every random choice of the searches.")
+    ] = None,
     output_dir: Annotated[
         Path | None, typer.Option(file_okay=False, help="Write best-model.json and best-model.html there.")
     ] = None,

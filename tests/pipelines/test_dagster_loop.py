@@ -18,6 +18,7 @@ from rs_pipelines import results, steps
 from rs_pipelines.definitions import build_defs
 from rs_pipelines.defs.checks import comparison_checks
 from rs_pipelines.defs.instance import dagster_home
+from rs_pipelines.defs.optimization import StudyConfig, study
 from rs_pipelines.defs.partitions import targets
 from rs_pipelines.defs.resources import Stores
 from rs_pipelines.defs.run_study import RunStudy, study_of_run
@@ -29,6 +30,7 @@ from rs_pipelines.sample_draw import LabelShortageError
 from rs_pipelines.step_events import Event
 from rs_pipelines.workbench import Workbench
 from tests import upstream as wire
+from tests.pipelines.packaged import bench_in
 from tests.pipelines.tiny_upstream import import_parcels, tiny, workbench
 from tests.upstream import Exchange, Upstream
 
@@ -218,6 +220,23 @@ def test_a_disk_that_is_full_in_mid_study_fails_the_run_with_the_place_and_what_
     assert said.description == f"{os.strerror(errno.ENOSPC)}: data/studies/journal.log."
     assert said.metadata["error_code"].value == "disk"
     assert str(said.metadata["what_to_do"].value).startswith("Free room there, then **Re-execute")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"num_trials": -3}, "num_trials is -3: it is at least 1"),
+        ({"max_cost_usd": float("nan")}, "max_cost_usd is nan: it is over 0"),
+        ({"seed": -1}, "seed is -1: it is 0 to 4294967295"),
+    ],
+)
+def test_a_number_in_the_launchpad_that_cannot_be_is_named_with_its_range(
+    tmp_path: Path, config: dict[str, object], words: str
+) -> None:
+    context = dg.build_asset_context(partition_key="parcels@tiny")
+    with pytest.raises(dg.Failure, match=words) as failure:
+        study(context, config=StudyConfig.model_validate(config), stores=Stores(lambda: bench_in(tmp_path)))
+    assert "launchpad" in str(failure.value.metadata["what_to_do"].value)
 
 
 def test_an_evaluator_of_one_run_that_cannot_tell_right_from_wrong_is_a_red_check(tmp_path: Path) -> None:
