@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rs_gateway.domain.combinations import Combination
-from rs_gateway.domain.prompts import RegisteredTemplate
+from rs_gateway.domain.registered_template import RegisteredTemplate
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from rs_gateway.cli_options import ConfigOption, JsonOption, TemplateArgument
 from rs_gateway.completions import model_names
 from rs_gateway.data_console import words
 from rs_gateway.domain.errors import ConfigurationError
+from rs_gateway.pipeline_sections import MOST_SEED
 from rs_pipelines.cli_backup import backup, restore
 from rs_pipelines.cli_best_model import find_best_model
 from rs_pipelines.cli_dataset import dataset_app
@@ -87,7 +88,8 @@ def optimize(
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Decides every random choice of the search.  [default: mipro_v2.seed]")
+        int | None,
+        typer.Option(min=0, max=MOST_SEED, help="Decides every random choice of the search.  [default: mipro_v2.seed]"),
     ] = None,
     show_rows: Annotated[
         int, typer.Option(min=0, help="How many rows won, and how many lost, to show with input and both outputs.")

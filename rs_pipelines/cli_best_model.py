@@ -11,6 +11,7 @@ import typer
 from rs_gateway.cli_options import TemplateArgument
 from rs_gateway.data_console import DataConsole, words
 from rs_gateway.domain.errors import ConfigurationError
+from rs_gateway.pipeline_sections import MOST_SEED
 
 
 def find_best_model(
@@ -39,7 +40,10 @@ def find_best_model(
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Decides every random choice of the searches.  [default: mipro_v2.seed]")
+        int | None,
+        typer.Option(
+            min=0, max=MOST_SEED, help="Decides every random choice of the searches.  [default: mipro_v2.seed]"
+        ),
     ] = None,
     output_dir: Annotated[
         Path | None, typer.Option(file_okay=False, help="Write best-model.json and best-model.html there.")

@@ -9,7 +9,8 @@ from statistics import fmean
 
 from rs_gateway.domain.errors import ConfigurationError, ProviderError, RouteSwitchError
 from rs_gateway.domain.evaluation import Evaluator
-from rs_gateway.domain.prompts import PromptText, render_messages
+from rs_gateway.domain.prompts import PromptText
+from rs_gateway.domain.rendering import render_messages
 from rs_gateway.domain.wording import counted
 from rs_pipelines import planning, steps
 from rs_pipelines.best_model import BestModel, Tried, rank

@@ -12,7 +12,8 @@ from rs_gateway.domain.errors import ConfigurationError, ProviderError, Registry
 from rs_gateway.domain.feedback import Feedback, FeedbackKind
 from rs_gateway.domain.output_formats import read_answer
 from rs_gateway.domain.ports import TraceStore
-from rs_gateway.domain.prompts import PromptText, render_messages
+from rs_gateway.domain.prompts import PromptText
+from rs_gateway.domain.rendering import render_messages
 from rs_gateway.domain.wording import did_you_mean
 from rs_gateway.wiring import combinations_of, open_trace_store
 from rs_pipelines import steps

@@ -291,7 +291,9 @@ def test_a_wrong_key_is_told_by_check_live_optimize_and_every_call(
     names(ended("optimize", "support", cwd=folder), "Incorrect API key provided", "`route-switch check --live`")
     url = f"http://{configuration['gateway']['addr']}"
     with serving(folder, url):
-        answer = httpx.post(f"{url}/v1/chat/completions", json={"model": "support", "variables": {"message": "x"}})
+        answer = httpx.post(
+            f"{url}/v1/chat/completions", json={"model": "support", "variables": {"message": "x"}}, timeout=60
+        )
     names(answer.json()["error"]["message"], "vendor: Incorrect API key provided")
 
 

@@ -172,6 +172,7 @@ def test_a_server_that_speaks_no_http_is_no_model_of_ours() -> None:
 
 def test_a_port_in_use_is_passed_over() -> None:
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections may linger there
         port = look_around({}, ollama_url=NOWHERE, local_url=NOWHERE).port
         taken.bind(("127.0.0.1", port))
         taken.listen()

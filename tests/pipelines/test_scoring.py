@@ -7,7 +7,8 @@ import pytest
 
 from rs_gateway.adapters.scripted_chat import ScriptedChat, ScriptedReply
 from rs_gateway.domain.errors import ProviderRefusedError
-from rs_gateway.domain.prompts import PromptText, render_messages
+from rs_gateway.domain.prompts import PromptText
+from rs_gateway.domain.rendering import render_messages
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.call_budget import BudgetExhaustedError, CallBudget
 from rs_pipelines.sample import Example, Split
