@@ -19,7 +19,7 @@ from rs_gateway.adapters.scripted_chat import Reply, ScriptedChat, message_text
 from rs_gateway.domain.chat import ProviderCall
 from rs_gateway.domain.errors import ConfigurationError, ProviderOverloadedError, ProviderRefusedError
 from rs_gateway.domain.prompts import PromptText
-from rs_pipelines.answers import CallBudget
+from rs_pipelines.call_budget import CallBudget
 from rs_pipelines.mipro.budget import ComparisonSize
 from rs_pipelines.mipro.evaluations import StudyFailedError
 from rs_pipelines.mipro.events import FullEvaluation, LookTaken, StudyEvent, StudyFinished, TrialFinished
