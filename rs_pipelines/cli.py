@@ -237,10 +237,11 @@ def up(
     need_pipelines()
     from rs_pipelines.defs.runs import add_partitions
     from rs_pipelines.processes import Processes
-    from rs_pipelines.stack import start_dagster, start_gateway
+    from rs_pipelines.stack import refuse_taken_ports, start_dagster, start_gateway
     from rs_pipelines.workbench import Workbench
 
     bench = Workbench.at(config)
+    refuse_taken_ports(bench, dagster_port=dagster_port)
     add_partitions(bench)
     with Processes(bench.data / "logs") as processes:
         gateway_url = start_gateway(processes, bench)

@@ -5,14 +5,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
+from typing import Any
 
 import msgspec
 
 from rs_gateway.domain.errors import RouteSwitchError
 from rs_gateway.domain.evaluation import Evaluator
 from rs_gateway.domain.prompts import PromptVersion
-from rs_pipelines.answers import CallBudget
 from rs_pipelines.cached_model import CachedModel, CallCost, unknown_cost
+from rs_pipelines.call_budget import CallBudget
 from rs_pipelines.gate import ComparedRow, GatePolicy, RowOutcome, Verdict, judge
 from rs_pipelines.mipro.labels import label_shape
 from rs_pipelines.mipro.records import StudyRecord
@@ -39,13 +40,15 @@ class LabelChange:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The stored proof. `comparison_id` is a hash of everything else, so a change by hand shows.
+    """The stored proof. `comparison_id` is a hash of everything else in its file, so a change by hand shows.
 
     Attributes:
         by_label: breakdown, when the expected answers are a closed list.
         rows: all test rows, in the sample's order; the verdict can be computed again from them.
         seed: of the bootstrap.
         by_provenance: who vouches for the test rows' right answers -> number of rows.
+        content_digest: what `comparison_id` must be, or this is no proof. Not stored: `sealed` and `decode_comparison`
+            compute it from what is stored, so a field that a later program adds changes no older comparison's.
     """
 
     comparison_id: str
@@ -61,16 +64,39 @@ class Comparison:
     by_label: tuple[LabelChange, ...]
     rows: tuple[ComparedRow, ...]
     by_provenance: Mapping[str, int] = field(default_factory=dict[str, int])
+    content_digest: str = ""
 
     def rows_with(self, outcome: RowOutcome) -> list[ComparedRow]:
         """The rows that ended so for the candidate, with both outputs."""
         return [row for row in self.rows if row.outcome == outcome]
 
-    @property
-    def content_digest(self) -> str:
-        """What `comparison_id` must be."""
-        content = msgspec.json.encode(replace(self, comparison_id=""), order="sorted")
-        return hashlib.sha256(content).hexdigest()[:32]
+
+def sealed(comparison: Comparison) -> Comparison:
+    """A new comparison with the id of its content."""
+    digest = _digest(_stored(comparison))
+    return replace(comparison, comparison_id=digest, content_digest=digest)
+
+
+def encode_comparison(comparison: Comparison) -> bytes:
+    """JSON, indented for people."""
+    return msgspec.json.format(msgspec.json.encode(_stored(comparison)), indent=1)
+
+
+def decode_comparison(content: bytes) -> Comparison:
+    """The inverse of encode_comparison, for files of earlier programs too. Raises msgspec.DecodeError."""
+    stored = msgspec.json.decode(content)
+    return replace(msgspec.convert(stored, Comparison), content_digest=_digest(stored))
+
+
+def _stored(comparison: Comparison) -> dict[str, Any]:
+    stored: dict[str, Any] = msgspec.to_builtins(comparison)
+    del stored["content_digest"]
+    return stored
+
+
+def _digest(stored: Mapping[str, Any]) -> str:
+    content = msgspec.json.encode({**stored, "comparison_id": ""}, order="sorted")
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 async def run_comparison(
@@ -123,22 +149,23 @@ async def run_comparison(
     ]
     rows = [_compared(*row, cost_of_call=cost_of_call) for row in zip(examples, *scores, strict=True)]
     verdict = judge(rows, live=live.text, candidate=study.best_text, policy=policy, seed=study.seed)
-    comparison = Comparison(
-        comparison_id="",
-        target=study.target,
-        study_id=study.study_id,
-        sample_id=sample.sample_id,
-        live_version=live.number,
-        live_hash=study.live_hash,
-        candidate_hash=study.best_text.content_hash,
-        policy=policy,
-        seed=study.seed,
-        verdict=verdict,
-        by_label=_by_label(rows),
-        rows=tuple(rows),
-        by_provenance=dict(sorted(Counter(example.provenance for example in examples).items())),
+    return sealed(
+        Comparison(
+            comparison_id="",
+            target=study.target,
+            study_id=study.study_id,
+            sample_id=sample.sample_id,
+            live_version=live.number,
+            live_hash=study.live_hash,
+            candidate_hash=study.best_text.content_hash,
+            policy=policy,
+            seed=study.seed,
+            verdict=verdict,
+            by_label=_by_label(rows),
+            rows=tuple(rows),
+            by_provenance=dict(sorted(Counter(example.provenance for example in examples).items())),
+        )
     )
-    return replace(comparison, comparison_id=comparison.content_digest)
 
 
 def _compared(example: Example, live: RowScore, candidate: RowScore, *, cost_of_call: CallCost) -> ComparedRow:

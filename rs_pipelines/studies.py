@@ -14,7 +14,7 @@ import filelock
 import msgspec
 
 from rs_gateway.domain.errors import RouteSwitchError, StoreError
-from rs_pipelines.comparison import Comparison
+from rs_pipelines.comparison import Comparison, decode_comparison, encode_comparison
 from rs_pipelines.durable_files import unwritable, write_durably
 from rs_pipelines.mipro.records import StudyRecord, decode_study, encode_study
 from rs_pipelines.sample import Target
@@ -76,7 +76,12 @@ class StudyFiles:
     def save_comparison(self, comparison: Comparison) -> None:
         """Write comparison.json beside its study."""
         path = self._folder(comparison.target, comparison.study_id) / "comparison.json"
-        write_durably(path, msgspec.json.format(msgspec.json.encode(comparison), indent=1))
+        write_durably(path, encode_comparison(comparison))
+
+    def copy_comparison(self, target: Target, study_id: str, *, to: "StudyFiles") -> None:
+        """Bring a comparison.json that is there to other studies byte by byte, for its id stands for what it holds."""
+        content = (self.directory(target, study_id) / "comparison.json").read_bytes()
+        write_durably(to._folder(target, study_id) / "comparison.json", content)
 
     def load_comparison(self, target: Target, study_id: str) -> Comparison | None:
         """Read comparison.json; None when there is none. Raises StoreError when it cannot be understood."""
@@ -84,7 +89,7 @@ class StudyFiles:
         if content is None:
             return None
         try:
-            return msgspec.json.decode(content, type=Comparison)
+            return decode_comparison(content)
         except msgspec.DecodeError as error:
             raise StoreError(f"The comparison of study {study_id} cannot be read ({error}): compare again.") from error
 

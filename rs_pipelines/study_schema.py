@@ -24,4 +24,4 @@ def _complete_plans(root: Path) -> None:
 
 
 STUDY_SCHEMA = FileSchema("folder of studies", "data_dir", (_complete_plans,))
-"""Forward only: append, never edit."""
+"""Forward only: append, never edit. comparison.json stays as it is: the id of a comparison stands for its content."""

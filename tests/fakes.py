@@ -15,15 +15,12 @@ from rs_gateway.domain.prompts import (
     PromptTemplate,
     PromptText,
     PromptVersion,
-    RegisteredTemplate,
     check_template_id,
     check_text,
     check_variables,
-    make_live,
-    number_drafts,
-    set_weight,
 )
 from rs_gateway.domain.publication import Action, Change
+from rs_gateway.domain.registered_template import RegisteredTemplate, make_live, number_drafts, set_weight
 from rs_gateway.domain.stats import ALL_TIME, MINUTE_S, StatsRow, Tally
 from rs_gateway.domain.traces import StoreMode, Trace
 

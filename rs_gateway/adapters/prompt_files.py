@@ -23,11 +23,7 @@ import filelock
 from rs_gateway.adapters.file_schema import FileSchema
 from rs_gateway.adapters.prompt_records import LiveRecord, TemplateRecord, VersionRecord, not_registered
 from rs_gateway.adapters.prompt_yaml import dump_live, dump_template, dump_version, load_file
-from rs_gateway.domain.errors import (
-    RegistryError,
-    TemplateExistsError,
-    TemplateInvalidError,
-)
+from rs_gateway.domain.errors import RegistryError, TemplateExistsError, TemplateInvalidError
 from rs_gateway.domain.ports import RegistryState
 from rs_gateway.domain.prompts import (
     ANY_MODEL,
@@ -35,15 +31,12 @@ from rs_gateway.domain.prompts import (
     PromptTemplate,
     PromptText,
     PromptVersion,
-    RegisteredTemplate,
     check_template_id,
     check_text,
     check_variables,
-    make_live,
-    number_drafts,
-    set_weight,
 )
 from rs_gateway.domain.publication import Action, Change
+from rs_gateway.domain.registered_template import RegisteredTemplate, make_live, number_drafts, set_weight
 
 TEMPLATE_FILE, LIVE_FILE, VERSIONS_DIR = "template.yaml", "live.yaml", "versions"
 _LOCKS_DIR, _NEW_DIR = ".locks", ".new"

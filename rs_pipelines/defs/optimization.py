@@ -11,7 +11,7 @@ from rs_pipelines import steps
 from rs_pipelines.defs.calibration import calibration_sample
 from rs_pipelines.defs.failures import explained
 from rs_pipelines.defs.groups import OPTIMIZATION, PROMPT_OWNERS
-from rs_pipelines.defs.metadata import of_new_best, of_preflight, of_study
+from rs_pipelines.defs.metadata import TRIAL_COLUMNS, of_new_best, of_preflight, of_study
 from rs_pipelines.defs.partitions import targets
 from rs_pipelines.defs.resources import StoresResource
 from rs_pipelines.effort import Effort
@@ -82,6 +82,7 @@ def study_config(mipro: MiproSettings) -> dict[str, Any]:
     kinds={"optuna", "json"},
     owners=PROMPT_OWNERS,
     pool="lm",
+    metadata={"dagster/column_schema": TRIAL_COLUMNS},
     description="The search for a better prompt: instructions x demo sets on train and validation rows.",
 )
 def study(context: dg.AssetExecutionContext, config: StudyConfig, stores: StoresResource) -> dg.MaterializeResult[Any]:

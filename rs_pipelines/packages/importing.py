@@ -22,7 +22,8 @@ from rs_gateway.domain.errors import (
     TemplateNotFoundError,
 )
 from rs_gateway.domain.evaluation import names_python
-from rs_gateway.domain.prompts import PromptTemplate, RegisteredTemplate, number_drafts
+from rs_gateway.domain.prompts import PromptTemplate
+from rs_gateway.domain.registered_template import RegisteredTemplate, number_drafts
 from rs_gateway.domain.stats import StatsRow
 from rs_gateway.wiring import open_template_figures
 from rs_pipelines.dataset_file import DatasetFile

@@ -1,11 +1,12 @@
 """The studies and comparisons behind a template's versions: which there are, and redacted copies of them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rs_gateway.domain.prompts import Demo, PromptText, RegisteredTemplate
+from rs_gateway.domain.prompts import Demo, PromptText
 from rs_gateway.domain.redaction import Redactor
+from rs_gateway.domain.registered_template import RegisteredTemplate
 from rs_pipelines.comparison import Comparison
 from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.packages.format import STUDIES_DIR
@@ -31,10 +32,19 @@ def study_stores(data: Path, own: StudyFiles, template_id: str) -> list[StudyFil
     return [own, *(StudyFiles(folder) for folder in folders if folder.is_dir())]
 
 
-def studies_behind(
-    registered: RegisteredTemplate, stores: Sequence[StudyFiles]
-) -> Iterator[tuple[StudyRecord | None, Comparison | None]]:
-    """Each study that a version names, with its comparison, as far as they are there. Raises StoreError."""
+@dataclass(frozen=True, slots=True)
+class StudyBehind:
+    """A study that a version names, where it lies; its record, its comparison, or both are there."""
+
+    store: StudyFiles
+    target: Target
+    study_id: str
+    study: StudyRecord | None
+    comparison: Comparison | None
+
+
+def studies_behind(registered: RegisteredTemplate, stores: Sequence[StudyFiles]) -> Iterator[StudyBehind]:
+    """Each study that a version names, as far as it is there. Raises StoreError."""
     named = {
         (Target(registered.template.template_id, version.model), version.origin.study_id): None
         for version in registered.versions.values()
@@ -44,23 +54,26 @@ def studies_behind(
         for store in stores:
             study, comparison = store.load_study(target, study_id), store.load_comparison(target, study_id)
             if study is not None or comparison is not None:
-                yield study, comparison
+                yield StudyBehind(store, target, study_id, study, comparison)
                 break
 
 
-def write_study(
-    folder: Path, study: StudyRecord | None, comparison: Comparison | None, redactor: Redactor | None
-) -> None:
-    """Write both under `folder`, each as StudyFiles has it, redacted.
+def write_study(folder: Path, behind: StudyBehind, redactor: Redactor | None) -> None:
+    """Write its record and its comparison under `folder`, each as StudyFiles has it, redacted.
 
     A comparison in which something was redacted no longer has the content that its id stands for: it is a record to
     be read, and no proof.
     """
     files = StudyFiles(folder)
+    study, comparison = behind.study, behind.comparison
     if study is not None:
         files.save_study(study if redactor is None else _redacted_study(study, redactor))
     if comparison is not None:
-        files.save_comparison(comparison if redactor is None else _redacted_comparison(comparison, redactor))
+        redacted = comparison if redactor is None else _redacted_comparison(comparison, redactor)
+        if redacted == comparison:
+            behind.store.copy_comparison(behind.target, behind.study_id, to=files)
+        else:
+            files.save_comparison(redacted)
 
 
 def _redacted_study(study: StudyRecord, redactor: Redactor) -> StudyRecord:

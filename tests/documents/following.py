@@ -20,12 +20,17 @@ class LeftOut:
 
 BEGINNINGS = ("README.md", "docs/quick-start.md")
 MIGRATIONS = tuple(sorted(f"docs/migrate/{path.name}" for path in ROOT.glob("docs/migrate/*.md")))
+SUPPORT_DESK = "tests/documents/support_desk.md"
+"""The gateway that some guides take for granted."""
 GUIDES = (
     ("docs/guides/own-template.md", "docs/guides/labels-and-feedback.md", "docs/guides/optimize-and-publish.md"),
     ("docs/guides/evaluators.md",),
+    (SUPPORT_DESK, "docs/guides/client-keys.md", "docs/guides/admin-api.md", "docs/guides/observability.md"),
+    (SUPPORT_DESK, "docs/guides/privacy.md", "docs/guides/routing.md", "docs/guides/operate.md"),
 )
 """They begin where `route-switch` is on the path and a key is set; of several, one goes on where the other ended."""
 SET_UP = "`.ci/run` runs it in a folder of its own"
+INSTALLED = "the tests' own environment has every extra"
 NOT_RUN = (
     LeftOut("README.md", "python3.11 -m venv .venv", SET_UP),
     LeftOut("README.md", ".venv/bin/pip install -c constraints.txt '.[pipelines]'", SET_UP),
@@ -40,6 +45,9 @@ NOT_RUN = (
     LeftOut(
         "docs/guides/optimize-and-publish.md", "dagster dev -w workspace.yaml", "tests/e2e/test_dagster_ui.py does"
     ),
+    LeftOut("docs/guides/operate.md", "make up", "tests/e2e/test_up.py runs what it starts"),
+    LeftOut("docs/guides/operate.md", "route-switch serve --workers 2", "README.md has it run"),
+    LeftOut("docs/guides/observability.md", ".venv/bin/pip install -c constraints.txt '.[telemetry]'", INSTALLED),
 )
 
 

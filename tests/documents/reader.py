@@ -102,7 +102,7 @@ class Reader:
         name = _COMMENT.sub("", command.text)
         if name in self.not_run:
             self.left_out.add(name)
-        elif _SERVES.search(name):
+        elif _SERVES.search(name) and not command.shown:
             self._serve(name, shell)
         else:
             _compare(command.shown, self._output_of(command, shell))

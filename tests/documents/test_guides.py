@@ -1,4 +1,4 @@
-"""The pages on migrating and the first guides can be followed as they stand."""
+"""The pages on migrating and the guides can be followed as they stand."""
 
 from pathlib import Path
 

@@ -19,7 +19,7 @@ import zstandard
 from rs_gateway.domain.feedback import Feedback, FeedbackKind
 from rs_gateway.domain.prompts import Demo, Origin, PromptTemplate, PromptText
 from rs_gateway.domain.publication import Action, Change
-from rs_pipelines.comparison import Comparison
+from rs_pipelines.comparison import Comparison, sealed
 from rs_pipelines.gate import ComparedRow, GatePolicy, judge
 from rs_pipelines.packages.export import ExportOptions, export_package
 from rs_pipelines.packages.format import PackageFacts
@@ -95,7 +95,7 @@ def comparison() -> Comparison:
         by_label=(),
         rows=rows,
     )
-    return replace(found, comparison_id=found.content_digest)
+    return sealed(found)
 
 
 def export(bench: Workbench, place: Path, options: ExportOptions = EVERYTHING) -> PackageFacts:

@@ -1,6 +1,7 @@
 """The whole loop as Dagster runs it, on a scripted model behind a real server."""
 
 import errno
+import os
 import sqlite3
 import subprocess
 import sys
@@ -219,20 +220,23 @@ def test_a_number_in_the_launchpad_that_cannot_be_is_named_with_its_range(
     assert "launchpad" in str(failure.value.metadata["what_to_do"].value)
 
 
-def test_a_full_disk_fails_a_step_with_what_to_do_and_a_command_line_with_the_disks_own_error(
+def test_a_disk_that_is_full_in_mid_study_fails_the_run_with_the_place_and_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", "/data/samples")
+        raise OSError(errno.ENOSPC, "in the system's language", "data/studies/journal.log")
 
-    monkeypatch.setattr(steps, "draw", full)
-    bench = bench_in(tmp_path)
-    with pytest.raises(OSError, match="No space left"):
-        optimize_in_process(bench, bench.target("parcels"), Effort())
+    monkeypatch.setattr(steps, "search", full)
+    with Upstream([tiny]).running() as upstream:
+        bench = workbench(tmp_path, upstream)
+        import_parcels(tmp_path, bench)
+        with pytest.raises(OSError, match=r"journal\.log"):
+            optimize_in_process(bench, bench.target("parcels"), Effort())
     step, said = failure_of_the_last_run(bench)
-    assert step == "calibration_sample"
-    assert "No space left on device: '/data/samples'" in str(said.description)
-    assert "Make room" in str(said.metadata["what_to_do"].value)
+    assert step == "study"
+    assert said.description == f"{os.strerror(errno.ENOSPC)}: data/studies/journal.log."
+    assert said.metadata["error_code"].value == "disk"
+    assert str(said.metadata["what_to_do"].value).startswith("Free room there, then **Re-execute")
 
 
 def test_an_evaluator_of_one_run_that_cannot_tell_right_from_wrong_is_a_red_check(tmp_path: Path) -> None:

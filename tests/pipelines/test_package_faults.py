@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from rs_gateway.adapters.sqlite_figures import SqliteFigures
 from rs_gateway.domain.errors import RegistryError, RouteSwitchError
-from rs_gateway.domain.prompts import PromptText, RegisteredTemplate
+from rs_gateway.domain.prompts import PromptText
+from rs_gateway.domain.registered_template import RegisteredTemplate
 from rs_pipelines.packages.archive import pack, stage
 from rs_pipelines.packages.content import opened_package
 from rs_pipelines.packages.dataset import table_rows

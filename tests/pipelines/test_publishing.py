@@ -1,11 +1,14 @@
 """Publishing: only what a stored comparison still proves, once, against what is live now."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -13,7 +16,7 @@ from rs_gateway.adapters.prompt_files import PromptFiles
 from rs_gateway.domain.prompts import ANY_MODEL, PromptTemplate, PromptText
 from rs_gateway.domain.publication import Action, Change
 from rs_pipelines import results
-from rs_pipelines.comparison import Comparison
+from rs_pipelines.comparison import Comparison, decode_comparison, encode_comparison, sealed
 from rs_pipelines.defs.instance import dagster_home
 from rs_pipelines.defs.runs import optimize_in_process
 from rs_pipelines.effort import Effort
@@ -59,8 +62,19 @@ def comparison(*, won: int = 20, candidate: PromptText = BETTER) -> Comparison:
     return sealed(found)
 
 
-def sealed(found: Comparison) -> Comparison:
-    return replace(found, comparison_id=found.content_digest)
+def stored(found: Comparison) -> Comparison:
+    """The comparison as it is read from a file that says this."""
+    return decode_comparison(encode_comparison(found))
+
+
+def of_an_earlier_program(found: Comparison) -> bytes:
+    """The file of the comparison as a program wrote it that knew fewer fields."""
+    content = json.loads(encode_comparison(found))
+    del content["by_provenance"], content["policy"]["max_loss"], content["verdict"]["guarded_low"]
+    for row in content["rows"]:
+        del row["live_cost_usd"], row["candidate_cost_usd"]
+    sealed_content = msgspec.json.encode({**content, "comparison_id": ""}, order="sorted")
+    return json.dumps({**content, "comparison_id": hashlib.sha256(sealed_content).hexdigest()[:32]}).encode()
 
 
 def refused(result: Published | NothingPublished, reason: str, registry: PromptFiles) -> None:
@@ -179,6 +193,17 @@ def test_the_same_prompt_publishes_nothing(registry: PromptFiles) -> None:
     refused(publish(comparison(candidate=LIVE), LIVE, registry, now=NOW), "is the live prompt", registry)
 
 
+def test_a_comparison_of_an_earlier_program_is_still_proof(registry: PromptFiles) -> None:
+    found = decode_comparison(of_an_earlier_program(comparison()))
+    assert publish(found, BETTER, registry, now=NOW) == Published(2, already=False)
+    assert registry.get("parcels").history[-1].comparison_id == found.comparison_id
+
+
+def test_a_comparison_of_an_earlier_program_that_was_changed_by_hand_publishes_nothing(registry: PromptFiles) -> None:
+    changed = of_an_earlier_program(comparison()).replace(b'"seed": 0', b'"seed": 1')
+    refused(publish(decode_comparison(changed), BETTER, registry, now=NOW), "was changed after it was made", registry)
+
+
 def flag_set(found: Comparison) -> Comparison:
     return replace(found, verdict=replace(found.verdict, publish=True, reasons=("Proven gain.",)))
 
@@ -195,7 +220,9 @@ def softer_policy(found: Comparison) -> Comparison:
 def test_a_comparison_changed_by_hand_publishes_nothing(
     tamper: Callable[[Comparison], Comparison], registry: PromptFiles
 ) -> None:
-    refused(publish(tamper(comparison(won=3)), BETTER, registry, now=NOW), "was changed after it was made", registry)
+    refused(
+        publish(stored(tamper(comparison(won=3))), BETTER, registry, now=NOW), "was changed after it was made", registry
+    )
 
 
 def test_a_flag_without_rows_that_prove_it_publishes_nothing_even_when_sealed_again(registry: PromptFiles) -> None:

@@ -19,12 +19,13 @@ from rs_gateway.adapters.scripted_chat import Reply, ScriptedChat, message_text
 from rs_gateway.domain.chat import ProviderCall
 from rs_gateway.domain.errors import ConfigurationError, ProviderOverloadedError, ProviderRefusedError
 from rs_gateway.domain.prompts import PromptText
-from rs_pipelines.answers import CallBudget
+from rs_pipelines.call_budget import CallBudget
+from rs_pipelines.mipro.budget import ComparisonSize
 from rs_pipelines.mipro.evaluations import StudyFailedError
 from rs_pipelines.mipro.events import FullEvaluation, LookTaken, StudyEvent, StudyFinished, TrialFinished
 from rs_pipelines.mipro.records import LIVE as LIVE_CANDIDATE
 from rs_pipelines.mipro.records import StudyRecord, decode_study, encode_study
-from rs_pipelines.mipro.request import NoLabelsError, StudyRequest, row_order
+from rs_pipelines.mipro.request import NoLabelsError, StudyRequest, row_order, study_id_of
 from rs_pipelines.mipro.search import ignore_event, run_study
 from rs_pipelines.sample import Split
 from rs_pipelines.studies import StudyFiles
@@ -344,8 +345,6 @@ def test_a_weak_proposer_does_not_spoil_the_search(tmp_path: Path) -> None:
 
 
 def test_the_study_id_depends_on_everything_that_decides_its_course(tmp_path: Path) -> None:
-    from rs_pipelines.mipro.request import study_id_of
-
     asked = models(ScriptedChat(tiny_model), cache_at(tmp_path))
     base = request()
     variants = [
@@ -357,6 +356,14 @@ def test_the_study_id_depends_on_everything_that_decides_its_course(tmp_path: Pa
         replace(base, evaluator_spec={"name": "exact_match", "case_sensitive": True}),
     ]
     assert len({study_id_of(variant, asked, EVALUATOR) for variant in variants}) == len(variants)
+
+
+def test_a_study_keeps_its_id_so_that_a_later_program_goes_on_with_it(tmp_path: Path) -> None:
+    """What a request or a plan gets later belongs to the id only where it is not its default."""
+    asked = models(ScriptedChat(tiny_model), cache_at(tmp_path))
+    assert study_id_of(request(), asked, EVALUATOR) == "dcfc93b4f7466f9a"
+    other = replace(request(small_plan(max_calls=420)), looks_at_once=2, comparison=ComparisonSize(prompts=3))
+    assert study_id_of(other, asked, EVALUATOR) == "32053aae4e1a6f9b"
 
 
 def test_a_budget_that_ends_the_race_leaves_a_leader_that_can_be_chosen(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from rs_gateway.adapters.scripted_chat import Reply, ScriptedChat, ScriptedReply
 from rs_gateway.domain.chat import ProviderCall
-from rs_pipelines.answers import CallBudget
+from rs_pipelines.call_budget import CallBudget
 from rs_pipelines.mipro import teamwork
 from rs_pipelines.mipro.evaluations import Evaluations, Tools
 from rs_pipelines.mipro.records import Candidate, StudyRecord
