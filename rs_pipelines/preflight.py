@@ -34,6 +34,10 @@ class PreflightError(RouteSwitchError):
         super().__init__(f"Optimising {template_id!r} could not end in a proof:{lines}")
 
 
+class SilentModelError(PreflightError):
+    """Nothing stands against the optimisation but that this model answers nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class BudgetCheck:
     """Whether what may be spent is enough.
@@ -81,6 +85,14 @@ class Preflight:
     warnings: tuple[str, ...] = ()
     val_used: int | None = None
     judged: bool = False
+
+    @property
+    def refusal(self) -> PreflightError | None:
+        """What the objections amount to; None where there are none."""
+        if not self.objections:
+            return None
+        is_silent = self.objections == tuple(_objections_to_model(self.live))
+        return (SilentModelError if is_silent else PreflightError)(self.template_id, self.objections)
 
 
 def assess(

@@ -28,7 +28,7 @@ from rs_pipelines.mipro.reserve import ComparisonReserve
 from rs_pipelines.mipro.search import run_study, utc_now
 from rs_pipelines.mipro.teamwork import join_study
 from rs_pipelines.planning import bench_with, evaluator_spec, gathered, study_request
-from rs_pipelines.preflight import BudgetCheck, Preflight, PreflightError, assess
+from rs_pipelines.preflight import BudgetCheck, Preflight, assess
 from rs_pipelines.publishing import NothingPublished, Published, publish
 from rs_pipelines.results import StepMissingError, comparison_of, study_of
 from rs_pipelines.retention import expire
@@ -184,10 +184,11 @@ def search(
 
     Raises:
         PreflightError: it could not end in a proof; nothing but the probe calls was spent.
+        StudyFailedError: the model stopped answering; what was evaluated is kept.
     """
     found = preflight(bench, target, effort, comparison=comparison, watch=watch)
-    if found.objections:
-        raise PreflightError(target.template_id, found.objections)
+    if found.refusal is not None:
+        raise found.refusal
     bench, effort = bench_with(bench, effort)
     request = study_request(bench, target, effort, comparison)
     evaluator = bench.evaluator_of(request.evaluator_spec)

@@ -98,6 +98,7 @@ def opened_package(
 
     Raises:
         PackageError: it is no whole, unchanged, harmless package.
+        StoreError: there is no room for the copy.
     """
     if path.is_dir() and not (path / PACKAGE_FILE).exists():
         raise PackageError(f"{path} is no package: it has no {PACKAGE_FILE}. Name what `package export` wrote.")
