@@ -15,7 +15,7 @@ _PROVIDER = (
     "See that the provider answers: `route-switch check --live` asks every model once, `/status` of the gateway says "
     "what it meets. Then **Re-execute > From failure**: what was evaluated is kept, and is not paid for again."
 )
-_REMEDIES: Mapping[str, str] = {
+REMEDIES: Mapping[str, str] = {
     "no_labels": "Label answers or import rows as the message shows, then launch the run again.",
     "preflight_refused": (
         "Nothing but the pre-flight's probe calls was spent. Do what the message says, then launch the run again."
@@ -41,6 +41,7 @@ _REMEDIES: Mapping[str, str] = {
     "study_failed": _PROVIDER,
     "provider_unreachable": _PROVIDER,
 }
+"""Code of an error -> what to do next; docs/guides/dagster.md has them all."""
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def explained() -> Generator[None]:
         raise dg.Failure(
             description=str(error),
             metadata={
-                "what_to_do": dg.MetadataValue.md(_REMEDIES.get(error.code, _AGAIN)),
+                "what_to_do": dg.MetadataValue.md(REMEDIES.get(error.code, _AGAIN)),
                 "error_code": dg.MetadataValue.text(error.code),
             },
             allow_retries=False,
