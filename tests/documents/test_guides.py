@@ -6,7 +6,7 @@ import pytest
 
 from tests.documents.following import GUIDES, follow
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
 @pytest.mark.usefixtures("have_curl")
