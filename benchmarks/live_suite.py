@@ -21,7 +21,8 @@ from benchmarks.processes import BenchmarkError
 from benchmarks.table_maker import EVALUATORS, default_prompt
 from benchmarks.task_rows import TaskRows, load_rows
 from rs_gateway.adapters.openai_http import OpenAIHttp
-from rs_gateway.domain.prompts import Demo, Origin, PromptText, PromptVersion, escape_text
+from rs_gateway.domain.placeholders import escape_text
+from rs_gateway.domain.prompts import Demo, Origin, PromptText, PromptVersion
 from rs_pipelines.answers import AnswerCache
 from rs_pipelines.cached_model import CachedModel, CallLimits, ModelIdentity
 from rs_pipelines.mipro.budget import PlanNumbers, estimate_calls, plan_for

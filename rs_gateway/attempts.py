@@ -24,7 +24,7 @@ from rs_gateway.domain.health import Result
 from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.pools import Pool
 from rs_gateway.domain.ports import ChatProvider
-from rs_gateway.domain.prompts import render_messages
+from rs_gateway.domain.rendering import render_messages
 from rs_gateway.domain.router import Router
 from rs_gateway.domain.traces import Attempt
 from rs_gateway.journey import Journey

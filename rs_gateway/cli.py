@@ -1,6 +1,5 @@
 """The `route-switch` command: a thin door. Data on stdout, words on stderr; exit 0 done, 1 failed, 2 wrong usage."""
 
-import errno
 import io
 import os
 import sys
@@ -24,6 +23,7 @@ from rs_gateway.cli_stats import show_stats
 from rs_gateway.cli_templates import template_app
 from rs_gateway.cli_traces import traces_app
 from rs_gateway.data_console import data, print_json, words
+from rs_gateway.disk_faults import disk_fault
 from rs_gateway.domain.errors import RouteSwitchError
 
 app = typer.Typer(
@@ -49,13 +49,6 @@ app.command("stats")(show_stats)
 DEBUG_VARIABLE = "ROUTE_SWITCH_DEBUG"
 """Set to 1, an error that nobody expected comes with its traceback."""
 _AGAIN = "and give the same command again; what was stored before is whole."
-_DISK_REMEDIES = {
-    errno.ENOSPC: f"Free room there, {_AGAIN}",
-    errno.EDQUOT: f"Free some of your quota, {_AGAIN}",
-    errno.EROFS: f"Make the file system writable, {_AGAIN}",
-    errno.EACCES: f"Give this user the right to it, {_AGAIN}",
-}
-"""What a command cannot mend itself, and did not foresee in the place where it happened."""
 
 
 def run() -> None:
@@ -74,11 +67,10 @@ def run() -> None:
         words.print("stopped")
         sys.exit(130)
     except OSError as error:
-        if (remedy := _DISK_REMEDIES.get(error.errno or 0)) is None:
+        if (fault := disk_fault(error)) is None:
             _print_unexpected(error)
         else:
-            where = f": {error.filename}" if error.filename else ""
-            _print_error(f"{os.strerror(error.errno or 0)}{where}. {remedy}")
+            _print_error(f"{fault.words} {fault.remedy}, {_AGAIN}")
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 the outermost loop of every command: nothing is above it but Python
         _print_unexpected(error)

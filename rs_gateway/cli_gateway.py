@@ -1,11 +1,16 @@
 """`route-switch gateway`: what the configuration and the registry make of it, without a running one."""
 
+from typing import TYPE_CHECKING
+
 import typer
 from rich.table import Table
 
 from rs_gateway.cli_options import ConfigOption, JsonOption, OneTemplateOption
 from rs_gateway.data_console import data, print_json, printable, words
 from rs_gateway.template_hint import template_hint
+
+if TYPE_CHECKING:
+    from rs_gateway.combination_lines import CombinationLine
 
 gateway_app = typer.Typer(no_args_is_help=True, help="What the gateway serves, and with what.")
 
@@ -17,6 +22,8 @@ def list_combinations(
     as_json: JsonOption = False,
 ) -> None:
     """List combinations of template, model and provider: weight, share of the draw, live version, fallbacks.
+
+    Fallbacks are who is asked when the combination fails, in this order.
 
     Example: `route-switch gateway combinations --template-id support`
     """
@@ -42,6 +49,14 @@ def list_combinations(
         version = "" if line.version is None else str(line.version)
         names = (line.combination_id, line.template_id or "", line.model, line.provider)
         share = f"{line.share:.1%}"
-        row = (*names, weight, share, version, ", ".join(line.fallbacks), line.problem or "in order")
+        row = (*names, weight, share, version, _fallbacks(line), line.problem or "in order")
         table.add_row(*map(printable, row))
     data.print(table)
+
+
+def _fallbacks(line: "CombinationLine") -> str:
+    if line.problem is not None:
+        return ""
+    if not line.fallbacks:
+        return "nobody"
+    return ", ".join(line.fallbacks) + ("" if line.fallbacks_are_set else " (all others)")

@@ -18,9 +18,10 @@ def write_configuration(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a commented route-switch.yaml with the providers whose keys are in the environment, and a local Ollama.
+    """Write a commented route-switch.yaml with the providers that it finds.
 
-    It asks nothing. Keys are not copied: the file names the variable that holds each.
+    These are the ones whose keys are in the environment, a local Ollama, and a running `route-switch model serve`. It
+    asks nothing. Keys are not copied: the file names the variable that holds each.
 
     Example: `route-switch init`
     """
@@ -52,7 +53,6 @@ def write_configuration(
         )
     else:
         words.print(
-            f"Wrote {path}, but found nobody to answer: set OPENAI_API_KEY (or another provider's), or start Ollama, "
-            "and run it again with --overwrite. Without either, `route-switch model serve` runs a small model here: "
-            "its address goes into model_providers."
+            f"Wrote {path}, but found nobody to answer: set OPENAI_API_KEY (or another provider's), start Ollama, or "
+            "start `route-switch model serve`, which runs a small model here; then run this again with --overwrite."
         )

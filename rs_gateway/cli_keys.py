@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,8 +15,9 @@ from rich.table import Table
 from rs_gateway.cli_options import ConfigOption, JsonOption
 from rs_gateway.current_user import current_user
 from rs_gateway.data_console import data, words
-from rs_gateway.domain.access import BUDGET_PERIODS, BudgetPeriod, ClientKey, KeyLimits
+from rs_gateway.domain.access import BUDGET_PERIODS, BudgetPeriod, ClientKey, KeyLimits, KeyNotFoundError
 from rs_gateway.domain.traces import StoreMode
+from rs_gateway.domain.wording import counted
 
 if TYPE_CHECKING:
     from rs_gateway.domain.access_store import AccessStore, KeyRecord
@@ -125,8 +126,8 @@ def list_keys(
     from rs_gateway.keys import record_facts
 
     now_s = time.time()
-    with _opened(config) as access:
-        records = access.records(now_s=now_s)
+    with _existing(config) as access:
+        records = [] if access is None else access.records(now_s=now_s)
     if as_json:
         print(json.dumps([record_facts(record, now_s=now_s) for record in records]))  # noqa: T201
         return
@@ -142,7 +143,10 @@ def list_keys(
     if hidden := len(records) - len(shown):
         words.print(f"{hidden} revoked or expired: --all shows them.")
     if not records:
-        words.print("There are no keys: everybody who reaches the gateway may use it, and it binds loopback only.")
+        words.print(
+            "There are no keys: everybody who reaches the gateway may use it, and it binds loopback only. "
+            "`route-switch keys create NAME` makes the first one."
+        )
 
 
 @keys_app.command("show")
@@ -154,7 +158,7 @@ def show_key(key_id: KeyArgument, config: ConfigOption = None, as_json: JsonOpti
     from rs_gateway.keys import find_key, record_facts
 
     now_s = time.time()
-    with _opened(config) as access:
+    with _holding(config, key_id) as access:
         facts = record_facts(find_key(access.records(now_s=now_s), key_id), now_s=now_s)
     if as_json:
         print(json.dumps(facts))  # noqa: T201
@@ -225,7 +229,7 @@ def update_key(
             expires_at=key.expires_at if expires_in is None else expires_at,
         )
 
-    with _opened(config) as access:
+    with _holding(config, key_id) as access:
         facts = key_facts(store_changes(access, key_id, change), now_s=now_s)
     if as_json:
         print(json.dumps(facts))  # noqa: T201
@@ -243,7 +247,7 @@ def revoke_key(key_id: KeyArgument, config: ConfigOption = None, as_json: JsonOp
     from rs_gateway.keys import revoke_key as end_key
 
     now_s = time.time()
-    with _opened(config) as access:
+    with _holding(config, key_id) as access:
         revoked = end_key(access, key_id, now_s=now_s)
         left = any(record.key.is_active(now_s) for record in access.records(now_s=now_s))
     if as_json:
@@ -256,14 +260,35 @@ def revoke_key(key_id: KeyArgument, config: ConfigOption = None, as_json: JsonOp
 
 @contextmanager
 def _opened(config: Path | None) -> "Generator[AccessStore]":
+    """The store, made where there is none."""
     from rs_gateway.settings import load_settings
     from rs_gateway.wiring import open_access_store
 
-    access = open_access_store(load_settings(config))
-    try:
+    with closing(open_access_store(load_settings(config))) as access:
         yield access
-    finally:
-        access.close()
+
+
+@contextmanager
+def _existing(config: Path | None) -> "Generator[AccessStore | None]":
+    """The store, or None where there is none: looking makes none."""
+    from rs_gateway.settings import load_settings
+    from rs_gateway.wiring import access_store_exists, open_access_store
+
+    settings = load_settings(config)
+    if not access_store_exists(settings):
+        yield None
+        return
+    with closing(open_access_store(settings)) as access:
+        yield access
+
+
+@contextmanager
+def _holding(config: Path | None, key_id: str) -> "Generator[AccessStore]":
+    """The store that should hold this key. Raises KeyNotFoundError where there is no store."""
+    with _existing(config) as access:
+        if access is None:
+            raise KeyNotFoundError(key_id, remedy="none was ever made, and `route-switch keys create NAME` makes one")
+        yield access
 
 
 def _scopes(
@@ -342,8 +367,8 @@ def _cells(record: "KeyRecord", *, now_s: float) -> tuple[str, ...]:
         spent += f" of {limits.budget_usd:g}"
     spent += " USD" if limits.budget_period == "total" else f" USD/{limits.budget_period}"
     if unpriced:
-        spent += f", and {unpriced} unpriced requests"
+        spent += f", and {counted(unpriced, 'unpriced request')}"
     return (
         *(key.key_id, key.name + state, ", ".join(names) or "nothing", ", ".join(bounds) or "none"),
-        *(f"{today.requests} requests, {today.tokens} tokens", spent),
+        *(f"{counted(today.requests, 'request')}, {counted(today.tokens, 'token')}", spent),
     )

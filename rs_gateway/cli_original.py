@@ -1,4 +1,4 @@
-"""Command lines of the original system, read as ours: `--gateway`, `--template-id X`, `--config` before the command."""
+"""Command lines of the original system, read as ours: `--gateway`, `--template-id X`, `--config` anywhere."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,35 +32,34 @@ class Shape:
 
 def as_ours(arguments: Sequence[str], shape: Shape) -> list[str]:
     """The same command line in our words; one that is ours already stays as it is."""
-    rest, config = _without_leading_config(list(arguments))
+    _, _, rest, config = _split(arguments, Shape())
     flags = [word for word in rest if word in ROOT_FLAGS]
     if flags and (not rest or rest[0].startswith("-")):
         rest.remove(flags[0])
         rest.insert(0, ROOT_FLAGS[flags[0]])
-    path, command = _path(rest, shape)
-    own = rest[len(path) :]
+    path, command, own, later = _split(rest, shape)
+    config += later
     if command.leads_with_template and "--template-id" not in command.options:
         own = _template_first(own)
     return [*path, *own, *config] if command is not shape else [*config, *rest]
 
 
-def _without_leading_config(arguments: list[str]) -> tuple[list[str], list[str]]:
-    if arguments[:1] and arguments[0] in _CONFIG and len(arguments) > 1:
-        return arguments[2:], arguments[:2]
-    if arguments[:1] and arguments[0].startswith("--config="):
-        return arguments[1:], arguments[:1]
-    return arguments, []
-
-
-def _path(words: Sequence[str], shape: Shape) -> tuple[list[str], Shape]:
-    """The words that name a command, and the command that they name."""
-    path: list[str] = []
-    for word in words:
-        if word not in shape.commands:
+def _split(words: Sequence[str], shape: Shape) -> tuple[list[str], Shape, list[str], list[str]]:
+    """The words that name a command, the command, its own words, and a configuration that was named before these."""
+    path, config, rest = list[str](), list[str](), list(words)
+    while rest:
+        if rest[0] in shape.commands:
+            shape = shape.commands[rest[0]]
+            path.append(rest.pop(0))
+        elif path and not shape.commands:
+            break  # what follows is the command's own
+        elif rest[0] in _CONFIG and len(rest) > 1:
+            config += [rest.pop(0), rest.pop(0)]
+        elif rest[0].startswith("--config="):
+            config.append(rest.pop(0))
+        else:
             break
-        path.append(word)
-        shape = shape.commands[word]
-    return path, shape
+    return path, shape, rest, config
 
 
 def _template_first(words: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from rs_gateway.cli_options import ConfigOption, JsonOption, OneTemplateArgument
 from rs_gateway.data_console import data, print_json, printable, words
+from rs_gateway.domain.wording import counted
 from rs_gateway.template_hint import template_hint
 
 if TYPE_CHECKING:
@@ -80,7 +81,11 @@ def _cells(summary: "Summary") -> tuple[str, ...]:
     latency, first = summary.latency_s, summary.time_to_first_token_s
     times = ("" if value is None else f"{value:.3f} s" for value in (latency.p50, latency.p95, first.p50))
     tokens = (f"{summary.tokens.input:,}", f"{summary.tokens.output:,}")
-    cost = "" if summary.cost_usd is None else f"{summary.cost_usd:.4f}"
-    if summary.unpriced_requests:
-        cost += f" + {summary.unpriced_requests} unpriced"
-    return (f"{summary.requests:,}", success, *times, *tokens, cost)
+    return (f"{summary.requests:,}", success, *times, *tokens, _cost(summary))
+
+
+def _cost(summary: "Summary") -> str:
+    known, unpriced = summary.cost_usd, summary.unpriced_requests
+    if known is None:
+        return f"unpriced ({counted(unpriced, 'request')})" if unpriced else ""
+    return f"{known:.4f}" + (f" + {unpriced} unpriced" if unpriced else "")

@@ -15,7 +15,7 @@ from rs_gateway.data_console import print_json, words
 from rs_gateway.domain.errors import InvalidRequestError, RouteSwitchError
 
 if TYPE_CHECKING:
-    from rs_gateway.domain.prompts import RegisteredTemplate
+    from rs_gateway.domain.registered_template import RegisteredTemplate
     from rs_gateway.live_changes import ByHand
     from rs_gateway.settings import Settings
 
@@ -173,7 +173,7 @@ def _models(settings: "Settings", template_id: str) -> set[str]:
 
 
 def _say(changed: "RegisteredTemplate", *, as_json: bool) -> None:
-    from rs_gateway.domain.prompts import listed_versions
+    from rs_gateway.domain.registered_template import listed_versions
 
     change = changed.history[-1]
     pinned = {} if change.model is not None else changed.own_versions

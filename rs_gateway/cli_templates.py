@@ -16,7 +16,8 @@ from rs_gateway.current_user import current_user
 from rs_gateway.data_console import data, print_json, printable, words
 
 if TYPE_CHECKING:
-    from rs_gateway.domain.prompts import PromptVersion, RegisteredTemplate
+    from rs_gateway.domain.prompts import PromptVersion
+    from rs_gateway.domain.registered_template import RegisteredTemplate
 
 template_app = typer.Typer(no_args_is_help=True, help="Register prompt templates, look at them, change what is live.")
 template_app.command("publish")(publish_version)

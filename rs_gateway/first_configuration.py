@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 
-from rs_gateway.surroundings import Surroundings
+from rs_gateway.surroundings import LOCAL_MODEL_URL, Surroundings
 from rs_gateway.yaml_text import YamlTextError, parse_yaml
 
 FIRST_MODELS: Mapping[str, str] = {
@@ -18,6 +18,7 @@ FIRST_MODELS: Mapping[str, str] = {
 }
 """A small model of each provider that needs a key, to begin with."""
 _SHOWN_OLLAMA_MODELS = 5
+_LOCAL = "local"
 
 
 def first_configuration(found: Surroundings) -> str:
@@ -27,8 +28,12 @@ def first_configuration(found: Surroundings) -> str:
 
 def models_of(found: Surroundings) -> dict[str, tuple[str, ...]]:
     """Provider -> the models to begin with, for those that can be used at once."""
-    models = {name: (FIRST_MODELS[name],) for name in found.keys if name in FIRST_MODELS}
-    return {**models, "ollama": found.ollama_models[:_SHOWN_OLLAMA_MODELS]} if found.ollama_models else models
+    models: dict[str, tuple[str, ...]] = {name: (FIRST_MODELS[name],) for name in found.keys if name in FIRST_MODELS}
+    if found.ollama_models:
+        models["ollama"] = found.ollama_models[:_SHOWN_OLLAMA_MODELS]
+    if found.local_models:
+        models[_LOCAL] = found.local_models
+    return models
 
 
 def _head() -> Iterator[str]:
@@ -44,13 +49,19 @@ def _providers(found: Surroundings) -> Iterator[str]:
     yield (
         "model_providers:"
         if usable
-        else "model_providers: {}  # none was found: set a key, or start Ollama, and name it"
+        else "model_providers: {}  # none was found: set a key, or start Ollama or `route-switch model serve`"
     )
     for name, models in usable.items():
         where = f"  # the key is in {found.keys[name]}" if name in found.keys else "  # on this machine, without a key"
         yield f"  {name}:{where}"
+        if name == _LOCAL:
+            yield f"    base_url: {LOCAL_MODEL_URL}  # of `route-switch model serve`, while that runs"
         yield f"    models: [{', '.join(map(_yaml, models))}]  # what clients may ask for without a template"
-        yield "    # options: {temperature: 0}  # under every request's own parameters"
+        yield (
+            "    options: {max_tokens: 256}  # under every request's own parameters; a small model may talk without end"
+            if name == _LOCAL
+            else "    # options: {temperature: 0}  # under every request's own parameters"
+        )
         yield "    # rate_limit: 600  # requests a minute that the provider allows"
     yield "# Others: mistral, groq, deepseek, openrouter, ollama, anthropic, google, cohere, whatever litellm knows, or"
     yield "# any name with the URL of a server that speaks OpenAI's protocol: {base_url: http://127.0.0.1:8081/v1}"

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from rs_gateway.domain.errors import InvalidRequestError, shown
 from rs_gateway.domain.ports import PromptRegistry
-from rs_gateway.domain.prompts import ANY_MODEL, RegisteredTemplate, listed_versions
+from rs_gateway.domain.prompts import ANY_MODEL
 from rs_gateway.domain.publication import Action, Change, served_before
+from rs_gateway.domain.registered_template import RegisteredTemplate, listed_versions
 
 
 @dataclass(frozen=True, slots=True)

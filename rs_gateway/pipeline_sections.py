@@ -11,6 +11,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, model_validat
 from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.section import Section
 
+MOST_SEED = 2**32 - 1
+"""The largest seed that every generator of random numbers takes."""
+
 
 class TemplateOptimization(Section):
     """One entry of `gateway.optimization.templates`: what goes differently for that template. None is as above it."""
@@ -86,7 +89,7 @@ class MiproSettings(Section):
     """Rows of a trial of `tpe`, and what a race reckons with; by default all validation rows up to 50, otherwise 35."""
     minibatch_full_eval_steps: PositiveInt | None = Field(default=None, examples=[5])
     """Trials of `tpe` between two full evaluations, and what a race reckons with; by default 5."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     """Decides every random choice of the search, the sample's too."""
     max_calls: PositiveInt | None = Field(default=None, examples=[2_000])
     """Hard limit on model calls of one optimisation, the comparison included; by default there is none."""

@@ -1,4 +1,4 @@
-"""What a first configuration can find out by itself: provider keys, a local Ollama, a free port."""
+"""What a first configuration can find out by itself: provider keys, local models, a free port."""
 
 import json
 import os
@@ -6,10 +6,16 @@ import socket
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Any
 
 from rs_gateway.settings import DIRECT_BASE_URLS, KEYED_PROVIDERS, key_variables
 
-_OLLAMA_TIMEOUT_S = 1.0
+LOCAL_MODEL_URL = "http://127.0.0.1:8081/v1"
+"""Where `route-switch model serve` answers unless it is told otherwise."""
+_TIMEOUT_S = 0.5
+_NOT_THERE = (OSError, HTTPException, ValueError, KeyError, TypeError)
+"""Nobody answers, or somebody else does: over another protocol, or with another document."""
 _FIRST_PORT, _PORTS_TRIED = 8080, 20
 
 
@@ -20,18 +26,24 @@ class Surroundings:
     Attributes:
         keys: provider -> the environment variable that holds its key.
         ollama_models: models of a local Ollama; None when none answers.
+        local_models: what `route-switch model serve` serves at its usual address; None when it does not answer there.
         port: a port of the loopback interface that is free now.
     """
 
     keys: Mapping[str, str]
     ollama_models: tuple[str, ...] | None
+    local_models: tuple[str, ...] | None
     port: int
 
 
-def look_around(environment: Mapping[str, str] = os.environ, *, ollama_url: str | None = None) -> Surroundings:
-    """Look at the environment, at Ollama's usual address, and for a free port. Takes a second at most."""
-    url = ollama_url or DIRECT_BASE_URLS["ollama"].removesuffix("/v1")
-    return Surroundings(_keys(environment), _ollama_models(url), _free_port())
+def look_around(
+    environment: Mapping[str, str] = os.environ, *, ollama_url: str | None = None, local_url: str | None = None
+) -> Surroundings:
+    """Look at the environment, at the usual addresses of two local servers, and for a free port. A second at most."""
+    ollama = ollama_url or DIRECT_BASE_URLS["ollama"].removesuffix("/v1")
+    return Surroundings(
+        _keys(environment), _ollama_models(ollama), _local_models(local_url or LOCAL_MODEL_URL), _free_port()
+    )
 
 
 def _keys(environment: Mapping[str, str]) -> dict[str, str]:
@@ -41,12 +53,25 @@ def _keys(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _ollama_models(url: str) -> tuple[str, ...] | None:
     try:
-        # Not through a proxy: it is this machine that is meant.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"{url}/api/tags", timeout=_OLLAMA_TIMEOUT_S) as answer:
-            return tuple(str(model["name"]) for model in json.load(answer)["models"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return tuple(str(model["name"]) for model in _json_at(f"{url}/api/tags")["models"])
+    except _NOT_THERE:
         return None
+
+
+def _local_models(url: str) -> tuple[str, ...] | None:
+    """Only of llama.cpp, which is what `model serve` runs: anything else at that port is not meant."""
+    try:
+        served = _json_at(f"{url}/models")["data"]
+        return tuple(str(model["id"]) for model in served if model["owned_by"] == "llamacpp") or None
+    except _NOT_THERE:
+        return None
+
+
+def _json_at(url: str) -> Any:
+    # Not through a proxy: it is this machine that is meant.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=_TIMEOUT_S) as answer:
+        return json.load(answer)
 
 
 def _free_port() -> int:

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from rs_gateway.domain.prompts import ANY_MODEL, PromptVersion, RegisteredTemplate
+from rs_gateway.domain.prompts import ANY_MODEL, PromptVersion
 from rs_gateway.domain.publication import Action, Change
+from rs_gateway.domain.registered_template import RegisteredTemplate
 
 _DONE = {Action.REGISTER: "registered", Action.PUBLISH: "made live", Action.ROLLBACK: "rolled back to"}
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from rs_gateway.adapters.prompt_yaml import dump_text
 from rs_gateway.domain.errors import RegistryError, TemplateInvalidError, TemplateNotFoundError
-from rs_gateway.domain.prompts import Demo, PromptText, PromptVersion, RegisteredTemplate
+from rs_gateway.domain.prompts import Demo, PromptText, PromptVersion
+from rs_gateway.domain.registered_template import RegisteredTemplate
 from rs_gateway.template_form import TextForm
 from rs_gateway.yaml_text import YamlTextError, parse_yaml
 

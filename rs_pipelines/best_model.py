@@ -73,6 +73,7 @@ class BestModel:
             all rows.
         unfinished: model whose budget ended too early -> why, and what to do. Of these, `models` has those whose own
             prompt has run on all rows.
+        failed: model that answered too little to be tuned, or no test row at all -> why. None of them is in `models`.
         test_by_provenance: who vouches for the test rows; left_out_by_provenance: for those that not every model may be
             judged by, such as a teacher's labels when its own model is among them.
     """
@@ -87,6 +88,7 @@ class BestModel:
     transfer: Mapping[str, Mapping[str, float | None]]
     model_calls: int
     unfinished: Mapping[str, str] = field(default_factory=dict[str, str])
+    failed: Mapping[str, str] = field(default_factory=dict[str, str])
     test_by_provenance: Mapping[str, int] = field(default_factory=dict[str, int])
     left_out_by_provenance: Mapping[str, int] = field(default_factory=dict[str, int])
 

@@ -46,7 +46,7 @@ def print_best_model(console: Console, found: BestModel) -> None:
 
 def conclusions(found: BestModel) -> list[str]:
     """What the figures say, in sentences."""
-    if len(found.models) == 1 and found.unfinished.keys() - {found.best}:
+    if len(found.models) == 1 and {*found.unfinished, *found.failed} - {found.best}:
         return [
             *_label_words(found),
             *_gap_words(found),
@@ -104,14 +104,16 @@ def _label_words(found: BestModel) -> list[str]:
 def _gap_words(found: BestModel) -> list[str]:
     """Which models lack answers, are not in the ranking, or not in all of the transfer matrix."""
     ranked = {one.model for one in found.models}
-    return [
+    words = [
         (
             f"Warning: not every prompt has run on {model}. {why}"
             if model in ranked
             else f"Warning: {model} is not finished, so it is not ranked. {why}"
         )
         for model, why in found.unfinished.items()
-    ] + [
+    ]
+    words += [f"Warning: {model} failed, so it is not ranked. {why}" for model, why in found.failed.items()]
+    return words + [
         f"{one.model} answered {one.answered} of {found.n_test} test rows: its figures are of these."
         for one in found.models
         if one.answered < found.n_test

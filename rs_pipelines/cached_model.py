@@ -15,9 +15,11 @@ from rs_gateway.domain.answers import WireUsage, decode_completion, text_of
 from rs_gateway.domain.chat import JsonObject, Message, ProviderCall
 from rs_gateway.domain.errors import ConfigurationError, ProviderError, ProviderGarbageError
 from rs_gateway.domain.ports import ChatProvider
-from rs_pipelines.answers import Allowance, AnswerCache, Booking, CallBudget, ModelAnswer
+from rs_pipelines.answers import AnswerCache, ModelAnswer
+from rs_pipelines.call_budget import CallBudget
 from rs_pipelines.call_sizes import CallSize, MeasuredCalls, size_bound
 from rs_pipelines.pacing import Pace
+from rs_pipelines.spending import Allowance, Booking
 
 _MAYBE_BILLED = frozenset({408, 504, 524})
 """A proxy ran out of patience; the model behind it may have answered."""

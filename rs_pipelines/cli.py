@@ -16,6 +16,7 @@ from rs_gateway.cli_options import ConfigOption, JsonOption, TemplateArgument
 from rs_gateway.completions import model_names
 from rs_gateway.data_console import words
 from rs_gateway.domain.errors import ConfigurationError
+from rs_gateway.pipeline_sections import MOST_SEED
 from rs_pipelines.cli_backup import backup, restore
 from rs_pipelines.cli_best_model import find_best_model
 from rs_pipelines.cli_dataset import dataset_app
@@ -73,7 +74,9 @@ def optimize(
     ] = None,
     mode: Annotated[str | None, typer.Option(help="light, medium or heavy.")] = None,
     max_calls: Annotated[int | None, typer.Option(min=1, help="Hard limit on model calls.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides every random choice of the search.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=MOST_SEED, help="Decides every random choice of the search.")
+    ] = None,
     show_rows: Annotated[int, typer.Option(min=0, help="Rows won, and lost, to show with input and both outputs.")] = 0,
     preflight: Annotated[
         bool, typer.Option("--preflight", help="Only say what can be proven and what it would cost.")
@@ -234,10 +237,11 @@ def up(
     need_pipelines()
     from rs_pipelines.defs.runs import add_partitions
     from rs_pipelines.processes import Processes
-    from rs_pipelines.stack import start_dagster, start_gateway
+    from rs_pipelines.stack import refuse_taken_ports, start_dagster, start_gateway
     from rs_pipelines.workbench import Workbench
 
     bench = Workbench.at(config)
+    refuse_taken_ports(bench, dagster_port=dagster_port)
     add_partitions(bench)
     with Processes(bench.data / "logs") as processes:
         gateway_url = start_gateway(processes, bench)

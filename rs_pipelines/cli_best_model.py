@@ -11,6 +11,7 @@ import typer
 from rs_gateway.cli_options import TemplateArgument
 from rs_gateway.data_console import DataConsole, words
 from rs_gateway.domain.errors import ConfigurationError
+from rs_gateway.pipeline_sections import MOST_SEED
 
 
 def find_best_model(
@@ -28,7 +29,9 @@ def find_best_model(
     max_calls: Annotated[
         int | None, typer.Option(min=1, help="Hard limit on all model calls together, shared out among the models.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides every random choice of the searches.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=MOST_SEED, help="Decides every random choice of the searches.")
+    ] = None,
     output_dir: Annotated[
         Path | None, typer.Option(file_okay=False, help="Write best-model.json and best-model.html there.")
     ] = None,
@@ -42,7 +45,8 @@ def find_best_model(
 
     All on the same test rows: quality with its interval, price, latency, the Pareto front, the cheapest model within
     the quality bound, and how well a prompt that was tuned for one model does on another. Publishes nothing.
-    Interrupted, it goes on where it was when started again.
+    A model that does not answer is named with the reason, and the others are compared. Interrupted, it goes on where it
+    was when started again.
 
     Example: `route-switch find-best-model support --models gpt-4o-mini,gpt-4o --output-dir report`
     """
@@ -52,7 +56,7 @@ def find_best_model(
     need_pipelines()
     from rs_pipelines.durable_files import check_writable, write_durably
     from rs_pipelines.effort import Effort
-    from rs_pipelines.find_best_model import Crossed, Tuning
+    from rs_pipelines.find_best_model import Crossed, Failed, Tuning
     from rs_pipelines.find_best_model import find_best_model as find
     from rs_pipelines.interrupts import sigterm_interrupts
     from rs_pipelines.progress import RunProgress
@@ -77,7 +81,7 @@ def find_best_model(
     try:
         with sigterm_interrupts(), RunProgress(words) as progress:
 
-            def step(event: Tuning | Crossed) -> None:
+            def step(event: Tuning | Crossed | Failed) -> None:
                 match event:
                     case Tuning() if no_optimize:
                         progress.say(f"{event.model}: the live version as it is")
@@ -85,6 +89,8 @@ def find_best_model(
                         progress.say(f"model {event.position} of {event.total}: tuning a prompt for {event.model}")
                     case Crossed():
                         progress.say(f"all prompts have run on {event.model}")
+                    case Failed():
+                        progress.say(f"{event.model} failed, the others go on without it: {event.why}")
 
             found = find(
                 bench,

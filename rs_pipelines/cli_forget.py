@@ -56,14 +56,16 @@ def forget(
     if (user is None) == (not trace):
         raise typer.BadParameter("Say either --user USER or --trace ID.")
     need_pipelines()
+    from rs_gateway.progress_bar import progress_steps
     from rs_pipelines.forgetting import find
     from rs_pipelines.forgetting import forget as remove
     from rs_pipelines.stores_lock import waiting_for
     from rs_pipelines.workbench import Workbench
 
     bench = Workbench.at(config)
-    found = find(bench, end_user=user, trace_ids=trace or ())
-    runs = _runs(bench, found)
+    with progress_steps() as show:
+        found = find(bench, end_user=user, trace_ids=trace or (), watch=show)
+        runs = _runs(bench, found)
     counts = {**found.counts, "dagster_runs": len(runs)}
     if found.empty:
         words.print("There is nothing of it in any store.")
@@ -73,12 +75,18 @@ def forget(
         words.print(line)
     forgotten = False
     if not dry_run and not found.empty and _agreed(yes=yes):
-        remove(
-            bench,
-            found,
-            forget_runs=lambda: _forget_runs(bench, runs),
-            on_wait=lambda holder: words.print(waiting_for(holder)),
-        )
+        try:
+            with progress_steps() as show:
+                remove(
+                    bench,
+                    found,
+                    forget_runs=lambda: _forget_runs(bench, runs),
+                    on_wait=lambda holder: words.print(waiting_for(holder)),
+                    watch=show,
+                )
+        except KeyboardInterrupt:
+            words.print("Stopped before all of it was removed: the same command finds what is left.")
+            raise typer.Exit(130) from None
         forgotten = True
         words.print(_FORGOTTEN)
     if as_json:

@@ -26,7 +26,10 @@ PackageArgument = Annotated[Path, typer.Argument(help="A package: a directory, o
 @package_app.command("export")
 def export(
     template_id: TemplateArgument,
-    place: Annotated[Path, typer.Argument(help="A directory that is not there yet, or a new file NAME.tar.zst.")],
+    place: Annotated[
+        Path | None, typer.Argument(help="A directory that is not there yet, or a new file NAME.tar.zst.")
+    ] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="The same, as an option.")] = None,
     logs_limit: Annotated[int, typer.Option(min=0, help="Newest traces to take along; 0 for none.")] = 100,
     include_analytics: Annotated[
         bool, typer.Option("--include-analytics", help="Take this template's live figures along.")
@@ -39,13 +42,17 @@ def export(
 ) -> None:
     """Write a package of one template: versions and publications, the proofs behind them, labelled rows, recent logs.
 
-    The gateway may be running. `privacy.redact` and `privacy.hook` are applied to rows, logs, studies and comparisons;
+    The gateway may be running. `privacy.redact` and `privacy.hook` go over rows, logs, proofs, reasons and notes;
     versions go as they are, and those that hold such text are named.
 
     Example: `route-switch package export support support.tar.zst --git --include-analytics`
     """
     from rs_pipelines.cli import need_pipelines
 
+    places = [named for named in (place, output_dir) if named is not None]
+    if len(places) != 1:
+        raise typer.BadParameter("Say once where the package goes: PLACE, or --output-dir PLACE.")
+    (place,) = places
     need_pipelines()
     from rs_pipelines.packages.export import ExportOptions, export_package
     from rs_pipelines.workbench import Workbench

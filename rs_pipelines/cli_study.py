@@ -1,6 +1,7 @@
 """`route-switch study`: what searches have found, and on which proof."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,10 +12,15 @@ from rich.text import Text
 from rs_gateway.cli_options import ConfigOption, JsonOption, OneTemplateArgument
 from rs_gateway.completions import study_names
 from rs_gateway.data_console import data, print_json, printable, words
+from rs_gateway.domain.errors import StoreError
 from rs_gateway.template_hint import template_hint
 
 if TYPE_CHECKING:
+    from rs_pipelines.answers import AnswerCache
     from rs_pipelines.study_lines import StudyLine
+    from rs_pipelines.workbench import Workbench
+
+_CALLS = "calls: search + comparison"
 
 study_app = typer.Typer(no_args_is_help=True, help="What optimisations have tried, found and proven.")
 
@@ -27,18 +33,23 @@ def list_studies(
 ) -> None:
     """List studies with what they found on validation rows and proved on held-out ones; the newest last.
 
+    Calls are those of the search, and those of the comparison that followed; each retry is one.
+
     Example: `route-switch study list support`
     """
     from rs_pipelines.cli import need_pipelines
 
     need_pipelines()
     from rs_pipelines.packages.provenance import imported_studies
-    from rs_pipelines.study_lines import study_lines
     from rs_pipelines.workbench import Workbench
 
     bench = Workbench.at(config)
-    lines = study_lines(bench.studies, bench.registry, template_id=template_id)
     faults = bench.studies.faults()
+    try:
+        lines = _lines(bench, template_id, bench.known_answers())
+    except StoreError as error:
+        faults.append(str(error))
+        lines = _lines(bench, template_id, None)
     for fault in faults:
         words.print(Text.assemble(("error:", "bold red"), " ", fault))
     if as_json:
@@ -61,16 +72,28 @@ def list_studies(
         raise typer.Exit(1)
 
 
+def _lines(bench: "Workbench", template_id: str | None, answers: "AnswerCache | None") -> "list[StudyLine]":
+    """With what the cache says was paid; closes it."""
+    from rs_pipelines.spending import Spending
+    from rs_pipelines.study_lines import study_lines
+
+    if answers is None:
+        return study_lines(bench.studies, bench.registry, spending=lambda study_id: Spending(), template_id=template_id)
+    with closing(answers):
+        return study_lines(bench.studies, bench.registry, spending=answers.spending, template_id=template_id)
+
+
 def _print_lines(lines: "Sequence[StudyLine]") -> None:
-    table = Table("study", "template", "model", "started", "state", "live", "best", "proven gain", "calls")
+    table = Table("study", "template", "model", "started", "state", "live", "best", "proven gain", _CALLS)
     for line in lines:
         became = f"version {line.published_version}" if line.published_version is not None else line.state
         gain = ""
         if line.gain is not None and line.interval is not None:
             gain = f"{line.gain:+.3f} [{line.interval[0]:+.3f}, {line.interval[1]:+.3f}]"
+        compared = "unknown" if line.comparison_calls is None else str(line.comparison_calls)
         table.add_row(
             *(printable(cell) for cell in (line.study_id, line.template_id, line.model, line.started_at, became)),
-            *(_score(line.live_value), _score(line.best_value), gain, str(line.calls)),
+            *(_score(line.live_value), _score(line.best_value), gain, f"{line.calls} + {compared}"),
         )
     data.print(table)
 

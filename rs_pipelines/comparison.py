@@ -12,8 +12,8 @@ import msgspec
 from rs_gateway.domain.errors import RouteSwitchError
 from rs_gateway.domain.evaluation import Evaluator
 from rs_gateway.domain.prompts import PromptVersion
-from rs_pipelines.answers import CallBudget
 from rs_pipelines.cached_model import CachedModel, CallCost, unknown_cost
+from rs_pipelines.call_budget import CallBudget
 from rs_pipelines.gate import ComparedRow, GatePolicy, RowOutcome, Verdict, judge
 from rs_pipelines.mipro.labels import label_shape
 from rs_pipelines.mipro.records import StudyRecord

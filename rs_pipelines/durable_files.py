@@ -35,8 +35,12 @@ def write_durably(path: Path, content: bytes) -> None:
     """Write `path` as a whole; whoever reads it sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_for(path)
-    temporary.write_bytes(content)
-    put_in_place(temporary, path)
+    try:
+        temporary.write_bytes(content)
+        put_in_place(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # half a file on a full disk would be in everybody's way
+        raise
 
 
 def check_writable(folder: Path) -> None:

@@ -7,19 +7,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from rs_gateway.domain.errors import ConfigurationError, ProviderError
+from rs_gateway.domain.errors import ConfigurationError, ProviderError, RouteSwitchError
 from rs_gateway.domain.evaluation import Evaluator
-from rs_gateway.domain.prompts import PromptText, render_messages
+from rs_gateway.domain.prompts import PromptText
+from rs_gateway.domain.rendering import render_messages
+from rs_gateway.domain.wording import counted
 from rs_pipelines import planning, steps
-from rs_pipelines.answers import Allowance, BudgetExhaustedError, CallBudget
 from rs_pipelines.best_model import BestModel, Tried, rank
 from rs_pipelines.cached_model import CachedModel
+from rs_pipelines.call_budget import BudgetExhaustedError, CallBudget
 from rs_pipelines.effort import Effort
 from rs_pipelines.mipro.budget import ComparisonSize, estimate_calls, least_calls
+from rs_pipelines.mipro.evaluations import StudyFailedError
 from rs_pipelines.mipro.records import LIVE
 from rs_pipelines.mipro.request import StudyModels
+from rs_pipelines.preflight import SilentModelError
 from rs_pipelines.sample import CalibrationSample, Example, Split, Target
 from rs_pipelines.scoring import RowScore, score_rows
+from rs_pipelines.spending import Allowance
 from rs_pipelines.step_events import RowsCompared, Watcher, ignore
 from rs_pipelines.workbench import Workbench
 
@@ -49,13 +54,14 @@ class _Crossing:
     Attributes:
         scores: model that a prompt was tuned for -> its scores; without the prompts that the budget did not cover.
         latencies_s: of calls with the model's own prompt. calls: all on its account.
-        stopped: why prompts are missing.
+        stopped: why prompts are missing. failed: why the model has no score at all; then nothing else was asked of it.
     """
 
     scores: Mapping[str, list[RowScore]]
     latencies_s: tuple[float, ...]
     calls: int
-    stopped: BudgetExhaustedError | None
+    stopped: BudgetExhaustedError | None = None
+    failed: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,25 @@ class Crossed:
     model: str
 
 
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """This model answers too little to be compared; the others go on without it."""
+
+    model: str
+    why: str
+
+
+class NoModelAnsweredError(RouteSwitchError):
+    """Nothing can be compared: every model failed, or ran out of its budget."""
+
+    code = "no_model_answered"
+
+    def __init__(self, template_id: str, reasons: Mapping[str, str]) -> None:
+        self.reasons = dict(reasons)
+        lines = "".join(f"\n  - {model}: {why}" for model, why in reasons.items())
+        super().__init__(f"No model of {template_id!r} could be compared:{lines}")
+
+
 def find_best_model(
     bench: Workbench,
     template_id: str,
@@ -83,11 +108,12 @@ def find_best_model(
     effort: Effort | None = None,
     optimize: bool = True,
     watch: Watcher = ignore,
-    on_step: Callable[[Tuning | Crossed], None] = lambda step: None,
+    on_step: Callable[[Tuning | Crossed | Failed], None] = lambda step: None,
 ) -> BestModel:
     """Tune a prompt for each model and compare them. Publishes nothing. Run again, it goes on where it was.
 
-    A model whose budget ends before its own prompt has run on all rows is not ranked; the others are.
+    A model whose budget ends before its own prompt has run on all rows is not ranked, nor is one that does not answer;
+    the others are.
 
     Args:
         models: those of the template's combinations to compare; none means all.
@@ -99,6 +125,7 @@ def find_best_model(
         ConfigurationError: the template runs on no such model, or they have no test row in common, or the budget is
             too small.
         BudgetExhaustedError: of every model; retries take calls, too.
+        NoModelAnsweredError: every model failed, or some did and the others' budgets ended.
         PreflightError, LabelShortageError: there is nothing to learn from or to prove with.
     """
     targets = _targets(bench, template_id, models)
@@ -116,9 +143,20 @@ def find_best_model(
     size = ComparisonSize(prompts=len(targets), timed_calls=min(_TIMED_CALLS, len(rows)))
     effort = _each(bench, effort or Effort(), samples, size, optimize=optimize)
     tuned: list[Tuned] = []
+    failed: dict[str, str] = {}
+
+    def fail(model: str, why: str) -> None:
+        failed[model] = why
+        on_step(Failed(model, why))
+
     for position, target in enumerate(targets, start=1):
         on_step(Tuning(target.model, position, len(targets)))
-        tuned.append(_tuned(bench, target, effort, size, optimize=optimize, watch=watch))
+        try:
+            tuned.append(_tuned(bench, target, effort, size, optimize=optimize, watch=watch))
+        except SilentModelError as error:
+            fail(target.model, " ".join(error.objections))
+        except StudyFailedError as error:
+            fail(target.model, str(error))
     evaluator = bench.evaluator(bench.registry.get(template_id).template)
     tried: list[Tried] = []
     transfer: dict[str, dict[str, float | None]] = {one.target.model: {} for one in tuned}
@@ -131,29 +169,32 @@ def find_best_model(
         calls += crossing.calls
         for source, means in transfer.items():
             means[model] = _mean(crossing.scores.get(source, ()))
+        if crossing.failed is not None:
+            fail(model, crossing.failed)
+            continue
         if model in crossing.scores:
             tried.append(_tried(bench, one, crossing.scores[model], crossing.latencies_s))
         if crossing.stopped is None:
             on_step(Crossed(model))
         else:
             stopped[model] = crossing.stopped
+    unfinished = {model: str(why) for model, why in stopped.items()}
+    if not tried and failed:
+        raise NoModelAnsweredError(template_id, {**failed, **unfinished})
     if not tried:
         raise next(iter(stopped.values()))
-    seed = bench.settings.mipro_v2.seed
-    try:
-        found = rank(
-            tried,
-            template_id=template_id,
-            quality_bound=quality_bound,
-            transfer=transfer,
-            model_calls=calls,
-            seed=seed,
-        )
-    except ValueError as error:
-        raise ConfigurationError(f"A model of {template_id!r} cannot be compared: {error}.") from error
+    found = rank(
+        tried,
+        template_id=template_id,
+        quality_bound=quality_bound,
+        transfer=transfer,
+        model_calls=calls,
+        seed=bench.settings.mipro_v2.seed,
+    )
     return replace(
         found,
-        unfinished={model: str(why) for model, why in stopped.items()},
+        unfinished=unfinished,
+        failed=failed,
         test_by_provenance=_by_provenance(rows),
         left_out_by_provenance=_by_provenance(_left_out(samples.values(), rows)),
     )
@@ -273,11 +314,23 @@ def _crossed(
                 )
             except BudgetExhaustedError as error:
                 stopped = error  # another prompt may have all its answers in the cache
+            if source is one and (failed := _silence(scores.get(source.target.model, ()))) is not None:
+                return _Crossing(scores, (), budget.spent.calls, failed=failed)
             done += len(rows)
         latencies_s = await _timed(one.text, rows[:_TIMED_CALLS], template_id=template_id, model=model)
         return _Crossing(scores, latencies_s, budget.spent.calls, stopped)
 
     return steps.with_models(bench, one.target, run, watch=watch)
+
+
+def _silence(scores: Sequence[RowScore]) -> str | None:
+    """Why there is no score at all; None where there is one, or nothing was asked to the end."""
+    if not scores or any(score.value is not None for score in scores):
+        return None
+    return (
+        f"None of {counted(len(scores), 'test row')} has a score (the last: {scores[-1].error}). "
+        "`route-switch check --live` says how to mend that."
+    )
 
 
 async def _timed(

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from rs_gateway.domain.chat import Message
 from rs_gateway.domain.errors import InvalidRequestError
 from rs_gateway.domain.evaluation import Answer, Evaluator, JudgingEvaluator
-from rs_gateway.domain.prompts import PromptText, render_messages
-from rs_pipelines.answers import NOTHING, Booking
+from rs_gateway.domain.prompts import PromptText
+from rs_gateway.domain.rendering import render_messages
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.call_sizes import size_bound
 from rs_pipelines.sample import Example
 from rs_pipelines.scoring import task_input_of
+from rs_pipelines.spending import NOTHING, Booking
 
 
 @dataclass(frozen=True, slots=True)

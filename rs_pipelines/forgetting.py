@@ -18,11 +18,14 @@ from rs_pipelines.inputs import example_id
 from rs_pipelines.lake import Searched
 from rs_pipelines.lake_edit import LakeEdit
 from rs_pipelines.lake_schema import TABLES, TRACES
-from rs_pipelines.packages.format import STUDIES_DIR
+from rs_pipelines.packages.format import STUDIES_DIR, Watch, unwatched
 from rs_pipelines.packages.provenance import imported_records
 from rs_pipelines.stores_lock import OnWait, stores_lock, wait_silently
 from rs_pipelines.studies import StudyFiles
 from rs_pipelines.workbench import Workbench
+
+_PLACES = 4
+"""Steps of either half, for whoever watches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,23 +95,29 @@ class Found:
         return not any(self.counts.values())
 
 
-def find(bench: Workbench, *, end_user: str | None = None, trace_ids: Collection[str] = ()) -> Found:
+def find(
+    bench: Workbench, *, end_user: str | None = None, trace_ids: Collection[str] = (), watch: Watch = unwatched
+) -> Found:
     """Look for the traces of a user, or for these traces, in every store. Changes nothing.
 
     Args:
         end_user: the `user` of the requests, exactly as it was stored: where it is redacted, what stands in its place.
+        watch: told which store is looked at.
 
     Raises:
         StoreError: a store cannot be read.
     """
+    watch("looking into the trace store", 0, _PLACES)
     eraser = open_trace_eraser(bench.settings)
     in_store = list(eraser.of_user(end_user) if end_user is not None else eraser.of_ids(trace_ids))
+    watch("looking into the lake", 1, _PLACES)
     searched = bench.lake.settled(lambda: _in_lake(bench, end_user=end_user, trace_ids=trace_ids))
     in_lake = [StoredInput(*row) for row in searched.rows.unique("trace_id").iter_rows()]
     # One of them may have expired in the store, another one not have been ingested yet.
     ids = frozenset(found.trace_id for found in (*in_store, *in_lake))
     keys = _keys(bench, [*in_store, *in_lake])
     examples = {example_id(template_id, key) for template_id, of in keys.items() for key in of}
+    watch("looking into samples and studies", 2, _PLACES)
     origins = bench.samples.origins()
     examples |= {name for rows in origins.values() for name, trace_id in rows.items() if trace_id in ids}
     samples = {path: frozenset(rows.keys() & examples) for path, rows in origins.items() if rows.keys() & examples}
@@ -119,6 +128,7 @@ def find(bench: Workbench, *, end_user: str | None = None, trace_ids: Collection
     study_ids = {s for s, sample in study_samples.items() if sample in touched_samples or sample not in known_samples}
     studies = tuple(bench.studies.quoting(examples)) if examples else ()
     anything = bool(ids or samples)
+    watch("counting its rows", 3, _PLACES)
     lake_rows, unreadable = bench.lake.settled(lambda: _n_in_lake(bench, ids))
     return Found(
         trace_ids=ids,
@@ -144,6 +154,7 @@ def forget(
     *,
     forget_runs: Callable[[], None] = lambda: None,
     on_wait: OnWait = wait_silently,
+    watch: Watch = unwatched,
 ) -> None:
     """Remove all of it; none of its bytes is left in the stores when this returns.
 
@@ -152,6 +163,7 @@ def forget(
     Args:
         forget_runs: removes Dagster's runs of the studies that were found.
         on_wait: told whom it waits for.
+        watch: told which store it is removed from.
 
     Raises:
         StudyBusyError, LakeBusyError: a run is at work on it; nothing was removed.
@@ -166,10 +178,14 @@ def forget(
         # Held from here on, so that no ingest brings over what is about to go.
         lake = stack.enter_context(bench.lake.edit_if_there())
         # Before the studies, which they are found through.
+        watch("removing runs from Dagster's history", 0, _PLACES)
         forget_runs()
+        watch("removing it from samples, studies and caches", 1, _PLACES)
         _forget_derived(bench, found)
+        watch("removing it from the lake", 2, _PLACES)
         if lake is not None:
             _forget_in_lake(lake, found.trace_ids)
+        watch("removing it from the trace store", 3, _PLACES)
         open_trace_eraser(bench.settings).erase(found.trace_ids)
 
 

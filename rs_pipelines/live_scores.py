@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import msgspec
 import polars as pl
 
-from rs_gateway.domain.errors import RouteSwitchError
+from rs_gateway.domain.errors import RouteSwitchError, StoreError
 from rs_gateway.domain.evaluation import Answer, Evaluator, JudgingEvaluator
 from rs_gateway.domain.feedback import FeedbackKind
 from rs_gateway.domain.output_formats import OutputFormat
@@ -124,11 +124,19 @@ def score_versions(bench: Workbench, template_id: str) -> pl.DataFrame:
 
 
 def load_live_scores(path: Path) -> tuple[LiveScores, ...]:
-    """The table as series, in the order of the targets; empty where none was ever saved."""
+    """The table as series, in the order of the targets; empty where none was ever saved.
+
+    Raises:
+        StoreError: it is damaged.
+    """
     try:
         return series_of(pl.read_parquet(path, glob=False, hive_partitioning=False))
     except FileNotFoundError:  # an erasure removes it, too
         return ()
+    except pl.exceptions.PolarsError as error:
+        raise StoreError(
+            f"{path} cannot be read ({' '.join(str(error).split())}): remove it, and the next ingest makes it again."
+        ) from error
 
 
 def series_of(frame: pl.DataFrame) -> tuple[LiveScores, ...]:

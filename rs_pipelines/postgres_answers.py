@@ -6,9 +6,10 @@ from typing import Any
 from rs_gateway.adapters.postgres_database import PostgresDatabase, PostgresPlace
 from rs_gateway.adapters.postgres_schema import PostgresSchema
 from rs_gateway.store_urls import password_in, without_password
-from rs_pipelines.answers import NOTHING, UNLIMITED, Allowance, AnswerCache, Booking, ModelAnswer, Spending
+from rs_pipelines.answers import UNLIMITED, AnswerCache, ModelAnswer
+from rs_pipelines.spending import NOTHING, Allowance, Booking, Spending
 
-_SCHEMA = PostgresSchema(
+ANSWER_SCHEMA = PostgresSchema(
     store="answer cache",
     key="stores.answers",
     migrations=(
@@ -73,7 +74,7 @@ class PostgresAnswerCache(AnswerCache):
         """Connects when it is first used. Raises ConfigurationError: the URL is none."""
         # What the file needs is not made: nothing of it is used here.
         place = PostgresPlace(without_password(url), password_in(url))
-        self._database = PostgresDatabase(place, _SCHEMA, busy_timeout_s=30)
+        self._database = PostgresDatabase(place, ANSWER_SCHEMA, busy_timeout_s=30)
 
     def get(self, key: str) -> ModelAnswer | None:
         """The stored answer, marked as cached."""

@@ -6,39 +6,21 @@ Pure: `steps.preflight` gathers what goes in.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from statistics import fmean, pstdev
-from typing import Literal
+from dataclasses import dataclass
 
 from rs_gateway.domain.errors import RouteSwitchError
-from rs_gateway.domain.evaluation import Answer, Evaluator
 from rs_gateway.domain.wording import counted
-from rs_pipelines.answers import Allowance
-from rs_pipelines.cached_model import CallCost
+from rs_pipelines.cost_estimate import CostEstimate
+from rs_pipelines.evaluator_sanity import EvaluatorSanity
 from rs_pipelines.examples import Gathered
 from rs_pipelines.foresight import Needed
 from rs_pipelines.gate import GatePolicy
-from rs_pipelines.mipro.budget import CallEstimate, StudyPlan
+from rs_pipelines.live_probe import LiveProbe
 from rs_pipelines.mipro.labels import label_shape
-from rs_pipelines.power import (
-    LEAST_WINS,
-    least_excluded_loss,
-    lowest_score,
-    rows_to_exclude,
-    smallest_excluded_loss,
-    smallest_gain,
-    smallest_mean_gain,
-)
+from rs_pipelines.power import LEAST_WINS, least_excluded_loss, lowest_score, rows_to_exclude
+from rs_pipelines.provable import Provable, provable
 from rs_pipelines.sample import CalibrationSample, Example, Split
-from rs_pipelines.scoring import RowScore
-
-_SANITY_ROWS = 40
-_ASSUMED_SCORE = 0.5
-_AGREEMENT = 0.5
-"""Assumed of candidate and live version: halfway between unrelated and right wherever the live version is."""
-_ASSUMED_SPREAD = 0.3
-_PROPOSAL_TOKENS = (1_500, 300)
-"""Input and output of one call to the prompt model: its question shows six rows, its answers are cut at 300."""
+from rs_pipelines.spending import Allowance
 
 
 class PreflightError(RouteSwitchError):
@@ -52,75 +34,8 @@ class PreflightError(RouteSwitchError):
         super().__init__(f"Optimising {template_id!r} could not end in a proof:{lines}")
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluatorSanity:
-    """Whether the evaluator tells right answers from wrong ones.
-
-    Attributes:
-        n: rows looked at.
-        mean_right: mean score of the expected answer itself.
-        mean_wrong: mean score of another row's expected answer; None where all rows expect the same.
-        binary: every score seen is 0 or 1.
-    """
-
-    n: int
-    mean_right: float
-    mean_wrong: float | None
-    binary: bool
-
-
-@dataclass(frozen=True, slots=True)
-class LiveProbe:
-    """The live prompt on a few validation rows, which the search would ask in any case.
-
-    Attributes:
-        values: scores of the rows that were answered; `asked` is how many were tried, as far as the budget went.
-        noise: mean difference between the scores of two draws of the same answer; None: not measured, because nothing
-            was asked twice, as at temperature 0, or nothing was answered twice.
-        input_tokens, output_tokens: means; None where the provider did not say.
-        seconds_per_call: at the configured concurrency; None when all answers were in the cache.
-        error: of the last row without an answer.
-        asked_twice: how many of the rows.
-    """
-
-    asked: int
-    values: tuple[float, ...]
-    noise: float | None
-    input_tokens: float | None
-    output_tokens: float | None
-    seconds_per_call: float | None
-    error: str | None = None
-    asked_twice: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Provable:
-    """What the test split can prove with 80 % probability.
-
-    Attributes:
-        smallest: the smallest gain or, under the objective `cost`, the smallest `max_loss` that an equally good
-            candidate satisfies; None when not even the largest gain is proven.
-        best_case: the same if the candidate loses no row; None for graded scores.
-        live_score: what it was computed from.
-        basis: test and assumptions, in words.
-    """
-
-    kind: Literal["gain", "loss"]
-    smallest: float | None
-    best_case: float | None
-    live_score: float
-    basis: str
-
-
-@dataclass(frozen=True, slots=True)
-class CostEstimate:
-    """What search and comparison cost at most, answers in the cache aside. None is unknown."""
-
-    calls: int
-    input_tokens: int | None
-    output_tokens: int | None
-    usd: float | None
-    seconds: float | None
+class SilentModelError(PreflightError):
+    """Nothing stands against the optimisation but that this model answers nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,95 +82,17 @@ class Preflight:
     live: LiveProbe | None = None
     cost: CostEstimate | None = None
     objections: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
     val_used: int | None = None
     judged: bool = False
 
-
-def check_evaluator(evaluator: Evaluator, examples: Sequence[Example]) -> EvaluatorSanity:
-    """Score each expected answer against itself, and against one that another row expects."""
-    rows = [e.expected for e in examples[:_SANITY_ROWS]]
-    others = [next((o for o in (*rows[n + 1 :], *rows[:n]) if o != expected), None) for n, expected in enumerate(rows)]
-    right = [score.value for score in evaluator.score([Answer(expected, expected) for expected in rows])]
-    pairs = [Answer(other, expected) for other, expected in zip(others, rows, strict=True) if other is not None]
-    wrong = [score.value for score in evaluator.score(pairs)] if pairs else []
-    return EvaluatorSanity(
-        n=len(rows),
-        mean_right=fmean(right) if right else 0.0,
-        mean_wrong=fmean(wrong) if wrong else None,
-        binary=all(value in (0.0, 1.0) for value in (*right, *wrong)),
-    )
-
-
-def probe_of(first: Sequence[RowScore], again: Sequence[RowScore], *, seconds_per_call: float | None) -> LiveProbe:
-    """What two askings say; `again` holds another draw of the first rows, or nothing at temperature 0."""
-    answered = [row for row in first if row.value is not None]
-    pairs = [(a.value, b.value) for a, b in zip(first, again, strict=False)]
-    drawn_twice = [abs(a - b) for a, b in pairs if a is not None and b is not None]
-    inputs = [row.input_tokens for row in answered if row.input_tokens is not None]
-    outputs = [row.output_tokens for row in answered if row.output_tokens is not None]
-    return LiveProbe(
-        asked=sum(not row.left_out for row in first),
-        values=tuple(row.value for row in answered if row.value is not None),
-        noise=fmean(drawn_twice) if drawn_twice else None,
-        input_tokens=fmean(inputs) if inputs else None,
-        output_tokens=fmean(outputs) if outputs else None,
-        seconds_per_call=seconds_per_call,
-        error=next((row.error for row in reversed(first) if row.error is not None), None),
-        asked_twice=len(again),
-    )
-
-
-def estimate_cost(
-    estimate: CallEstimate,
-    plan: StudyPlan,
-    probe: LiveProbe,
-    *,
-    longest: float,
-    cost_of_call: CallCost,
-    cost_of_proposal: CallCost,
-) -> CostEstimate:
-    """Calls, tokens, dollars and seconds of the whole plan, at most.
-
-    Args:
-        longest: how many times as long as the live version's a request with the most demos is; all candidates are taken
-            to be as long.
-    """
-    calls = estimate.total if plan.max_calls is None else min(estimate.total, plan.max_calls)
-    seconds = None if probe.seconds_per_call is None else calls * probe.seconds_per_call
-    if probe.input_tokens is None or probe.output_tokens is None:
-        return CostEstimate(calls, None, None, None, seconds)
-    plain, with_demos = round(probe.input_tokens), round(probe.input_tokens * longest)
-    out = round(probe.output_tokens)
-    compared = estimate.comparison // 2
-    # (calls, input tokens of each, output tokens of each, what each costs)
-    parts = [
-        (estimate.live + estimate.screening + compared, plain, out, cost_of_call(plain, out)),
-        (
-            estimate.minibatches + estimate.full_evaluations + estimate.failures + compared,
-            with_demos,
-            out,
-            cost_of_call(with_demos, out),
-        ),
-        (estimate.proposals, *_PROPOSAL_TOKENS, cost_of_proposal(*_PROPOSAL_TOKENS)),
-    ]
-    made = [part for part in parts if part[0]]
-    # A limit on calls cuts all kinds alike.
-    cut = calls / estimate.total if estimate.total else 1.0
-    unpriced = any(usd is None for *_, usd in made)
-    return CostEstimate(
-        calls,
-        input_tokens=round(cut * sum(n * tokens for n, tokens, _, _ in made)),
-        output_tokens=round(cut * sum(n * tokens for n, _, tokens, _ in made)),
-        usd=None if unpriced else cut * sum(n * (usd or 0.0) for n, _, _, usd in made),
-        seconds=seconds,
-    )
-
-
-def proposals_needed(estimate: CallEstimate, *, cost_of_proposal: CallCost) -> Needed:
-    """What the prompt model will take for all its proposals."""
-    n, each = estimate.proposals, cost_of_proposal(*_PROPOSAL_TOKENS)
-    return Needed(n, n * sum(_PROPOSAL_TOKENS), n * (each or 0.0))
+    @property
+    def refusal(self) -> PreflightError | None:
+        """What the objections amount to; None where there are none."""
+        if not self.objections:
+            return None
+        is_silent = self.objections == tuple(_objections_to_model(self.live))
+        return (SilentModelError if is_silent else PreflightError)(self.template_id, self.objections)
 
 
 def assess(
@@ -288,7 +125,7 @@ def assess(
         by_split={split.value: len(sample.rows(split)) for split in Split},
         test_by_provenance=_by_provenance(sample.rows(Split.TEST)),
         labels={label: counts[label] for label in shape.closed},
-        provable=_provable(len(sample.rows(Split.TEST)), policy=policy, evaluator=evaluator, live=live),
+        provable=provable(len(sample.rows(Split.TEST)), policy=policy, evaluator=evaluator, live=live),
         evaluator=evaluator,
         live=live,
         cost=cost,
@@ -301,39 +138,6 @@ def assess(
         warnings=(*_warnings(evaluator, live, n_labels=len(counts)), *_warnings_of_budget(budget, cost)),
         val_used=None if val_rows is None else min(val_rows, len(sample.rows(Split.VAL))),
         judged=judged,
-    )
-
-
-def _provable(
-    n_test: int, *, policy: GatePolicy, evaluator: EvaluatorSanity | None, live: LiveProbe | None
-) -> Provable:
-    values = live.values if live is not None else ()
-    # A few rows that are all right do not make a prompt perfect.
-    score = (sum(values) + 2 * _ASSUMED_SCORE) / (len(values) + 2)
-    known = f"live score from {len(values)} rows" if values else f"a live score of {score:g} is assumed"
-    noise = (live.noise if live is not None else None) or 0.0
-    binary = (evaluator is None or evaluator.binary) and all(value in (0.0, 1.0) for value in values)
-    agreement = _AGREEMENT
-    # Noise alone changes half of `noise` to the better and half to the worse.
-    own_changes = 2 * score * (1 - score)
-    if own_changes > 0 and noise > 0:
-        agreement = min(agreement, max(0.0, 1 - noise / own_changes))
-    if binary:
-        spread = math.sqrt(own_changes * (1 - agreement))
-    else:
-        spread = max(math.sqrt(2 * (1 - _AGREEMENT)) * (pstdev(values) if len(values) > 2 else _ASSUMED_SPREAD), noise)
-    if policy.objective == "cost":
-        smallest = smallest_excluded_loss(n_test, spread=spread) if n_test else None
-        return Provable("loss", smallest, least_excluded_loss(n_test), score, f"normal approximation, {known}")
-    if not n_test:
-        return Provable("gain", None, None, score, known)
-    if binary and not policy.min_gain:
-        smallest = smallest_gain(n_test, live=score, agreement=agreement)
-        best = smallest_gain(n_test, live=score, agreement=1.0)
-        return Provable("gain", smallest, best, score, f"exact McNemar, {known}")
-    mean_gain = smallest_mean_gain(n_test, spread=spread, min_gain=policy.min_gain)
-    return Provable(
-        "gain", mean_gain if mean_gain <= 1 - score else None, None, score, f"normal approximation, {known}"
     )
 
 

@@ -16,6 +16,8 @@ from types import FrameType, TracebackType
 from rs_gateway.domain.errors import RouteSwitchError
 
 _GRACE_S = 10.0
+_DEATH_S = 5.0
+_LOOK_EVERY_S = 0.02
 
 
 class ProcessFailedError(RouteSwitchError):
@@ -55,6 +57,8 @@ class Processes:
             for child in self._children.values():
                 _signal_group(child, signal.SIGKILL)
                 child.wait()
+            for child in self._children.values():
+                _wait_for_end(child.pid)
         finally:
             for number, handler in {**ignored, **self._previous}.items():
                 signal.signal(number, handler)
@@ -141,6 +145,32 @@ def route_switch(*arguments: str) -> list[str]:
 def _signal_group(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, number)
+
+
+def _wait_for_end(group: int) -> None:
+    """Return once nothing of a killed group runs: until then its processes hold their ports and files."""
+    deadline = time.monotonic() + _DEATH_S
+    while _runs(group) and time.monotonic() < deadline:
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _runs(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):  # macOS permits nothing where all have ended
+        return False
+    if not Path("/proc/self/stat").exists():
+        return True
+    # Linux counts those that have ended and that nobody has taken note of: in a container, for ever.
+    stats = (_stat(path) for path in Path("/proc").glob("[0-9]*/stat"))
+    return any(int(stat[2]) == group and stat[0] not in "ZX" for stat in stats if stat)
+
+
+def _stat(path: Path) -> list[str]:
+    """State, parent, group and more of a process; nothing when it has ended."""
+    with contextlib.suppress(OSError):
+        return path.read_text(errors="replace").rpartition(")")[2].split()
+    return []
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rs_gateway.current_user import current_user
 from rs_gateway.domain.errors import ConfigurationError, InvalidRequestError, TemplateNotFoundError
-from rs_gateway.domain.prompts import Origin, PromptText, RegisteredTemplate, check_text
+from rs_gateway.domain.prompts import Origin, PromptText, check_text
+from rs_gateway.domain.registered_template import RegisteredTemplate
 from rs_gateway.template_file import check_template, read_prompt
 from rs_gateway.version_texts import dropped_variables, live_version
 from rs_pipelines.sample import Target

@@ -5,8 +5,9 @@ from datetime import datetime
 
 from rs_gateway.domain.errors import VersionConflictError
 from rs_gateway.domain.ports import PromptRegistry
-from rs_gateway.domain.prompts import Origin, PromptText, RegisteredTemplate
+from rs_gateway.domain.prompts import Origin, PromptText
 from rs_gateway.domain.publication import Action, Change
+from rs_gateway.domain.registered_template import RegisteredTemplate
 from rs_pipelines.comparison import Comparison
 from rs_pipelines.gate import judge
 

@@ -5,10 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rs_pipelines.comparison import Comparison, LabelChange
+from rs_pipelines.cost_estimate import CostEstimate
+from rs_pipelines.evaluator_sanity import EvaluatorSanity
 from rs_pipelines.gate import ComparedRow
+from rs_pipelines.live_probe import LiveProbe
 from rs_pipelines.mipro.choice import rule_of
 from rs_pipelines.mipro.records import LIVE, Candidate, StudyRecord, TrialKind, TrialRecord, Weighed
-from rs_pipelines.preflight import CostEstimate, EvaluatorSanity, LiveProbe, Preflight, Provable
+from rs_pipelines.preflight import Preflight
+from rs_pipelines.provable import Provable
 from rs_pipelines.sample import VOUCHED_FOR, Split
 
 _DOT_COLOURS: Mapping[TrialKind, str] = {"minibatch": "lightblue", "full": "royalblue"}

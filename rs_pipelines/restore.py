@@ -98,6 +98,7 @@ def restore(
     Raises:
         BackupError: there is something already; or the configuration keeps a part on a server.
         StoreInUseError: a gateway, or a pipeline, is running on these stores.
+        StoreError: a store cannot be written; the message says whether anything was replaced.
     """
     missing = sorted(catalog.parts.keys() - {part.name for part in parts})
     if missing:
@@ -115,9 +116,8 @@ def restore(
         stack.enter_context(stores_lock(data, "restore", on_wait=on_wait))
         for part in parts:
             stack.enter_context(_held(part))
+        _lay_out_all(parts, directory, catalog)
         try:
-            for part in parts:
-                _lay_out(part, directory if part.name in catalog.parts else None)
             mark_restore(data)
             for part in parts:
                 _swap(part, kept=part.name in catalog.parts)
@@ -158,19 +158,43 @@ def _staged(part: Part) -> Path:
     return part.path.with_name(f".{part.path.name}.restoring")
 
 
-def _lay_out(part: Part, directory: Path | None) -> None:
-    """Copy a part beside its place; what an earlier try left there goes."""
+def _lay_out_all(parts: Sequence[Part], directory: Path, catalog: Catalog) -> None:
+    """Copy every part beside its place; what an earlier try left there goes, and what a failed one has copied."""
+    for part in parts:
+        _clear(part)
+    try:
+        for part in parts:
+            if part.name in catalog.parts:
+                _lay_out(part, directory / part.name)
+    except BaseException:
+        for part in parts:
+            _clear(part)
+        raise
+
+
+def _lay_out(part: Part, source: Path) -> None:
+    staged = _staged(part)
+    try:
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        if part.kind == "folder" and not source.exists():
+            staged.mkdir()  # it was empty, and not every place where backups are kept keeps empty folders
+        elif part.kind == "folder":
+            copy_folder(source, staged)
+        else:
+            shutil.copy2(source, staged)
+            sync_path(staged)
+    except OSError as error:
+        raise StoreError(
+            f"Nothing was restored: {part.name} cannot be copied to {staged.parent} ({error.strerror or error}). "
+            "Make room there, or mend that, and run it again."
+        ) from error
+
+
+def _clear(part: Part) -> None:
     staged = _staged(part)
     shutil.rmtree(staged, ignore_errors=True)
-    staged.unlink(missing_ok=True)
-    if directory is None:
-        return
-    staged.parent.mkdir(parents=True, exist_ok=True)
-    if part.kind == "folder":
-        copy_folder(directory / part.name, staged)
-    else:
-        shutil.copy2(directory / part.name, staged)
-        sync_path(staged)
+    if not staged.is_dir():
+        staged.unlink(missing_ok=True)
 
 
 def _swap(part: Part, *, kept: bool) -> None:

@@ -1,11 +1,11 @@
 """What the steps of the loop have left behind: samples, studies, comparisons, what was published and what was paid."""
 
 from rs_gateway.domain.errors import RouteSwitchError
-from rs_pipelines.answers import Spending
 from rs_pipelines.comparison import Comparison
 from rs_pipelines.mipro.records import LIVE, StudyRecord
 from rs_pipelines.publishing import objections
 from rs_pipelines.sample import CalibrationSample, Target
+from rs_pipelines.spending import Spending
 from rs_pipelines.workbench import Workbench
 
 

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rs_gateway.domain.prompts import PromptText
-from rs_pipelines.answers import Allowance, Spending
+from rs_pipelines.evaluator_sanity import EvaluatorSanity
 from rs_pipelines.inputs import input_key
 from rs_pipelines.mipro.labels import label_shape
-from rs_pipelines.preflight import EvaluatorSanity
 from rs_pipelines.sample import CalibrationSample, Split
 from rs_pipelines.sample_draw import MIN_PER_SPLIT
+from rs_pipelines.spending import Allowance, Spending
 
 MAX_LABEL_SHARE = 0.9
 """Above it, always giving the commonest answer looks good, and the rare answers decide nothing."""
@@ -53,11 +53,19 @@ def kept_apart(sample: CalibrationSample, live: PromptText) -> Finding:
     figures = {"inputs": len(sides), "on_two_sides": len(set(shared)), "live_demos_in_test": len(shown)}
     if not shared and not shown:
         return Finding(True, f"{len(sides)} inputs, each on one side", figures)
-    named = ", ".join([*dict.fromkeys(shared), *shown][:_SHOWN])
-    words = f"{len(set(shared))} rows have an input that stands on two sides, {len(shown)} live demos are test rows"
-    return Finding(
-        False, f"{words} ({named}): import the file again without `split`, and draw the sample anew.", figures
-    )
+    words: list[str] = []
+    if shared:
+        named = ", ".join(list(dict.fromkeys(shared))[:_SHOWN])
+        words.append(
+            f"{len(set(shared))} rows have an input that stands on two sides ({named}): import the file again without "
+            "`split`, and draw the sample anew."
+        )
+    if shown:
+        words.append(
+            f"Demos of the live version are test rows ({', '.join(shown[:_SHOWN])}): publish a version without them "
+            "(`route-switch template edit`), for a gain on rows that the prompt quotes would be no proof."
+        )
+    return Finding(False, " ".join(words), figures)
 
 
 def balanced(sample: CalibrationSample) -> Finding:

@@ -19,9 +19,11 @@ from rs_gateway.domain.evaluation import (
     UnreadableVerdictError,
 )
 from rs_gateway.domain.output_formats import read_answer
-from rs_gateway.domain.prompts import PromptText, render_messages
-from rs_pipelines.answers import BudgetExhaustedError, ModelAnswer
+from rs_gateway.domain.prompts import PromptText
+from rs_gateway.domain.rendering import render_messages
+from rs_pipelines.answers import ModelAnswer
 from rs_pipelines.cached_model import CachedModel
+from rs_pipelines.call_budget import BudgetExhaustedError
 from rs_pipelines.sample import Example
 
 _T = TypeVar("_T")

@@ -6,11 +6,20 @@ from pathlib import Path
 import yaml
 
 from rs_pipelines.defs.instance import dagster_home
-from rs_pipelines.processes import Processes, refuse_taken, route_switch
+from rs_pipelines.processes import Processes, ProcessFailedError, refuse_taken, route_switch
 from rs_pipelines.workbench import Workbench
 
 _GATEWAY_READY_S = 30.0
 _DAGSTER_READY_S = 120.0
+
+
+def refuse_taken_ports(bench: Workbench, *, dagster_port: int) -> None:
+    """Raise ProcessFailedError unless gateway and Dagster each find their port free, before either is started."""
+    host, port = bench.settings.gateway.host_and_port
+    if port == dagster_port:
+        raise ProcessFailedError(f"gateway.addr and --dagster-port both name port {port}: choose another for either.")
+    refuse_taken(host, port, what="gateway.addr")
+    refuse_taken("127.0.0.1", dagster_port, what="--dagster-port")
 
 
 def start_gateway(processes: Processes, bench: Workbench) -> str:

@@ -10,13 +10,16 @@ from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.domain.evaluation import JudgingEvaluator
 from rs_gateway.wiring import open_trace_reader
-from rs_pipelines.answers import CallBudget
 from rs_pipelines.cached_model import CachedModel
+from rs_pipelines.call_budget import CallBudget
 from rs_pipelines.comparison import Comparison, run_comparison
+from rs_pipelines.cost_estimate import CostEstimate, estimate_cost, proposals_needed
 from rs_pipelines.effort import Effort
+from rs_pipelines.evaluator_sanity import check_evaluator
 from rs_pipelines.foresight import Needed, models_asked
 from rs_pipelines.ingest import IngestReport
 from rs_pipelines.interrupts import run_interruptible
+from rs_pipelines.live_probe import LiveProbe, probe_of
 from rs_pipelines.mipro.budget import LIVE_AND_WINNER, ComparisonSize, estimate_calls, study_allowance
 from rs_pipelines.mipro.evaluations import Evaluations, Tools
 from rs_pipelines.mipro.records import StudyRecord
@@ -25,18 +28,7 @@ from rs_pipelines.mipro.reserve import ComparisonReserve
 from rs_pipelines.mipro.search import run_study, utc_now
 from rs_pipelines.mipro.teamwork import join_study
 from rs_pipelines.planning import bench_with, evaluator_spec, gathered, study_request
-from rs_pipelines.preflight import (
-    BudgetCheck,
-    CostEstimate,
-    LiveProbe,
-    Preflight,
-    PreflightError,
-    assess,
-    check_evaluator,
-    estimate_cost,
-    probe_of,
-    proposals_needed,
-)
+from rs_pipelines.preflight import BudgetCheck, Preflight, assess
 from rs_pipelines.publishing import NothingPublished, Published, publish
 from rs_pipelines.results import StepMissingError, comparison_of, study_of
 from rs_pipelines.retention import expire
@@ -192,10 +184,11 @@ def search(
 
     Raises:
         PreflightError: it could not end in a proof; nothing but the probe calls was spent.
+        StudyFailedError: the model stopped answering; what was evaluated is kept.
     """
     found = preflight(bench, target, effort, comparison=comparison, watch=watch)
-    if found.objections:
-        raise PreflightError(target.template_id, found.objections)
+    if found.refusal is not None:
+        raise found.refusal
     bench, effort = bench_with(bench, effort)
     request = study_request(bench, target, effort, comparison)
     evaluator = bench.evaluator_of(request.evaluator_spec)

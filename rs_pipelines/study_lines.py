@@ -1,6 +1,6 @@
 """Studies at a glance: what each searched, what it found, and what became of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +9,7 @@ from rs_gateway.domain.ports import PromptRegistry
 from rs_gateway.domain.publication import Action
 from rs_pipelines.comparison import Comparison
 from rs_pipelines.mipro.records import StudyRecord
+from rs_pipelines.spending import Spending
 from rs_pipelines.studies import StudyFiles
 
 
@@ -24,6 +25,8 @@ class StudyLine:
 
     Attributes:
         state: `searching` also where it was interrupted and may go on; `searched`: not compared yet.
+        calls, usd: of the search. comparison_calls, comparison_usd: of what was run with its prompts after the search,
+            by `optimize` or `find-best-model`; None where the answer cache that counted them is not there any more.
         live_value, best_value: means over validation rows; gain, interval: on the held-out rows, None before that.
         published_version: the version that its comparison made live at some time.
     """
@@ -37,6 +40,8 @@ class StudyLine:
     evaluations: int
     calls: int
     usd: float
+    comparison_calls: int | None
+    comparison_usd: float | None
     live_value: float | None
     best_value: float | None
     gain: float | None
@@ -44,11 +49,23 @@ class StudyLine:
     published_version: int | None
 
 
-def study_lines(studies: StudyFiles, registry: PromptRegistry, *, template_id: str | None = None) -> list[StudyLine]:
-    """All studies that can be read, or those of a template, in the order of their start. Raises RegistryError."""
+def study_lines(
+    studies: StudyFiles,
+    registry: PromptRegistry,
+    *,
+    spending: Callable[[str], Spending],
+    template_id: str | None = None,
+) -> list[StudyLine]:
+    """All studies that can be read, or those of a template, in the order of their start.
+
+    Args:
+        spending: study id -> everything that was booked on it; `Spending()` where that is not known.
+    Raises:
+        RegistryError, StoreError: of `spending` too.
+    """
     published = _published(registry)
     lines = [
-        _line(study, _comparison_of(studies, study), published)
+        _line(study, _comparison_of(studies, study), published, spending(study.study_id))
         for study in studies.readable()
         if template_id in (None, study.target.template_id)
     ]
@@ -113,13 +130,16 @@ def _brought(registry: PromptRegistry) -> dict[str, int]:
     }
 
 
-def _line(study: StudyRecord, comparison: Comparison | None, published: dict[str, int]) -> StudyLine:
+def _line(study: StudyRecord, comparison: Comparison | None, published: dict[str, int], booked: Spending) -> StudyLine:
     version = None if comparison is None else published.get(comparison.comparison_id)
     if comparison is None:
         state = "searched" if study.finished else "searching"
     else:
         state = "compared" if version is None else "published"
     verdict = None if comparison is None else comparison.verdict
+    # What a search that goes on has booked since it was last saved is its own.
+    counted = Spending(study.calls, usd=study.usd) if state == "searching" else booked
+    known = counted.calls >= study.calls
     return StudyLine(
         study_id=study.study_id,
         template_id=study.target.template_id,
@@ -130,6 +150,8 @@ def _line(study: StudyRecord, comparison: Comparison | None, published: dict[str
         evaluations=len(study.trials),
         calls=study.calls,
         usd=study.usd,
+        comparison_calls=counted.calls - study.calls if known else None,
+        comparison_usd=max(0.0, counted.usd - study.usd) if known else None,
         live_value=study.live_value,
         best_value=study.best_value,
         gain=None if verdict is None else verdict.mean_candidate - verdict.mean_live,

@@ -12,15 +12,17 @@ from rs_gateway.domain.errors import ConfigurationError, ProviderError, Registry
 from rs_gateway.domain.feedback import Feedback, FeedbackKind
 from rs_gateway.domain.output_formats import read_answer
 from rs_gateway.domain.ports import TraceStore
-from rs_gateway.domain.prompts import PromptText, render_messages
+from rs_gateway.domain.prompts import PromptText
+from rs_gateway.domain.rendering import render_messages
 from rs_gateway.domain.wording import did_you_mean
 from rs_gateway.wiring import combinations_of, open_trace_store
 from rs_pipelines import steps
-from rs_pipelines.answers import Allowance, BudgetExhaustedError, CallBudget
 from rs_pipelines.cached_model import CachedModel
+from rs_pipelines.call_budget import BudgetExhaustedError, CallBudget
 from rs_pipelines.examples import Unlabelled, unlabelled_inputs
 from rs_pipelines.mipro.request import StudyModels
 from rs_pipelines.sample import TEACHER, Target
+from rs_pipelines.spending import Allowance
 from rs_pipelines.step_events import Watcher, ignore
 from rs_pipelines.workbench import Workbench
 

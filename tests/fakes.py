@@ -15,20 +15,17 @@ from rs_gateway.domain.prompts import (
     PromptTemplate,
     PromptText,
     PromptVersion,
-    RegisteredTemplate,
     check_template_id,
     check_text,
     check_variables,
-    make_live,
-    number_drafts,
-    set_weight,
 )
 from rs_gateway.domain.publication import Action, Change
+from rs_gateway.domain.registered_template import RegisteredTemplate, make_live, number_drafts, set_weight
 from rs_gateway.domain.stats import ALL_TIME, MINUTE_S, StatsRow, Tally
 from rs_gateway.domain.traces import StoreMode, Trace
 
 
-def eventually(condition: Callable[[], bool], *, within_s: float = 20.0) -> None:
+def eventually(condition: Callable[[], bool], *, within_s: float = 60.0) -> None:
     """Return as soon as `condition` holds; fail when it does not within `within_s` seconds."""
     deadline = time.monotonic() + within_s
     while not condition():

@@ -100,7 +100,7 @@ class Cluster:
                 text=False,
                 **self._as,
             )
-        eventually(lambda: self._server_ended() or self._answers(), timeout_s=60)
+        eventually(lambda: self._server_ended() or self._answers(), timeout_s=120)
         assert not self._server_ended(), (self._folder / "log").read_text()
 
     def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:

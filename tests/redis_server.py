@@ -24,7 +24,7 @@ def redis_server(need: Callable[..., None]) -> Generator[str]:
         server = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, start_new_session=True)
         try:
             url = f"redis://{host}:{port}/0"
-            eventually(lambda: server.poll() is not None or _answers_redis(url), timeout_s=20)
+            eventually(lambda: server.poll() is not None or _answers_redis(url), timeout_s=60)
             assert server.poll() is None
             yield url
         finally:

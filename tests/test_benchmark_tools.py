@@ -15,9 +15,15 @@ import pytest
 from benchmarks.figures import GOALS, Measurements, Reading, as_json, ratio, summary, table
 from benchmarks.installs import HERE
 from benchmarks.load import is_right_answer, is_right_stream, write_bodies
-from benchmarks.processes import BenchmarkError, Children, free_port, wait_until_up
+from benchmarks.processes import BenchmarkError, Children, wait_until_up
+from tests.e2e.processes import free_address
 
 CORE = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+
+
+def a_port() -> int:
+    """A free port that no connection of another test takes before somebody listens there."""
+    return int(free_address().partition(":")[2])
 
 
 def _readings(*rates: float) -> list[Reading]:
@@ -78,11 +84,11 @@ def test_a_child_that_ends_at_once_is_reported_with_the_end_of_its_log(tmp_path:
     with Children(tmp_path) as children:
         child = children.start("short", [sys.executable, "-c", "print('no luck')"], core=CORE, directory=tmp_path)
         with pytest.raises(BenchmarkError, match="no luck"):
-            wait_until_up(child, free_port(), "/")
+            wait_until_up(child, a_port(), "/")
 
 
 def test_no_child_or_grandchild_outlives_the_benchmark(tmp_path: Path) -> None:
-    port = free_port()
+    port = a_port()
     script = (
         "import subprocess, sys, time\n"
         f"subprocess.Popen([sys.executable, '-m', 'http.server', '{port}', '--bind', '127.0.0.1'])\n"
@@ -101,7 +107,7 @@ def test_no_child_or_grandchild_outlives_the_benchmark(tmp_path: Path) -> None:
 def _is_alive(pid: int) -> bool:
     try:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
@@ -117,7 +123,7 @@ def mock_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     with Children(directory) as children:
         command = ["cc", "-O1", "-Wall", "-Wextra", "-Werror", "-o", program, HERE / "mock_upstream.c"]
         assert children.start("cc", command, core=CORE, directory=directory).popen.wait() == 0
-        port = free_port()
+        port = a_port()
         mock = children.start("mock", [program, str(port)], core=CORE, directory=directory)
         wait_until_up(mock, port, "/")
         yield port
@@ -171,7 +177,6 @@ def test_the_mock_reads_chunked_bodies_and_requests_that_come_in_pieces(mock_por
     assert b"HTTP/1.1 200" in received
 
 
-@pytest.mark.timeout(300)  # some twenty processes, each of which starts Python
 def test_the_ingest_benchmark_runs_on_few_rows_and_ends_with_its_figures() -> None:
     command = [sys.executable, "benchmarks/ingest.py", "--rows", "200", "--json"]
     ended = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True)

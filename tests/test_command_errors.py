@@ -25,7 +25,7 @@ class Fails:
 
 UNKNOWN_TEMPLATE = ("no template 'parcel'", "other, parcels", "Did you mean 'parcels'?")
 UNKNOWN_TRACE = ("'nothing'", "x-route-switch-trace-id")
-UNKNOWN_KEY = ("'nothing'", "route-switch keys list")
+UNKNOWN_KEY = ("'nothing'", "route-switch keys create NAME")
 MAIN_ERRORS: dict[str, Fails] = {
     "init": Fails("init", 1, ("route-switch.yaml", "--overwrite")),
     "check": Fails("check --config ../unkeyed.yaml", 1, ("OPENAI_API_KEY",)),
@@ -51,7 +51,7 @@ MAIN_ERRORS: dict[str, Fails] = {
     "model fetch": Fails("model fetch --directory /dev/null/models", 1, ("/dev/null/models", "another directory")),
     "model serve": Fails("model serve ../prompt.txt", 1, ("../prompt.txt", "GGUF")),
     "keys create": Fails("keys create web --expires-in soon", 2, ("--expires-in", "soon")),
-    "keys list": Fails("keys list --config ../no-store.yaml", 1, ("/dev/null/no-store", "may write to")),
+    "keys list": Fails("keys list --config ../damaged.yaml", 1, ("access.db", "backup")),
     "keys show": Fails("keys show nothing", 1, UNKNOWN_KEY),
     "keys update": Fails("keys update nothing --concurrency 1", 1, UNKNOWN_KEY),
     "keys revoke": Fails("keys revoke nothing", 1, UNKNOWN_KEY),
@@ -81,6 +81,9 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
         configuration = (folder / "route-switch.yaml").read_text()
         (folder.parent / "unkeyed.yaml").write_text("model_providers: {openai: {}}\n")
         (folder.parent / "typo.yaml").write_text(configuration.replace("combinations:", "combination:"))
+        (folder.parent / "damaged.yaml").write_text("data_dir: damaged\n")
+        (folder.parent / "damaged").mkdir()
+        (folder.parent / "damaged/access.db").write_text("no database, but long enough to be taken for one" * 100)
         (folder.parent / "no-store.yaml").write_text("data_dir: /dev/null/no-store\n")
         yield folder
 

@@ -123,6 +123,12 @@ def test_the_json_of_a_search_has_the_declared_keys_and_types(searched: Searched
     assert searched.printed["rows_won"], "an empty result shows nothing"
 
 
+def test_the_list_of_studies_counts_the_calls_that_the_search_and_its_comparison_took(searched: Searched) -> None:
+    (line,) = from_json("study", "list", "--config", str(searched.folder / "route-switch.yaml"))
+    assert line["comparison_calls"] > 0
+    assert line["calls"] + line["comparison_calls"] == searched.printed["model_calls"]
+
+
 def test_the_json_of_a_fetched_model_names_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
     def fetched(directory: Path, **_: Any) -> Path:
         return directory / "model.gguf"

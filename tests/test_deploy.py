@@ -75,7 +75,7 @@ def test_every_command_exists_and_knows_the_options_that_it_is_given(program: st
     assert used
     assert shutil.which(program, path=str(BIN)) is not None
     listed = subprocess.run(
-        [BIN / program, *HELP[program][1:]], capture_output=True, text=True, check=True, timeout=100
+        [BIN / program, *HELP[program][1:]], capture_output=True, text=True, check=True, timeout=400
     )
     known = set(re.findall(r"--[a-z][a-z-]*", listed.stdout))
     for command in used:

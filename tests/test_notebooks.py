@@ -56,8 +56,8 @@ def executed(weeks: Workbench, before: dict[Path, int], tmp_path_factory: pytest
         notebook = read(name)
         client = NotebookClient(
             notebook,
-            timeout=200,
-            startup_timeout=200,
+            timeout=400,
+            startup_timeout=400,
             kernel_name="python3",
             resources={"metadata": {"path": str(away)}},
         )
@@ -97,7 +97,6 @@ def test_a_notebook_asks_a_question_and_its_cells_are_thin(name: str) -> None:
         assert not any(line.startswith(("def ", "class ", "for ")) for line in lines), "logic belongs into a module"
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_clean_and_draws_charts(name: str, executed: dict[str, Any]) -> None:
     shown = list(outputs(executed[name]))

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
 
@@ -32,13 +33,16 @@ from rs_gateway.adapters.sqlite_traces import SqliteTraceReader, SqliteTraceStor
 from rs_gateway.domain.access import KeyLimits
 from rs_gateway.domain.errors import SchemaTooNewError
 from rs_gateway.domain.prompts import ANY_MODEL, Demo
-from rs_pipelines.answers import ANSWER_SCHEMA, Allowance, AnswerCache, Booking, ModelAnswer
+from rs_pipelines.answers import ANSWER_SCHEMA, AnswerCache, ModelAnswer
 from rs_pipelines.datasets import DATASET_SCHEMA, DatasetStore
 from rs_pipelines.evaluators.embedding_cache import EMBEDDING_SCHEMA, EmbeddingCache
 from rs_pipelines.lake import Lake
 from rs_pipelines.lake_manifest import SCHEMA_VERSION
+from rs_pipelines.postgres_answers import ANSWER_SCHEMA as POSTGRES_ANSWER_SCHEMA
+from rs_pipelines.postgres_answers import PostgresAnswerCache
 from rs_pipelines.sample import Target
 from rs_pipelines.sample_store import SAMPLE_SCHEMA, SampleStore
+from rs_pipelines.spending import Allowance, Booking, Spending
 from rs_pipelines.studies import StudyFiles
 from rs_pipelines.study_schema import STUDY_SCHEMA
 from tests.trace_files import a_trace, ids, opened
@@ -86,12 +90,14 @@ def shape(path: Path) -> dict[str, list[Any]]:
         ("traces", len(TRACE_SCHEMA.migrations)),
         ("access", len(ACCESS_SCHEMA.migrations)),
         ("answers", len(ANSWER_SCHEMA.migrations)),
+        ("embeddings", len(EMBEDDING_SCHEMA.migrations)),
         ("prompts", REGISTRY_SCHEMA.newest),
         ("studies", STUDY_SCHEMA.newest),
         ("samples", SAMPLE_SCHEMA.newest),
         ("datasets", DATASET_SCHEMA.newest),
         ("lake", SCHEMA_VERSION),
         ("postgres", max(len(schema.migrations) for schema in POSTGRES_SCHEMAS)),
+        ("postgres_answers", len(POSTGRES_ANSWER_SCHEMA.migrations)),
     ],
 )
 def test_a_store_of_every_schema_is_kept(store: str, newest: int) -> None:
@@ -143,15 +149,21 @@ def test_answers_that_an_earlier_program_paid_for_are_not_paid_for_again(name: s
     assert shape(path) == shape(tmp_path / "fresh.db")
 
 
-def test_embeddings_of_before_their_file_had_a_schema_are_still_known(tmp_path: Path) -> None:
-    cache = EmbeddingCache(tmp_path / "embeddings.db")
-    with closing(sqlite3.connect(cache.path)) as connection:
-        connection.execute(
-            "CREATE TABLE embeddings (model TEXT NOT NULL, text_hash BLOB NOT NULL, vector BLOB NOT NULL,"
-            " PRIMARY KEY (model, text_hash)) WITHOUT ROWID"
-        )
-        connection.commit()
-    assert cache.get("m", ["a"]) == {}
+@pytest.mark.parametrize("numbered", [True, False], ids=["schema 1", "before schemas had numbers"])
+@pytest.mark.parametrize("name", of("embeddings"))
+def test_embeddings_of_an_earlier_program_are_still_known(name: str, numbered: bool, tmp_path: Path) -> None:
+    path = database(name, tmp_path / "embeddings.db")
+    if not numbered:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA user_version = 0")
+    cache = EmbeddingCache(path)
+    assert cache.get("all-MiniLM-L6-v2", ["where is my parcel"])["where is my parcel"].tolist() == pytest.approx(
+        [0.6, 0.8, 0]
+    )
+    cache.put("all-MiniLM-L6-v2", {"new": np.array([1, 0, 0], np.float32)})
+    assert cache.get("all-MiniLM-L6-v2", ["new"])["new"].tolist() == [1, 0, 0]
+    EmbeddingCache(tmp_path / "fresh.db").get("m", ["a"])
+    assert shape(path) == shape(tmp_path / "fresh.db")
 
 
 @pytest.mark.parametrize("name", of("lake"))
@@ -316,3 +328,24 @@ def test_stores_that_an_earlier_program_kept_in_postgres_are_read_and_written_on
     assert live is not None
     assert (live.number, live.text.user, live.text.demos) == (2, "{text}", (Demo("a", "b"),))
     assert registry.add_version("parcels", live.text, model=None, origin=live.origin).number == 3
+
+
+@pytest.mark.parametrize("name", of("postgres_answers"))
+def test_answers_that_an_earlier_program_kept_in_postgres_are_not_paid_for_again(name: str, database: str) -> None:
+    with psycopg.connect(database) as connection:
+        connection.execute((RELEASED / name).read_bytes())
+    with closing(PostgresAnswerCache(database)) as cache:
+        assert cache.get("0a1b") == ModelAnswer("AX-1234", "stop", 12, 3, cached=True)
+        assert cache.spending("study") == Spending(1, 12, 3, 15, 0.25)
+        assert cache.charge("study", Allowance(calls=2), Booking(10))
+        cache.put("new", ModelAnswer("x", "stop", 1, 1), account="study", booked=Booking(10))
+        assert not cache.charge("study", Allowance(calls=2), Booking(10))
+
+
+def test_answers_in_postgres_of_a_newer_program_are_refused_with_both_versions(database: str) -> None:
+    with psycopg.connect(database) as connection:
+        connection.execute((RELEASED / "postgres_answers-1.sql").read_bytes())
+        connection.execute("UPDATE route_switch.schema_versions SET version = 99")
+    message = r"answer cache .* has schema 99, .* up to 1: upgrade route-switch, or"
+    with closing(PostgresAnswerCache(database)) as cache, pytest.raises(SchemaTooNewError, match=message):
+        cache.get("0a1b")

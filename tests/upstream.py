@@ -88,12 +88,12 @@ class Upstream:
 
         thread = threading.Thread(target=lambda: loop.run_until_complete(main()))
         thread.start()
-        ready.wait(5)
+        assert ready.wait(60), "the upstream did not start"
         try:
             yield self
         finally:
             loop.call_soon_threadsafe(stop.set)
-            thread.join(5)
+            thread.join(60)
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
 

@@ -50,12 +50,12 @@ def _of_kind(kind: str, schema: Schema, definitions: Mapping[str, Schema]) -> st
 
 
 def _range(schema: Schema) -> str:
-    low = f"of at least {schema['minimum']:g}" if "minimum" in schema else ""
-    high = f"of at most {schema['maximum']:g}" if "maximum" in schema else ""
+    low = f"of at least {schema['minimum']:.15g}" if "minimum" in schema else ""
+    high = f"of at most {schema['maximum']:.15g}" if "maximum" in schema else ""
     if low and high:
-        return f" from {schema['minimum']:g} to {schema['maximum']:g}"
-    low = low or (f"over {schema['exclusiveMinimum']:g}" if "exclusiveMinimum" in schema else "")
-    high = high or (f"below {schema['exclusiveMaximum']:g}" if "exclusiveMaximum" in schema else "")
+        return f" from {schema['minimum']:.15g} to {schema['maximum']:.15g}"
+    low = low or (f"over {schema['exclusiveMinimum']:.15g}" if "exclusiveMinimum" in schema else "")
+    high = high or (f"below {schema['exclusiveMaximum']:.15g}" if "exclusiveMaximum" in schema else "")
     both = " and ".join(part for part in (low, high) if part)
     return f" {both}" if both else ""
 

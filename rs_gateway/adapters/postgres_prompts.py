@@ -26,11 +26,7 @@ from rs_gateway.adapters.prompt_records import (
     version_fields,
 )
 from rs_gateway.domain.chat import JsonObject
-from rs_gateway.domain.errors import (
-    RegistryError,
-    TemplateExistsError,
-    TemplateInvalidError,
-)
+from rs_gateway.domain.errors import RegistryError, TemplateExistsError, TemplateInvalidError
 from rs_gateway.domain.ports import RegistryState
 from rs_gateway.domain.prompts import (
     ANY_MODEL,
@@ -38,15 +34,12 @@ from rs_gateway.domain.prompts import (
     PromptTemplate,
     PromptText,
     PromptVersion,
-    RegisteredTemplate,
     check_template_id,
     check_text,
     check_variables,
-    make_live,
-    number_drafts,
-    set_weight,
 )
 from rs_gateway.domain.publication import Action, Change
+from rs_gateway.domain.registered_template import RegisteredTemplate, make_live, number_drafts, set_weight
 
 MIGRATIONS = (
     (

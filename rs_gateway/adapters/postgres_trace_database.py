@@ -13,6 +13,7 @@ from rs_gateway.adapters.postgres_database import PostgresDatabase
 from rs_gateway.adapters.postgres_stats import add_figures
 from rs_gateway.adapters.postgres_trace_schema import OWN_NUMBER, ROWS_A_TRANSACTION
 from rs_gateway.adapters.postgres_upkeep import PostgresUpkeep
+from rs_gateway.adapters.queued_record import QueuedRecord
 from rs_gateway.adapters.trace_rows import (
     ENCODING_ERRORS,
     WRITTEN_FEEDBACK_COLUMNS,
@@ -21,7 +22,6 @@ from rs_gateway.adapters.trace_rows import (
     Row,
     not_storable,
 )
-from rs_gateway.adapters.trace_writer import QueuedRecord
 from rs_gateway.domain.errors import StoreError
 from rs_gateway.domain.feedback import Feedback
 from rs_gateway.domain.stats import Tally

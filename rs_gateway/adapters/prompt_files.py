@@ -23,11 +23,7 @@ import filelock
 from rs_gateway.adapters.file_schema import FileSchema
 from rs_gateway.adapters.prompt_records import LiveRecord, TemplateRecord, VersionRecord, not_registered
 from rs_gateway.adapters.prompt_yaml import dump_live, dump_template, dump_version, load_file
-from rs_gateway.domain.errors import (
-    RegistryError,
-    TemplateExistsError,
-    TemplateInvalidError,
-)
+from rs_gateway.domain.errors import RegistryError, TemplateExistsError, TemplateInvalidError
 from rs_gateway.domain.ports import RegistryState
 from rs_gateway.domain.prompts import (
     ANY_MODEL,
@@ -35,15 +31,12 @@ from rs_gateway.domain.prompts import (
     PromptTemplate,
     PromptText,
     PromptVersion,
-    RegisteredTemplate,
     check_template_id,
     check_text,
     check_variables,
-    make_live,
-    number_drafts,
-    set_weight,
 )
 from rs_gateway.domain.publication import Action, Change
+from rs_gateway.domain.registered_template import RegisteredTemplate, make_live, number_drafts, set_weight
 
 TEMPLATE_FILE, LIVE_FILE, VERSIONS_DIR = "template.yaml", "live.yaml", "versions"
 _LOCKS_DIR, _NEW_DIR = ".locks", ".new"
@@ -142,13 +135,16 @@ class PromptFiles:
         template_id = registered.template.template_id
         draft = self._root / _NEW_DIR / template_id
         shutil.rmtree(draft, ignore_errors=True)
-        (draft / VERSIONS_DIR).mkdir(parents=True)
-        for version in registered.versions.values():
-            _create(draft / VERSIONS_DIR / _version_name(version.number), dump_version(version))
-        _replace(draft / LIVE_FILE, dump_live(registered))
-        _replace(draft / TEMPLATE_FILE, dump_template(registered.template))
-        _sync_directory(draft)
-        draft.rename(self._root / template_id)
+        try:
+            (draft / VERSIONS_DIR).mkdir(parents=True)
+            for version in registered.versions.values():
+                _create(draft / VERSIONS_DIR / _version_name(version.number), dump_version(version))
+            _replace(draft / LIVE_FILE, dump_live(registered))
+            _replace(draft / TEMPLATE_FILE, dump_template(registered.template))
+            _sync_directory(draft)
+            draft.rename(self._root / template_id)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)  # where it is still there, the disk may be full of it
         _sync_directory(self._root)
 
     def _add_together(self, folder: Path, versions: Sequence[PromptVersion]) -> None:
@@ -200,7 +196,10 @@ class PromptFiles:
                 f"{self._lock_timeout_s:g} s: try again when it is done."
             ) from error
         except OSError as error:
-            raise RegistryError(f"Template {template_id!r} cannot be written under {self._root}: {error}") from error
+            raise RegistryError(
+                f"Template {template_id!r} cannot be written under {self._root} ({error.strerror or error}): mend that "
+                "and try again. What was there is whole."
+            ) from error
 
     def _template_ids(self) -> list[str]:
         try:
@@ -327,10 +326,14 @@ def _take_back_unfinished(folder: Path) -> None:
 def _write_aside(path: Path, data: bytes) -> Path:
     """Put `data` on the disk beside `path`; what a killed writer left there is written over."""
     aside = path.with_name(f".{path.name}.tmp")
-    with aside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
     return aside
 
 

@@ -14,11 +14,11 @@ from rs_gateway.domain.prompts import (
     PromptTemplate,
     PromptText,
     PromptVersion,
-    RegisteredTemplate,
     check_text,
     check_variables,
 )
 from rs_gateway.domain.publication import Action, Change
+from rs_gateway.domain.registered_template import RegisteredTemplate
 from rs_gateway.domain.traces import StoreMode
 from rs_gateway.domain.wording import did_you_mean
 

@@ -8,17 +8,11 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from rs_gateway.adapters.prompt_records import (
-    LiveRecord,
-    Record,
-    explain,
-    live_fields,
-    template_fields,
-    version_fields,
-)
+from rs_gateway.adapters.prompt_records import LiveRecord, Record, explain, live_fields, template_fields, version_fields
 from rs_gateway.domain.chat import JsonObject
 from rs_gateway.domain.errors import RegistryError
-from rs_gateway.domain.prompts import PromptTemplate, PromptText, PromptVersion, RegisteredTemplate
+from rs_gateway.domain.prompts import PromptTemplate, PromptText, PromptVersion
+from rs_gateway.domain.registered_template import RegisteredTemplate
 from rs_gateway.yaml_text import YamlTextError, parse_yaml
 
 _Model = TypeVar("_Model", bound=Record)

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import structlog
 
+from rs_gateway.adapters.queued_record import QueuedRecord
 from rs_gateway.adapters.sqlite_read_only import primary_code, unreadable
 from rs_gateway.adapters.sqlite_stats import SqliteStatsWriter
 from rs_gateway.adapters.sqlite_trace_schema import TRACE_SCHEMA
@@ -21,7 +22,6 @@ from rs_gateway.adapters.trace_rows import (
     WRITTEN_TRACE_COLUMNS,
     not_storable,
 )
-from rs_gateway.adapters.trace_writer import QueuedRecord
 from rs_gateway.domain.errors import StoreError
 from rs_gateway.domain.stats import Tally
 from rs_gateway.domain.traces import Trace

@@ -6,17 +6,17 @@ It knows no database: what it needs of one is `TraceDatabase`.
 import asyncio
 import threading
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import structlog
 
-from rs_gateway.adapters.trace_rows import ENCODING_ERRORS, Record, Rows, not_storable, rows_of
-from rs_gateway.domain.chat import JsonValue
-from rs_gateway.domain.errors import NoRoomError, RouteSwitchError, StoreError, TraceNotFoundError
+from rs_gateway.adapters.queued_record import QueuedRecord, Verdict, deliver_verdicts
+from rs_gateway.adapters.trace_database import TraceDatabase
+from rs_gateway.adapters.trace_rows import ENCODING_ERRORS, Record, not_storable, rows_of
+from rs_gateway.domain.errors import NoRoomError, StoreError, TraceNotFoundError
 from rs_gateway.domain.feedback import Feedback
 from rs_gateway.domain.ports import StoreHealth
 from rs_gateway.domain.traces import StoreMode, Trace
@@ -30,71 +30,8 @@ _REOPEN_PAUSE_S = 1.0
 _FOREIGN_FLUSH_S = 0.25
 """How long feedback may wait, at least, for its trace to come out of another process's queue."""
 
-Verdict: TypeAlias = RouteSwitchError | None
-"""None: stored. Otherwise why it was not."""
 Prepare: TypeAlias = Callable[[Record], Record]
 """What is done to a record before any of it is encoded, such as redaction."""
-
-
-@dataclass(slots=True, eq=False)
-class QueuedRecord:
-    """A record on its way to the disk.
-
-    Attributes:
-        rows: filled when it is first written; None again when the record turned out to be unstorable. A trace without
-            a row of its own (`StoreMode.NONE`) is only counted.
-        verdict: filled when it is decided.
-        missed: it is feedback, and the last write found no trace for it.
-    """
-
-    record: Record
-    n_bytes: int
-    waiter: "asyncio.Future[Verdict] | None" = None
-    rows: Rows | None = None
-    verdict: Verdict = None
-    missed: bool = False
-    retry_at: float = 0.0
-    refuse_after: float | None = None
-
-    @property
-    def awaited(self) -> bool:
-        """Whether somebody waits for the verdict."""
-        return self.waiter is not None
-
-
-class TraceDatabase(Protocol):
-    """What the writer needs of a database. After `open`, only the writer's thread uses it."""
-
-    def open(self) -> None:
-        """Connect, and create or migrate the tables. Raises StoreError: it cannot be used."""
-        ...
-
-    def write(self, batch: Sequence[QueuedRecord]) -> None:
-        """Store a batch in one transaction, on the disk before it returns when any of it is `awaited`.
-
-        Records without `rows` are passed over and rows that are stored already are left alone. Feedback without its
-        trace is not stored but marked `missed`. A row that can never be stored loses its `rows` and gets a `verdict`.
-        Every trace that is stored now, and was not before, is counted in the live figures of the same transaction.
-
-        Raises:
-            StoreError: nothing of it was stored; the same batch, or more, comes again after a pause.
-        """
-        ...
-
-    def maintain(self) -> float:
-        """One step of a few milliseconds of what time makes necessary: expiry, old figures.
-
-        Returns:
-            How many seconds until the next step is due; 0.0 when more is to be done.
-
-        Raises:
-            StoreError: nothing was changed; the next step tries again.
-        """
-        ...
-
-    def close(self) -> None:
-        """Release the connection. Raises nothing; a later `write` opens it again."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +91,7 @@ class TraceWriter:
 
     def put(self, record: Record) -> None:
         """Queue a record. Never waits for the database and never raises; a trace that finds no room is counted."""
-        self._put(QueuedRecord(record, _estimated_bytes(record)))
+        self._put(QueuedRecord(record))
 
     async def commit(self, record: Record) -> Verdict:
         """Queue a record and wait until it is stored, refused, or a write failed.
@@ -166,7 +103,7 @@ class TraceWriter:
             self.put(record)
             return _cannot_be_written(failing)
         waiter: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-        if not self._put(QueuedRecord(record, _estimated_bytes(record), waiter)):
+        if not self._put(QueuedRecord(record, waiter)):
             return StoreError("The trace store is closed, or its queue is full: see `/health/storage`, and try again.")
         return await waiter
 
@@ -345,7 +282,7 @@ class TraceWriter:
             self._opened, self._error = True, None
             self._dropped += len(unstorable)
             self._release(settled)
-        _answer(settled)
+        deliver_verdicts(settled)
 
     def _keep(self, batch: list[QueuedRecord], error: Exception) -> list[QueuedRecord]:
         """Note a failed write, tell everybody who waits, and return the batch without the feedback that was told."""
@@ -363,7 +300,7 @@ class TraceWriter:
         storable = [item for item in told if item.verdict is None]
         for item in storable:
             item.verdict = _cannot_be_written(error)
-        _answer(told)
+        deliver_verdicts(told)
         for item in told:
             item.waiter = None
         for item in storable:
@@ -382,7 +319,7 @@ class TraceWriter:
             self._n_rows, self._n_bytes = 0, 0
         for item in lost:
             item.verdict = StoreError(f"The trace store is closed: {error}")
-        _answer(lost)
+        deliver_verdicts(lost)
         if lost:
             log.error("trace_store_gave_up", lost=len(lost), error=error)
 
@@ -408,41 +345,3 @@ class TraceWriter:
 
 def _cannot_be_written(error: object) -> StoreError:
     return StoreError(f"The trace store cannot be written ({error}): try again later.")
-
-
-def _estimated_bytes(record: Record) -> int:
-    """About how much memory a record holds while it waits: the length of its texts, and something for each value."""
-    total, payload = 500, record.payload if isinstance(record, Trace) else None
-    if payload is None:
-        return total
-    if payload.n_bytes is not None:
-        return total + payload.n_bytes
-    stack: list[JsonValue] = [payload.rendered_messages, payload.parameters, payload.response, payload.variables]
-    while stack:
-        value = stack.pop()
-        total += 50
-        if isinstance(value, str):
-            total += len(value)
-        elif isinstance(value, Mapping):
-            stack.extend(value.values())
-        elif isinstance(value, list | tuple):
-            stack.extend(value)
-    return total
-
-
-def _answer(items: Iterable[QueuedRecord]) -> None:
-    """Hand every waiter its verdict, in its own event loop."""
-    loops: dict[asyncio.AbstractEventLoop, list[QueuedRecord]] = defaultdict(list)
-    for item in items:
-        if item.waiter is not None:
-            loops[item.waiter.get_loop()].append(item)
-    for loop, waiting in loops.items():
-        verdicts = [(item.waiter, item.verdict) for item in waiting if item.waiter is not None]
-        with suppress(RuntimeError):  # the loop was closed: nobody waits any more
-            loop.call_soon_threadsafe(_resolve, verdicts)
-
-
-def _resolve(verdicts: Iterable[tuple["asyncio.Future[Verdict]", Verdict]]) -> None:
-    for waiter, verdict in verdicts:
-        if not waiter.done():
-            waiter.set_result(verdict)

@@ -13,8 +13,9 @@ from rs_gateway.domain.errors import InvalidRequestError, TemplateInvalidError
 from rs_gateway.domain.evaluation import names_python
 from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.ports import PromptRegistry
-from rs_gateway.domain.prompts import ANY_MODEL, Demo, Origin, PromptText, RegisteredTemplate
+from rs_gateway.domain.prompts import ANY_MODEL, Demo, Origin, PromptText
 from rs_gateway.domain.publication import Action, Change
+from rs_gateway.domain.registered_template import RegisteredTemplate
 from rs_gateway.live_changes import ByHand, publish_by_hand
 from rs_gateway.live_changes import roll_back as roll_back_by_hand
 from rs_gateway.serving import Serving

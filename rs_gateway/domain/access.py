@@ -62,8 +62,8 @@ class KeyNotFoundError(RouteSwitchError):
     code = "key_not_found"
     param = "key_id"
 
-    def __init__(self, key_id: str) -> None:
-        super().__init__(f"There is no client key {shown(key_id)}: `route-switch keys list` shows those there are.")
+    def __init__(self, key_id: str, *, remedy: str = "`route-switch keys list` shows those there are") -> None:
+        super().__init__(f"There is no client key {shown(key_id)}: {remedy}.")
 
 
 @dataclass(frozen=True, slots=True)

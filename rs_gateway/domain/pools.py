@@ -5,12 +5,9 @@ from dataclasses import dataclass, field, replace
 
 from rs_gateway.domain.chat import ChatRequest
 from rs_gateway.domain.combinations import Combination
-from rs_gateway.domain.errors import (
-    AmbiguousModelError,
-    ModelNotFoundError,
-    TemplateUnavailableError,
-)
-from rs_gateway.domain.prompts import PromptTemplate, PromptVersion, RegisteredTemplate
+from rs_gateway.domain.errors import AmbiguousModelError, ModelNotFoundError, TemplateUnavailableError
+from rs_gateway.domain.prompts import PromptTemplate, PromptVersion
+from rs_gateway.domain.registered_template import RegisteredTemplate
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from rs_gateway.domain.chat import ProviderCall
 from rs_gateway.domain.feedback import Feedback
-from rs_gateway.domain.prompts import Origin, PromptTemplate, PromptText, PromptVersion, RegisteredTemplate
+from rs_gateway.domain.prompts import Origin, PromptTemplate, PromptText, PromptVersion
 from rs_gateway.domain.publication import Change
+from rs_gateway.domain.registered_template import RegisteredTemplate
 from rs_gateway.domain.traces import Trace
 
 T = TypeVar("T")

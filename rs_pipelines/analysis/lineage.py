@@ -10,8 +10,9 @@ import polars as pl
 
 from rs_gateway.domain.errors import StoreError, TemplateNotFoundError
 from rs_gateway.domain.ports import PromptRegistry
-from rs_gateway.domain.prompts import PromptVersion, RegisteredTemplate
+from rs_gateway.domain.prompts import PromptVersion
 from rs_gateway.domain.publication import Action, Change
+from rs_gateway.domain.registered_template import RegisteredTemplate
 from rs_pipelines.comparison import Comparison
 from rs_pipelines.lake import Lake
 from rs_pipelines.mipro.records import StudyRecord

@@ -11,6 +11,7 @@ import polars as pl
 from rs_gateway.domain.feedback import FeedbackKind
 from rs_gateway.domain.traces import Outcome, UsageSource
 from rs_pipelines.lake import Lake
+from rs_pipelines.lake_schema import TRACE_SCHEMA
 
 DAILY = ("dt", "template_id", "version", "model")
 """What the daily table keeps apart: the UTC day, and which prompt ran on which model."""
@@ -75,6 +76,12 @@ def figures(traces: pl.LazyFrame, *, by: Sequence[str]) -> pl.DataFrame:
 def daily_figures(lake: Lake) -> pl.DataFrame:
     """The figures of every day, template, version and model."""
     return figures(scored_traces(lake), by=DAILY)
+
+
+def daily_schema() -> pl.Schema:
+    """The columns of `daily_figures`, which are the same whatever the lake holds."""
+    columns = {**{name: TRACE_SCHEMA[name] for name in _COLUMNS}, "score": pl.Float64(), "labelled": pl.Boolean()}
+    return figures(pl.LazyFrame(schema=columns), by=DAILY).schema
 
 
 def over_time(traces: pl.LazyFrame, *, by: Sequence[str] = ()) -> pl.DataFrame:

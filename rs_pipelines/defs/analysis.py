@@ -9,7 +9,7 @@ from rs_pipelines.defs.columns import column_schema
 from rs_pipelines.defs.failures import explained
 from rs_pipelines.defs.groups import DATA_OWNERS, LAKE
 from rs_pipelines.defs.resources import StoresResource
-from rs_pipelines.defs.traces import FEEDBACK, TRACES
+from rs_pipelines.defs.traces import FEEDBACK, FRESH, TRACES
 from rs_pipelines.parquet_files import replace_parquet
 
 
@@ -18,6 +18,8 @@ from rs_pipelines.parquet_files import replace_parquet
     group_name=LAKE,
     kinds={"parquet", "polars"},
     owners=DATA_OWNERS,
+    freshness_policy=FRESH,
+    metadata=column_schema(traffic.daily_schema()),
     description="Requests, outcomes, latency, tokens, cost and score by day, template, version and model.",
 )
 def daily_figures(stores: StoresResource) -> dg.MaterializeResult[Any]:
@@ -25,4 +27,4 @@ def daily_figures(stores: StoresResource) -> dg.MaterializeResult[Any]:
         bench = stores.open()
         table = traffic.daily_figures(bench.lake)
         replace_parquet(table, bench.daily_figures)
-    return dg.MaterializeResult(metadata={"dagster/row_count": table.height, **column_schema(table.schema)})
+    return dg.MaterializeResult(metadata={"dagster/row_count": table.height})

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import dagster as dg
@@ -277,4 +278,7 @@ def _request(target: Target, occasion: Occasion) -> dg.RunRequest:
 
 
 def _cursor(context: dg.SensorEvaluationContext) -> dict[str, Any]:
-    return msgspec.json.decode(context.cursor, type=dict[str, Any]) if context.cursor else {}
+    """What was looked at before; nothing where somebody wrote a cursor of their own: then all is looked at again."""
+    with suppress(msgspec.MsgspecError):
+        return msgspec.json.decode(context.cursor or "{}", type=dict[str, Any])
+    return {}

@@ -16,7 +16,7 @@ from rs_pipelines.defs.metadata import of_comparison
 from rs_pipelines.defs.partitions import targets
 from rs_pipelines.defs.resources import StoresResource
 from rs_pipelines.defs.run_study import study_of_run
-from rs_pipelines.preflight import check_evaluator
+from rs_pipelines.evaluator_sanity import check_evaluator
 from rs_pipelines.sample import CalibrationSample, Target
 from rs_pipelines.sample_checks import (
     Finding,

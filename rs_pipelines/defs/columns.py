@@ -52,6 +52,7 @@ _MEANINGS: Mapping[str, str] = {
     "rendered_messages": "What the provider was sent; JSON.",
     "response": "What it answered; JSON.",
     "dt": "UTC day.",
+    "id": "The row's own id in the imported file; empty without one.",
     "feedback_id": "ULID of the feedback.",
     "created_at": "When the feedback came, UTC.",
     "kind": "label, score, outcome or comment.",

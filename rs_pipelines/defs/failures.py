@@ -5,12 +5,14 @@ from contextlib import contextmanager
 
 import dagster as dg
 
+from rs_gateway.disk_faults import disk_fault
 from rs_gateway.domain.errors import RouteSwitchError
 
-_AGAIN = (
-    "Mend what the message names, then **Re-execute > From failure**: what was evaluated is kept, and is not paid for "
-    "again."
-)
+DISK = "disk"
+"""The `error_code` of what a disk refuses."""
+
+_THEN = "then **Re-execute > From failure**: what was evaluated is kept, and is not paid for again."
+_AGAIN = f"Mend what the message names, {_THEN}"
 _PROVIDER = (
     "See that the provider answers: `route-switch check --live` asks every model once, `/status` of the gateway says "
     "what it meets. Then **Re-execute > From failure**: what was evaluated is kept, and is not paid for again."
@@ -46,15 +48,23 @@ REMEDIES: Mapping[str, str] = {
 
 @contextmanager
 def explained() -> Generator[None]:
-    """Turn an error that we raise on purpose into a failure with its words and the remedy; others pass as they are."""
+    """Turn an error that we raise on purpose, or that is the disk's, into a failure with its words and the remedy.
+
+    Others pass as they are: they are bugs, and their stack of calls is what helps.
+    """
     try:
         yield
     except RouteSwitchError as error:
-        raise dg.Failure(
-            description=str(error),
-            metadata={
-                "what_to_do": dg.MetadataValue.md(REMEDIES.get(error.code, _AGAIN)),
-                "error_code": dg.MetadataValue.text(error.code),
-            },
-            allow_retries=False,
-        ) from error
+        raise _failure(str(error), what_to_do=REMEDIES.get(error.code, _AGAIN), code=error.code) from error
+    except OSError as error:
+        if (fault := disk_fault(error)) is None:
+            raise
+        raise _failure(fault.words, what_to_do=f"{fault.remedy}, {_THEN}", code=DISK) from error
+
+
+def _failure(description: str, *, what_to_do: str, code: str) -> dg.Failure:
+    return dg.Failure(
+        description=description,
+        metadata={"what_to_do": dg.MetadataValue.md(what_to_do), "error_code": dg.MetadataValue.text(code)},
+        allow_retries=False,
+    )

@@ -37,6 +37,21 @@ _MOST_TRACES = 100
 _NO_TRACES = "none: all rows were imported"
 Metadata = Mapping[str, dg.MetadataValue[Any]]
 
+TRIAL_COLUMNS = dg.TableSchema(
+    [
+        dg.TableColumn("trial", "int", description="Counts from 0, the full evaluation of the live version."),
+        dg.TableColumn("kind", description="minibatch: some validation rows; full: all of them."),
+        dg.TableColumn(
+            "candidate", description="Instruction x demo set, and the output format where several are tried."
+        ),
+        dg.TableColumn("score", "float", description="Mean over its rows, in [0, 1]; empty when too many are missing."),
+        dg.TableColumn("rows", "int", description="Validation rows that this candidate has seen by now."),
+        dg.TableColumn("calls", "int", description="Model calls that were paid for; answers in the cache are not."),
+        dg.TableColumn("seconds", "float", description="How long it took."),
+    ]
+)
+"""The table of a study."""
+
 
 def of_ingest(report: IngestReport, *, new: int, rows: int) -> Metadata:
     """What one ingest brought to one table.
@@ -136,7 +151,7 @@ def of_study(study: StudyRecord) -> Metadata:
         "live_value": dg.MetadataValue.float(round(study.live_value or 0.0, 4)),
         "best_value": dg.MetadataValue.float(round(study.best_value or 0.0, 4)),
         "trial_table": _trial_table(study),
-        "trials": dg.MetadataValue.int(len(study.trials)),
+        "dagster/row_count": dg.MetadataValue.int(len(study.trials)),
         "model_calls": dg.MetadataValue.int(study.calls),
         "input_tokens": dg.MetadataValue.int(study.input_tokens),
         "output_tokens": dg.MetadataValue.int(study.output_tokens),
@@ -225,15 +240,6 @@ def _picture(name: str, svg: str) -> dg.MetadataValue[Any]:
 
 
 def _trial_table(study: StudyRecord) -> dg.MetadataValue[Any]:
-    columns = [
-        dg.TableColumn("trial", "int"),
-        dg.TableColumn("kind"),
-        dg.TableColumn("candidate"),
-        dg.TableColumn("score", "float"),
-        dg.TableColumn("rows", "int"),
-        dg.TableColumn("calls", "int"),
-        dg.TableColumn("seconds", "float"),
-    ]
     records = [
         dg.TableRecord(
             {
@@ -248,4 +254,4 @@ def _trial_table(study: StudyRecord) -> dg.MetadataValue[Any]:
         )
         for trial in study.trials[-_MOST_TRIALS:]
     ]
-    return dg.MetadataValue.table(records, dg.TableSchema(columns))
+    return dg.MetadataValue.table(records, TRIAL_COLUMNS)

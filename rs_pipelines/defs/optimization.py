@@ -11,7 +11,7 @@ from rs_pipelines import steps
 from rs_pipelines.defs.calibration import calibration_sample
 from rs_pipelines.defs.failures import explained
 from rs_pipelines.defs.groups import OPTIMIZATION, PROMPT_OWNERS
-from rs_pipelines.defs.metadata import of_new_best, of_preflight, of_study
+from rs_pipelines.defs.metadata import TRIAL_COLUMNS, of_new_best, of_preflight, of_study
 from rs_pipelines.defs.partitions import targets
 from rs_pipelines.defs.resources import StoresResource
 from rs_pipelines.effort import Effort
@@ -42,13 +42,12 @@ class StudyConfig(dg.Config):
     mode: SearchMode | None = Field(default=None, description="Size of the search.")
     num_trials: int | None = Field(
         default=None,
-        ge=1,
         description="Minibatches, with their full evaluations, whose rows a race may evaluate; under `tpe`, candidates "
         "that are tried on a minibatch. null: by mode.",
     )
-    max_calls: int | None = Field(default=None, ge=1, description="Hard limit on model calls, the comparison included.")
-    max_tokens: int | None = Field(default=None, ge=1, description="Limit on tokens of requests and answers together.")
-    max_cost_usd: float | None = Field(default=None, gt=0, description="Limit in US dollars; needs known prices.")
+    max_calls: int | None = Field(default=None, description="Hard limit on model calls, the comparison included.")
+    max_tokens: int | None = Field(default=None, description="Limit on tokens of requests and answers together.")
+    max_cost_usd: float | None = Field(default=None, description="Limit in US dollars; needs known prices.")
     prompt_model: str | None = Field(
         default=None, description="`provider/model` that proposes instructions; null: the target's own model."
     )
@@ -58,7 +57,7 @@ class StudyConfig(dg.Config):
     seed: int | None = Field(default=None, description="Decides every random choice of the search.")
 
     def effort(self) -> Effort:
-        """The same for the steps."""
+        """The same for the steps. Raises ConfigurationError: a number is out of its range."""
         return Effort(
             mode=self.mode.value if self.mode else None,
             num_trials=self.num_trials,
@@ -83,6 +82,7 @@ def study_config(mipro: MiproSettings) -> dict[str, Any]:
     kinds={"optuna", "json"},
     owners=PROMPT_OWNERS,
     pool="lm",
+    metadata={"dagster/column_schema": TRIAL_COLUMNS},
     description="The search for a better prompt: instructions x demo sets on train and validation rows.",
 )
 def study(context: dg.AssetExecutionContext, config: StudyConfig, stores: StoresResource) -> dg.MaterializeResult[Any]:

@@ -47,7 +47,7 @@ def optimize_in_process(bench: Workbench, target: Target, effort: Effort, *, wat
 
     Raises:
         StudyBusyError: somebody else is optimising the target.
-        RouteSwitchError: what went wrong in a step, as the step raised it.
+        RouteSwitchError, OSError: what went wrong in a step, as the step raised it.
         KeyboardInterrupt: somebody stopped it; Dagster has it as canceled.
     """
     config = {name: value for name, value in asdict(effort).items() if value is not None}
@@ -74,12 +74,12 @@ def optimize_in_process(bench: Workbench, target: Target, effort: Effort, *, wat
                 },
             )
         except dg.Failure as failure:
-            if isinstance(failure.__cause__, RouteSwitchError):
+            if isinstance(failure.__cause__, RouteSwitchError | OSError):
                 raise failure.__cause__ from None
         except DagsterAssetCheckFailedError as failure:
             # No is an answer, not an accident; the comparison and `steps.reasons` have the reasons.
             if study_of_run(instance, run_id) is None:
-                raise SampleRefusedError(str(failure)) from None
+                raise SampleRefusedError(_words_of_red_checks(instance, run_id) or str(failure)) from None
         except dg.DagsterExecutionInterruptedError:
             # Dagster takes an interrupt that its own UI did not ask for as a failure; a person's Ctrl-C is none.
             run = instance.get_run_by_id(run_id)
@@ -91,6 +91,16 @@ def optimize_in_process(bench: Workbench, target: Target, effort: Effort, *, wat
         searched = study_of_run(instance, run_id)
     assert searched is not None, "a run without a study has raised"
     return OptimizeRun(run_id, searched.study_id)
+
+
+def _words_of_red_checks(instance: dg.DagsterInstance, run_id: str) -> str:
+    """What the blocking checks of a run found wrong; Dagster's own error only has their names."""
+    found: list[str] = []
+    for record in instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records:
+        check = record.event_log_entry.get_dagster_event().asset_check_evaluation_data
+        if check.blocking and not check.passed:
+            found.append(f"{check.check_name}: {check.description}")
+    return "\n".join(found)
 
 
 def _add(instance: dg.DagsterInstance, bench: Workbench) -> None:

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import dagster as dg
+import polars as pl
 
 from rs_pipelines import steps
 from rs_pipelines.defs.columns import column_schema
@@ -17,13 +18,17 @@ from rs_pipelines.live_scores import LIVE_SCORE_SCHEMA, score_live
 from rs_pipelines.parquet_files import replace_parquet
 
 TRACES, FEEDBACK = dg.AssetKey("traces"), dg.AssetKey("feedback")
-_FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=6), fail_window=timedelta(hours=24))
+FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=6), fail_window=timedelta(hours=24))
+"""Of what an ingest brings up to date. What an optimisation makes is not stale while nobody has anything new."""
+_STORED = {name: dtype for name, dtype in TRACE_SCHEMA.items() if name != "dt"}
+_IMPORTED = pl.Schema(dict.fromkeys(("variables", "messages", "expected", "split", "id"), pl.String()))
 
 trace_store = dg.AssetSpec(
     "trace_store",
     group_name=LAKE,
     kinds={"sqlite"},
     owners=DATA_OWNERS,
+    metadata=column_schema(_STORED),
     description="What the gateway writes: one row a request, and what was said about it later. Not made here.",
 )
 imported_rows = dg.AssetSpec(
@@ -31,6 +36,7 @@ imported_rows = dg.AssetSpec(
     group_name=LAKE,
     kinds={"json"},
     owners=DATA_OWNERS,
+    metadata=column_schema(_IMPORTED),
     description="Labelled rows from files: `route-switch dataset import`. Not made here.",
 )
 
@@ -44,7 +50,7 @@ imported_rows = dg.AssetSpec(
             group_name=LAKE,
             kinds={"parquet", "polars"},
             owners=DATA_OWNERS,
-            freshness_policy=_FRESH,
+            freshness_policy=FRESH,
             metadata=column_schema(TRACE_SCHEMA),
             description="One row a request, as Parquet by day: appended from the gateway's store exactly once.",
         ),
@@ -54,7 +60,7 @@ imported_rows = dg.AssetSpec(
             group_name=LAKE,
             kinds={"parquet", "polars"},
             owners=DATA_OWNERS,
-            freshness_policy=_FRESH,
+            freshness_policy=FRESH,
             metadata=column_schema(FEEDBACK_SCHEMA),
             description="Labels, scores, outcomes and comments on traces, as Parquet by day.",
         ),
@@ -77,6 +83,7 @@ def lake(context: dg.AssetExecutionContext, stores: StoresResource) -> Iterator[
     group_name=LAKE,
     kinds={"parquet", "polars"},
     owners=DATA_OWNERS,
+    freshness_policy=FRESH,
     metadata=column_schema(LIVE_SCORE_SCHEMA),
     description="How good the live versions' answers were, as far as anybody said: what the drift sensor looks at.",
 )

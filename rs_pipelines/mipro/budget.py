@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from rs_gateway.domain.errors import ConfigurationError
-from rs_pipelines.answers import Allowance
 from rs_pipelines.sample import CalibrationSample, Split
+from rs_pipelines.spending import Allowance
 
 Mode: TypeAlias = Literal["light", "medium", "heavy"]
 SearchPolicy: TypeAlias = Literal["racing", "tpe"]

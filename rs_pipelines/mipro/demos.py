@@ -10,7 +10,9 @@ from typing import NamedTuple
 from rs_gateway.domain.errors import MissingVariablesError
 from rs_gateway.domain.evaluation import Evaluator
 from rs_gateway.domain.nearest import terms_of
-from rs_gateway.domain.prompts import Demo, PromptText, render, words_of_input
+from rs_gateway.domain.placeholders import render
+from rs_gateway.domain.prompts import Demo, PromptText
+from rs_gateway.domain.rendering import words_of_input
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.mipro.budget import StudyPlan
 from rs_pipelines.mipro.formats import in_format, without_format

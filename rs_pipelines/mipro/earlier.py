@@ -3,8 +3,9 @@
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from rs_gateway.domain.prompts import PromptText, RegisteredTemplate
+from rs_gateway.domain.prompts import PromptText
 from rs_gateway.domain.redaction import Redactor
+from rs_gateway.domain.registered_template import RegisteredTemplate
 from rs_pipelines.mipro.formats import without_format
 from rs_pipelines.mipro.records import LIVE, StudyRecord
 from rs_pipelines.mipro.redacted import is_clean

@@ -10,8 +10,8 @@ import anyio.to_thread
 
 from rs_gateway.domain.errors import RouteSwitchError
 from rs_gateway.domain.evaluation import Evaluator
-from rs_pipelines.answers import CallBudget
 from rs_pipelines.cached_model import CachedModel
+from rs_pipelines.call_budget import CallBudget
 from rs_pipelines.mipro.budget import planned_evaluations
 from rs_pipelines.mipro.events import RowsScored, StudyEvent
 from rs_pipelines.mipro.records import LIVE, Candidate, CandidateRows, StudyRecord, TrialKind, TrialRecord

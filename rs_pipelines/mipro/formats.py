@@ -4,7 +4,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from rs_gateway.domain.output_formats import OutputFormat, admits, parse, sentence, write
-from rs_gateway.domain.prompts import Demo, PromptText, escape_text
+from rs_gateway.domain.placeholders import escape_text
+from rs_gateway.domain.prompts import Demo, PromptText
 from rs_pipelines.sample import Example
 
 

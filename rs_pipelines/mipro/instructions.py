@@ -8,7 +8,8 @@ from statistics import median
 
 from rs_gateway.domain.chat import Message
 from rs_gateway.domain.errors import ProviderError
-from rs_gateway.domain.prompts import PromptText, escape_text, parse_text
+from rs_gateway.domain.placeholders import escape_text, names_in, parse_text
+from rs_gateway.domain.prompts import PromptText
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.mipro.budget import DRAWS_PER_PROPOSAL, StudyPlan, n_proposals, n_rewrites
 from rs_pipelines.mipro.demos import DemoRow, draw_random
@@ -68,7 +69,7 @@ async def build_instructions(
     instructions = [Instruction(text.instruction, "live")]
     for winner in earlier:
         known = {instruction.text for instruction in instructions}
-        if winner.instruction not in known and _placeholders(winner.instruction) == _placeholders(text.instruction):
+        if winner.instruction not in known and names_in(winner.instruction) == names_in(text.instruction):
             instructions.append(Instruction(winner.instruction, "earlier"))
     n_earlier = len(instructions) - 1
     for rewrite in plain_rewrites(text.instruction, rows)[: n_rewrites(plan)]:
@@ -149,7 +150,7 @@ def checked_proposal(
     cleaned = _bare(raw)
     if not cleaned or len(cleaned) > 2 * len(text.instruction) + _LONGEST_EXTRA:
         return None
-    wanted = _placeholders(text.instruction)
+    wanted = names_in(text.instruction)
     used = set(_PLACEHOLDER.findall(cleaned))
     if not wanted <= used or (used - wanted) & text.placeholders:
         return None
@@ -159,10 +160,6 @@ def checked_proposal(
     if any(_alike(proposal, other) for other in others):
         return None
     return proposal
-
-
-def _placeholders(instruction: str) -> set[str]:
-    return {name for _, name in parse_text(instruction) if name is not None}
 
 
 def _quotes_a_row(plain: str, text: PromptText, rows: Sequence[DemoRow]) -> bool:
@@ -192,7 +189,7 @@ def _bare(raw: str) -> str:
     return cleaned
 
 
-def _escape_but(text: str, placeholders: set[str]) -> str:
+def _escape_but(text: str, placeholders: frozenset[str]) -> str:
     """Double every brace except those of the placeholders."""
     parts: list[str] = []
     position = 0
@@ -257,7 +254,7 @@ def _question(
 
 def request_for_instruction(known: str, wanted: str, text: PromptText) -> list[Message]:
     """The messages that ask the prompt model for one instruction, given what it should know."""
-    names = sorted(_placeholders(text.instruction))
+    names = sorted(names_in(text.instruction))
     keep = (
         f" Keep these placeholders exactly as they are: {', '.join(f'{{{name}}}' for name in names)}." if names else ""
     )

@@ -13,10 +13,10 @@ from rs_gateway.domain.evaluation import Evaluator
 from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.prompts import PromptText, PromptVersion
 from rs_gateway.domain.redaction import Redactor
-from rs_pipelines.answers import Allowance
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.mipro.budget import LIVE_AND_WINNER, ComparisonSize, StudyPlan
 from rs_pipelines.sample import CalibrationSample, Example, Target
+from rs_pipelines.spending import Allowance
 
 
 class NoLabelsError(RouteSwitchError):

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from rs_gateway.domain.evaluation import Evaluator
 from rs_gateway.domain.prompts import PromptText
-from rs_pipelines.answers import Allowance
 from rs_pipelines.cached_model import CachedModel
 from rs_pipelines.foresight import Needed, input_bound, needed_for
 from rs_pipelines.mipro.budget import RETRY_SHARE, least_rows, search_calls, study_allowance
@@ -15,6 +14,7 @@ from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.mipro.redacted import redacted_examples
 from rs_pipelines.mipro.request import StudyRequest
 from rs_pipelines.sample import Example, Split
+from rs_pipelines.spending import Allowance
 
 
 class ComparisonReserve:

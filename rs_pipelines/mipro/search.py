@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage
 
 from rs_gateway.domain.evaluation import Evaluator
 from rs_gateway.domain.prompts import PromptText
-from rs_pipelines.answers import BudgetExhaustedError, CallBudget
+from rs_pipelines.call_budget import BudgetExhaustedError, CallBudget
 from rs_pipelines.mipro.budget import DRAWS_PER_PROPOSAL, REVISION_ROWS, estimate_calls, study_allowance
 from rs_pipelines.mipro.choice import choice_of, weighed
 from rs_pipelines.mipro.demos import build_demo_sets, demo_rows, demo_user_text

@@ -12,7 +12,7 @@ import anyio.to_thread
 import optuna
 from optuna.storages import BaseStorage
 
-from rs_pipelines.answers import BudgetExhaustedError
+from rs_pipelines.call_budget import BudgetExhaustedError
 from rs_pipelines.mipro.evaluations import Evaluations, Scored
 from rs_pipelines.mipro.shared_trials import Assignment, Offer, Progress, SharedTrials
 from rs_pipelines.mipro.trial_log import TrialLog

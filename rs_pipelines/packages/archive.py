@@ -3,6 +3,7 @@
 Whatever is read is copied first, by names that lead nowhere else and within limits, and only the copy is looked at.
 """
 
+import errno
 import os
 import stat
 import tarfile
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import zstandard
 
-from rs_gateway.domain.errors import shown
+from rs_gateway.domain.errors import StoreError, shown
 from rs_pipelines.durable_files import put_in_place
 from rs_pipelines.packages.format import (
     ARCHIVE_SUFFIX,
@@ -29,6 +30,7 @@ _READ_BYTES = 1 << 10
 _COPY_BYTES = 1 << 20
 _MAX_WINDOW_BYTES = 1 << 27
 _MAX_DIRECTORIES = 1_000
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _IGNORED = ".git"
 """At the top of a directory that somebody keeps under version control; never looked at."""
 
@@ -64,6 +66,7 @@ def stage(path: Path, into: Path, limits: Limits, *, watch: Watch = unwatched) -
 
     Raises:
         PackageError: it is neither, too large or cut off, or holds links, special files or names that lead elsewhere.
+        StoreError: there is no room for the copy.
     """
     try:
         found = path.stat()
@@ -76,6 +79,10 @@ def stage(path: Path, into: Path, limits: Limits, *, watch: Watch = unwatched) -
     except FileNotFoundError as error:
         raise PackageError(f"There is no package {error.filename or path}.") from error
     except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise StoreError(
+                f"There is no room to unpack {path} in {into} ({error.strerror}): make room there, and run it again."
+            ) from error
         raise PackageError(f"The package {path} cannot be read: {error}.") from error
 
 

@@ -14,7 +14,8 @@ from rs_gateway.adapters.file_schema import MARK_FILE
 from rs_gateway.adapters.prompt_files import PromptFiles
 from rs_gateway.adapters.stats_rows import encoded
 from rs_gateway.domain.errors import RouteSwitchError, shown
-from rs_gateway.domain.prompts import PromptTemplate, PromptVersion, RegisteredTemplate, check_template_id
+from rs_gateway.domain.prompts import PromptTemplate, PromptVersion, check_template_id
+from rs_gateway.domain.registered_template import RegisteredTemplate
 from rs_gateway.domain.stats import ALL_TIME, HOUR_S, MINUTE_S, StatsRow
 from rs_gateway.yaml_text import YamlTextError, parse_yaml
 from rs_pipelines.packages.archive import stage
@@ -97,6 +98,7 @@ def opened_package(
 
     Raises:
         PackageError: it is no whole, unchanged, harmless package.
+        StoreError: there is no room for the copy.
     """
     if path.is_dir() and not (path / PACKAGE_FILE).exists():
         raise PackageError(f"{path} is no package: it has no {PACKAGE_FILE}. Name what `package export` wrote.")

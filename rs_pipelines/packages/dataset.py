@@ -11,8 +11,8 @@ import msgspec
 import polars as pl
 
 from rs_gateway.domain.chat import Message
-from rs_gateway.domain.prompts import RegisteredTemplate
 from rs_gateway.domain.redaction import Redactor
+from rs_gateway.domain.registered_template import RegisteredTemplate
 from rs_pipelines.datasets import DatasetStore
 from rs_pipelines.examples import gather
 from rs_pipelines.inputs import example_id, split_of

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version as distribution_version
 from pathlib import Path
@@ -13,8 +13,9 @@ import yaml
 
 from rs_gateway.adapters.prompt_yaml import dump_live, dump_template, dump_version
 from rs_gateway.domain.errors import ConfigurationError
-from rs_gateway.domain.prompts import ANY_MODEL, RegisteredTemplate
+from rs_gateway.domain.prompts import ANY_MODEL, PromptVersion
 from rs_gateway.domain.redaction import Redactor
+from rs_gateway.domain.registered_template import RegisteredTemplate
 from rs_gateway.wiring import open_template_figures, open_trace_reader
 from rs_pipelines.durable_files import sync_path
 from rs_pipelines.packages.archive import is_archive, pack
@@ -123,6 +124,8 @@ def _write(
     watch: Watch,
 ) -> PackageFacts:
     template_id, redactor = registered.template.template_id, bench.redactor
+    if redactor is not None:
+        registered = _with_redacted_words(registered, redactor)
     _put(folder / MANIFEST_FILE, yaml.safe_dump(_manifest(bench, registered), sort_keys=False, allow_unicode=True))
     _write_versions(registered, folder / PROMPTS_DIR / template_id)
     n_studies, n_comparisons = 0, 0
@@ -203,6 +206,20 @@ def _manifest(bench: Workbench, registered: RegisteredTemplate) -> Mapping[str, 
         "created_at": times[0],
         "updated_at": times[-1],
     }
+
+
+def _with_redacted_words(registered: RegisteredTemplate, redactor: Redactor) -> RegisteredTemplate:
+    """What people said about versions and publications, redacted. The versions' own texts stay as they are."""
+
+    def told(version: PromptVersion) -> PromptVersion:
+        note = version.origin.note
+        return version if note is None else replace(version, origin=replace(version.origin, note=redactor.text(note)))
+
+    return replace(
+        registered,
+        versions={number: told(version) for number, version in registered.versions.items()},
+        history=tuple(replace(change, reason=redactor.text(change.reason)) for change in registered.history),
+    )
 
 
 def _redaction(registered: RegisteredTemplate, redactor: Redactor | None) -> Mapping[str, object]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rs_gateway.adapters.prompt_yaml import dump_template, dump_version
 from rs_gateway.domain.errors import ConfigurationError, RouteSwitchError
-from rs_gateway.domain.prompts import PromptVersion, RegisteredTemplate
+from rs_gateway.domain.prompts import PromptVersion
+from rs_gateway.domain.registered_template import RegisteredTemplate
 
 _TIMEOUT_S = 120.0
 

@@ -22,12 +22,13 @@ from rs_gateway.domain.errors import (
     TemplateNotFoundError,
 )
 from rs_gateway.domain.evaluation import names_python
-from rs_gateway.domain.prompts import PromptTemplate, RegisteredTemplate, number_drafts
+from rs_gateway.domain.prompts import PromptTemplate
+from rs_gateway.domain.registered_template import RegisteredTemplate, number_drafts
 from rs_gateway.domain.stats import StatsRow
 from rs_gateway.wiring import open_template_figures
 from rs_pipelines.dataset_file import DatasetFile
 from rs_pipelines.datasets import ImportReport
-from rs_pipelines.durable_files import sync_path, temporary_for, write_durably
+from rs_pipelines.durable_files import sync_path, temporary_for, unwritable, write_durably
 from rs_pipelines.evaluators.registry import check_template
 from rs_pipelines.inputs import normal_text
 from rs_pipelines.labelled_rows import LabelledRow
@@ -225,7 +226,7 @@ def _alone(bench: Workbench) -> Generator[Path]:
     except filelock.Timeout as error:
         raise StoreError(f"Another import into {home} is under way: try again when it has ended.") from error
     except OSError as error:
-        raise StoreError(f"Nothing was imported: {error}.") from error
+        raise StoreError(f"Nothing was imported: {unwritable(bench.data, error)}") from error
 
 
 def _registered(bench: Workbench, template_id: str) -> RegisteredTemplate | None:

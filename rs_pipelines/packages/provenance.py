@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rs_gateway.domain.prompts import Demo, PromptText, RegisteredTemplate
+from rs_gateway.domain.prompts import Demo, PromptText
 from rs_gateway.domain.redaction import Redactor
+from rs_gateway.domain.registered_template import RegisteredTemplate
 from rs_pipelines.comparison import Comparison
 from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.packages.format import STUDIES_DIR

@@ -40,7 +40,7 @@ def configuration(upstream: Upstream) -> dict[str, Any]:
                 {"id": "support-main", "template_id": "support", "model": "gpt-4", "provider": "scripted"},
             ],
         },
-        "api": {"timeout_seconds": 20, "max_retries": 0},
+        "api": {"timeout_seconds": 60, "max_retries": 0},
     }
 
 

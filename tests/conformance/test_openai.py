@@ -56,7 +56,7 @@ def tool(name: str) -> ChatCompletionToolParam:
 
 @pytest.fixture
 def client(stage: Stage) -> Iterator[OpenAI]:
-    with OpenAI(base_url=stage.base_url, api_key="any", max_retries=0, timeout=10) as made:
+    with OpenAI(base_url=stage.base_url, api_key="any", max_retries=0, timeout=60) as made:
         yield made
 
 
@@ -218,14 +218,14 @@ def test_leaving_a_stream_cancels_the_upstream_call(client: OpenAI, stage: Stage
     before = stage.upstream.hang_ups
     with client.chat.completions.create(model=SLOW, messages=ASK, stream=True) as stream:
         next(iter(stream))
-    eventually(lambda: stage.upstream.hang_ups == before + 1, timeout_s=1.0)
+    eventually(lambda: stage.upstream.hang_ups == before + 1, timeout_s=10)
 
 
 def test_giving_up_on_a_whole_answer_cancels_the_upstream_call(client: OpenAI, stage: Stage) -> None:
     before = stage.upstream.hang_ups
     with pytest.raises(openai.APITimeoutError):
-        client.with_options(timeout=0.3).chat.completions.create(model=SILENT, messages=ASK)
-    eventually(lambda: stage.upstream.hang_ups == before + 1, timeout_s=1.0)
+        client.with_options(timeout=1).chat.completions.create(model=SILENT, messages=ASK)
+    eventually(lambda: stage.upstream.hang_ups == before + 1, timeout_s=10)
 
 
 def test_models_can_be_listed_and_looked_up(client: OpenAI) -> None:

@@ -117,7 +117,7 @@ def test_every_operation_keeps_what_the_document_says(
         case.path_parameters |= {name: operator.names[name] for name in case.path_parameters if name in operator.names}
         if isinstance(case.body, dict):
             case.body |= operator.bodies.get(case.operation.label, {})
-    response = case.call(base_url=stage.gateway.url, headers=operator.headers, timeout=10)
+    response = case.call(base_url=stage.gateway.url, headers=operator.headers, timeout=60)
     operator.seen[case.operation.label].add(response.status_code)
     assert response.status_code != 500, response.text
     assert response.headers["x-request-id"]

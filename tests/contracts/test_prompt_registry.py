@@ -17,8 +17,9 @@ from rs_gateway.adapters.postgres_prompts import PostgresPrompts
 from rs_gateway.adapters.prompt_files import PromptFiles
 from rs_gateway.domain.errors import RegistryError, TemplateInvalidError, VersionConflictError
 from rs_gateway.domain.output_formats import OutputFormat
+from rs_gateway.domain.placeholders import escape_text
 from rs_gateway.domain.ports import PromptRegistry
-from rs_gateway.domain.prompts import ANY_MODEL, Demo, Origin, PromptTemplate, PromptText, PromptVersion, escape_text
+from rs_gateway.domain.prompts import ANY_MODEL, Demo, Origin, PromptTemplate, PromptText, PromptVersion
 from rs_gateway.domain.publication import Action, Change
 from tests.fakes import MemoryRegistry
 

@@ -46,7 +46,7 @@ class Reader:
     upstream_url: str
     not_run: frozenset[str] = frozenset()
     left_out: set[str] = field(default_factory=set[str])
-    patience_s: float = 5.0
+    patience_s: float = 30.0
     gateway: str = field(default_factory=free_address)
     _served_by: int | None = None
 
@@ -127,7 +127,7 @@ class Reader:
         if self._served_by is not None:
             shell.run(f"kill {self._served_by}; wait {self._served_by} || true")
         self._served_by = shell.start(command, log=self._gateway_log)
-        eventually(lambda: answers(f"http://{self.gateway}/health"), timeout_s=30)
+        eventually(lambda: answers(f"http://{self.gateway}/health"), timeout_s=120)
 
     @property
     def _gateway_log(self) -> Path:

@@ -49,7 +49,7 @@ class ShellSession:
             if stream is not None:
                 stream.close()
 
-    def run(self, command: str, *, status: int = 0, timeout_s: float = 150) -> str:
+    def run(self, command: str, *, status: int = 0, timeout_s: float = 400) -> str:
         """What the command printed, on either stream.
 
         Raises:

@@ -7,7 +7,7 @@ import pytest
 from tests.documents.following import BEGINNINGS, GUIDES, MIGRATIONS, NOT_FOLLOWED, NOT_RUN, SET_UP, follow
 from tests.documents.reader import ROOT
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.e2e
 
 
 @pytest.mark.usefixtures("have_curl")

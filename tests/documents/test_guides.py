@@ -6,7 +6,7 @@ import pytest
 
 from tests.documents.following import GUIDES, follow
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]  # the longest round of guides types sixty commands
 
 
 @pytest.mark.usefixtures("have_curl")

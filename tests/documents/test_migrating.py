@@ -6,7 +6,7 @@ import pytest
 
 from tests.documents.following import MIGRATIONS, follow
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.e2e
 
 
 @pytest.mark.usefixtures("have_curl")

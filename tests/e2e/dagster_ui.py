@@ -62,11 +62,11 @@ class DagsterUi:
     def wait_for(self, run_id: str, status: str) -> None:
         """Return once the run has that status; fail the test when it ends in another one."""
         ends = {"SUCCESS", "FAILURE", "CANCELED"}
-        eventually(lambda: self.status(run_id) in ends | {status}, timeout_s=90)
+        eventually(lambda: self.status(run_id) in ends | {status}, timeout_s=240)
         assert self.status(run_id) == status
 
     def _ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        answer = httpx.post(f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=60).json()
+        answer = httpx.post(f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=240).json()
         assert "errors" not in answer, answer
         return answer["data"]
 
@@ -91,7 +91,7 @@ def running_ui(bench: Workbench, folder: Path) -> Generator[DagsterUi]:
     with (folder / "dagster.log").open("wb") as log:
         dagster = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        eventually(lambda: dagster.poll() is not None or answers(f"http://{address}/server_info"), timeout_s=120)
+        eventually(lambda: dagster.poll() is not None or answers(f"http://{address}/server_info"), timeout_s=240)
         assert dagster.poll() is None, (folder / "dagster.log").read_text()
         yield DagsterUi(f"http://{address}")
     finally:

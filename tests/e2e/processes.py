@@ -18,7 +18,7 @@ from tests.running import eventually
 ROUTE_SWITCH = (sys.executable, "-m", "rs_gateway")
 
 
-def route_switch(*arguments: str, cwd: Path, timeout_s: float = 100) -> subprocess.CompletedProcess[str]:
+def route_switch(*arguments: str, cwd: Path, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
         [*ROUTE_SWITCH, *arguments],
@@ -57,7 +57,7 @@ def started(
 def serving(folder: Path, url: str, *extra: str) -> Generator[subprocess.Popen[bytes]]:
     """A gateway process that answers at `url`."""
     with started("serve", *extra, cwd=folder) as process:
-        eventually(lambda: process.poll() is not None or answers(f"{url}/health"), timeout_s=30)
+        eventually(lambda: process.poll() is not None or answers(f"{url}/health"), timeout_s=240)
         assert process.poll() is None, (folder / "process.log").read_text()
         yield process
 
@@ -84,18 +84,22 @@ def running_in(groups: set[int]) -> list[str]:
 
 def answers(url: str) -> bool:
     with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(url, timeout=1).status_code == 200
+        return httpx.get(url, timeout=10).status_code == 200
     return False
 
 
-_PORTS = range(20_000, 32_000)
-"""Below those that systems give out by themselves: tests in other processes open connections all the time."""
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = iter(random.SystemRandom().sample(range(20_000 + _WORKER % 12, 32_000, 12), 1_000))
+"""Below those that systems give out by themselves: tests in other processes open connections all the time.
+
+Tests that run beside each other have different ones, and none is given out twice: between a look whether a port is free
+and the start of whoever is to listen there, nobody else gets it.
+"""
 
 
 def free_address() -> str:
     """An address where nobody listens, and where nobody who does not ask for it will."""
-    for _ in range(100):
-        port = random.SystemRandom().choice(_PORTS)
+    for port in _PORTS:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return f"127.0.0.1:{port}"

@@ -224,7 +224,7 @@ def test_a_command_whose_output_is_closed_says_nothing_of_python(tmp_path: Path,
         store.append(a_trace("1"))
     for closed in (">&-", "<&-", "2>&-", "<&- >&- 2>&-"):
         command = f"{sys.executable} -m rs_gateway {arguments} {closed}"
-        done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=240)
         assert (done.returncode, "AttributeError" in done.stderr) == (0, False), (closed, done.stderr)
     assert ids(tmp_path / "data/traces.db") == ["1"], "nothing was written into a store that got the number of stdout"
 
@@ -234,7 +234,7 @@ def test_a_stdin_that_is_closed_is_an_empty_one(tmp_path: Path) -> None:
     template = PromptTemplate("odd", "Odd", (), {"name": "ExactMatch"})
     PromptFiles(tmp_path / "data/prompts").register(template, PromptText("Do it."), origin=ORIGIN)
     command = f"{sys.executable} -m rs_gateway template edit odd --file - <&-"
-    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 1
     assert "there have to be keys with values" in done.stderr
 

@@ -21,11 +21,11 @@ from tests.pipelines.tiny_upstream import import_parcels, tiny, workbench
 from tests.running import eventually
 from tests.upstream import Exchange, Upstream
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.e2e
 PICTURES = Path(os.environ["ROUTE_SWITCH_SCREENSHOTS"]) if "ROUTE_SWITCH_SCREENSHOTS" in os.environ else None
 """Where the screenshots go that the documentation shows; a temporary folder by default."""
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-_PATIENCE_MS = 60_000
+_PATIENCE_MS = 240_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stage]:
             case "slow":
                 n_slow += 1
                 if n_slow > 150:
-                    await asyncio.to_thread(release.wait, 100)
+                    await asyncio.to_thread(release.wait, 240)
                 await tiny(exchange)
             case _:
                 await tiny(exchange)
@@ -77,8 +77,10 @@ def page(need: Callable[..., None]) -> Generator[Page]:
     found = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
     need("browser", have=found is not None, why="no Chromium is installed (Debian: apt-get install chromium)")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield browser.new_page(viewport={"width": 1500, "height": 900})
+        browser = playwright.chromium.launch(executable_path=found, args=FLAGS, timeout=_PATIENCE_MS)
+        page = browser.new_page(viewport={"width": 1500, "height": 900})
+        page.set_default_timeout(_PATIENCE_MS)
+        yield page
         browser.close()
 
 
@@ -119,10 +121,10 @@ def test_a_person_sees_lineage_a_partition_its_plots_the_failed_gate_and_what_st
 def test_a_run_that_a_sensor_started_and_a_person_terminated_goes_on_when_it_is_executed_again(stage: Stage) -> None:
     target = stage.bench.target("parcels", "slow")
     stage.ui.switch_on("new_examples")
-    eventually(lambda: bool(stage.ui.runs_of(target.key)), timeout_s=90)
+    eventually(lambda: bool(stage.ui.runs_of(target.key)), timeout_s=240)
     [(run_id, tags)] = stage.ui.runs_of(target.key).items()
     assert tags["route-switch/because"] == "180 new examples of 180 (no study yet), 50 wanted"
-    eventually(lambda: stage.n_slow() > 150, timeout_s=90)
+    eventually(lambda: stage.n_slow() > 150, timeout_s=240)
     stage.ui.terminate(run_id)
     stage.ui.wait_for(run_id, "CANCELED")
     asked = stage.n_slow()

@@ -16,7 +16,7 @@ import yaml
 from rs_gateway.domain.access import KeyLimits
 from tests import upstream as wire
 from tests.e2e.processes import free_address, route_switch, serving
-from tests.gateway.keyed import auth, issue, priced
+from tests.gateway.keyed import auth, check_one_account_of_60, issue, priced
 from tests.gateway.test_chat import HELP
 from tests.running import eventually, register, write_configuration
 from tests.upstream import Upstream
@@ -46,7 +46,7 @@ def configured(folder: Path, upstream: Upstream, address: str) -> str:
 def ask(url: str, secret: str | None) -> int:
     """Status of one request, on a connection of its own, so that any worker may get it."""
     headers = {} if secret is None else auth(secret)
-    return httpx.post(f"{url}/v1/chat/completions", json=HELP, headers=headers, timeout=10).status_code
+    return httpx.post(f"{url}/v1/chat/completions", json=HELP, headers=headers, timeout=60).status_code
 
 
 def words_of(result: Any) -> str:
@@ -111,15 +111,17 @@ def test_a_version_made_live_over_the_api_is_soon_served_by_every_worker(
     headers = auth(issue(tmp_path, "boss", admin=True).secret)
 
     def version() -> str:
-        answer = httpx.post(f"{url}/v1/chat/completions", json=HELP, headers=headers)
+        answer = httpx.post(f"{url}/v1/chat/completions", json=HELP, headers=headers, timeout=60)
         return answer.headers["x-route-switch-version"]
 
     with serving(tmp_path, url, "--workers", "2"):
         template = f"{url}/admin/templates/support"
-        added = httpx.post(f"{template}/versions", json={"instruction": "Two, {customer_name}."}, headers=headers)
+        added = httpx.post(
+            f"{template}/versions", json={"instruction": "Two, {customer_name}."}, headers=headers, timeout=60
+        )
         assert added.status_code == 201
         assert {version() for _ in range(20)} == {"1"}
-        live = httpx.post(f"{template}/live", json={"version": 2, "reason": "better"}, headers=headers)
+        live = httpx.post(f"{template}/live", json={"version": 2, "reason": "better"}, headers=headers, timeout=60)
         assert live.status_code == 200
         eventually(lambda: {version() for _ in range(20)} == {"2"})
 
@@ -130,12 +132,9 @@ def test_two_workers_share_the_rate_and_the_budget_of_a_key(tmp_path: Path, up: 
     by_budget = issue(tmp_path, "budget", limits=KeyLimits(budget_usd=60 * 14))
     with serving(tmp_path, url, "--workers", "2"):
         for secret in (by_rate.secret, by_budget.secret):
-            statuses = [ask(url, secret) for _ in range(150)]
-            let_in = statuses.count(200)
-            assert set(statuses) == {200, 429}
-            # Two separate accounts would let 120 in. One interval may be overrun, and a minute's rate goes on filling.
-            assert 60 <= let_in <= 95
-            assert statuses[-20:].count(429) >= 17
+            check_one_account_of_60(
+                lambda _, secret=secret: ask(url, secret), filling_per_s=float(secret == by_rate.secret)
+            )
 
 
 @contextlib.contextmanager
@@ -157,15 +156,21 @@ def open_stream(url: str, secret: str) -> Generator[threading.Event]:
 
     thread = threading.Thread(target=read)
     thread.start()
-    assert begun.wait(10)
+    assert begun.wait(240)
     yield ended
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
 
 
 def workers_of(supervisor: int) -> list[int]:
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
-    return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [int(pid) for pid in children if b"spawn_main" in _command_line(pid)]
+
+
+def _command_line(pid: str) -> bytes:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""  # it ended a moment ago
 
 
 def test_a_stream_counts_in_both_workers_and_a_killed_worker_frees_its_place(
@@ -184,9 +189,9 @@ def test_a_stream_counts_in_both_workers_and_a_killed_worker_frees_its_place(
                 os.kill(worker, signal.SIGKILL)
                 if ended.wait(3):
                     break
-            assert ended.is_set()
-        eventually(lambda: answered(url, secret), timeout_s=30)
-        eventually(lambda: len(workers_of(process.pid)) == 2, timeout_s=30)
+            assert ended.wait(240)
+        eventually(lambda: answered(url, secret), timeout_s=240)
+        eventually(lambda: len(workers_of(process.pid)) == 2, timeout_s=240)
 
 
 def answered(url: str, secret: str) -> bool:
@@ -201,7 +206,7 @@ def test_what_a_key_spent_is_still_spent_after_a_restart(tmp_path: Path, up: Ups
     with serving(tmp_path, url) as process:
         assert ask(url, issued.secret) == 200
         process.terminate()
-        process.wait(20)
+        process.wait(240)
     with serving(tmp_path, url):
         assert ask(url, issued.secret) == 429
     shown = yaml.safe_load(route_switch("keys", "show", issued.key.key_id, cwd=tmp_path).stdout)

@@ -11,7 +11,7 @@ from rs_gateway.local_model import LocalModelError, fetch
 from tests.e2e.processes import answers, free_address, started
 from tests.running import RunningGateway, eventually, register, running_gateway
 
-pytestmark = [pytest.mark.local_model, pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.local_model, pytest.mark.e2e]
 MODEL = "smollm2-135m-instruct"
 WEIGHTS = Path(__file__).parents[2] / "data" / "models"
 DEMOS = (
@@ -45,7 +45,7 @@ def gateway(tmp_path: Path, weights: Path) -> Generator[RunningGateway]:
     }
     serve = ("model", "serve", str(weights), "--port", port, "--alias", MODEL, "--slots", "2")
     with started(*serve, cwd=tmp_path) as process:
-        eventually(lambda: process.poll() is not None or answers(f"http://{host_port}/health"), timeout_s=120)
+        eventually(lambda: process.poll() is not None or answers(f"http://{host_port}/health"), timeout_s=240)
         assert process.poll() is None, (tmp_path / "process.log").read_text()
         eventually(lambda: f"{MODEL} answers at http://{host_port}/v1" in (tmp_path / "process.log").read_text())
         with running_gateway(tmp_path, settings) as running:

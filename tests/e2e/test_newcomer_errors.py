@@ -291,7 +291,9 @@ def test_a_wrong_key_is_told_by_check_live_optimize_and_every_call(
     names(ended("optimize", "support", cwd=folder), "Incorrect API key provided", "`route-switch check --live`")
     url = f"http://{configuration['gateway']['addr']}"
     with serving(folder, url):
-        answer = httpx.post(f"{url}/v1/chat/completions", json={"model": "support", "variables": {"message": "x"}})
+        answer = httpx.post(
+            f"{url}/v1/chat/completions", json={"model": "support", "variables": {"message": "x"}}, timeout=60
+        )
     names(answer.json()["error"]["message"], "vendor: Incorrect API key provided")
 
 
@@ -329,13 +331,15 @@ def test_a_port_in_use_is_named_with_the_setting_that_changes_it(folder: Path, t
     names(ended("up", cwd=folder), f"{taken} is taken", "gateway.addr")
 
 
-def test_a_port_in_use_is_named_for_the_dagster_ui_and_leaves_nothing_running(folder: Path, taken: str) -> None:
+def test_a_port_in_use_is_named_for_the_dagster_ui_before_anything_starts(folder: Path, taken: str) -> None:
     configuration = settings()
     write_configuration(folder, configuration)
-    names(ended("up", "--dagster-port", taken.rpartition(":")[2], cwd=folder), f"{taken} is taken", "--dagster-port")
-    host, _, port = str(configuration["gateway"]["addr"]).rpartition(":")
-    with socket.create_server((host, int(port))):
-        pass  # the gateway that had been started is gone
+    port = taken.rpartition(":")[2]
+    names(ended("up", "--dagster-port", port, cwd=folder), f"{taken} is taken", "--dagster-port")
+    own = str(configuration["gateway"]["addr"]).rpartition(":")[2]
+    names(ended("up", "--dagster-port", own, cwd=folder), "gateway.addr", "--dagster-port", f"both name port {own}")
+    assert not (folder / "data/logs").exists()
+    assert not (folder / "data/dagster").exists()
 
 
 def test_a_port_in_use_is_named_for_the_local_model(tmp_path: Path, taken: str) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -75,3 +75,21 @@ def keyed_gateway(folder: Path, upstream: Upstream, **sections: Any) -> Generato
     boss = issue(folder, "boss", admin=True)
     with upstream.running(), running_gateway(folder, priced(upstream, **sections)) as gateway:
         yield Keyed(gateway, upstream, {"boss": boss.secret})
+
+
+def check_one_account_of_60(ask: Callable[[int], int], *, filling_per_s: float) -> None:
+    """Ask 150 times of a key that has 60 for all its gateways together: what is let in is what one account allows.
+
+    Args:
+        ask: number of the request -> its status.
+        filling_per_s: what comes back every second, which a slow machine has the more of.
+    """
+    began = time.monotonic()
+    statuses = [ask(number) for number in range(130)]
+    late = time.monotonic()
+    last = [ask(number) for number in range(20)]
+    ended = time.monotonic()
+    assert set(statuses + last) == {200, 429}
+    # Two separate accounts would let 120 in, and fill twice as fast. One interval may be overrun.
+    assert 60 <= (statuses + last).count(200) <= 95 + filling_per_s * (ended - began)
+    assert last.count(200) <= 3 + filling_per_s * (ended - late)

@@ -239,7 +239,7 @@ def test_of_many_who_register_the_same_id_at_once_exactly_one_wins(stage: Keyed)
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(120)
     assert Counter(answer.status_code for answer in answers) == {201: 1, 409: 7}
     (winner,) = (answer.json() for answer in answers if answer.status_code == 201)
     assert done(stage.admin("GET", "/templates/orders")) == winner

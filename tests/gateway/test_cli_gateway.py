@@ -5,7 +5,12 @@ from typing import Any
 
 import pytest
 
+from rs_gateway.domain.pools import build_catalog
 from rs_gateway.domain.publication import Action, Change
+from rs_gateway.domain.router import Router
+from rs_gateway.domain.routing import RouterRules
+from rs_gateway.settings import load_settings
+from rs_gateway.wiring import combinations_of, open_registry
 from tests.commands import failure, from_json, ok
 from tests.running import register, write_configuration
 
@@ -44,6 +49,7 @@ def test_shares_go_by_the_weights_that_count_now(folder: Path) -> None:
         "share": 0.75,
         "version": 1,
         "fallbacks": ["second"],
+        "fallbacks_are_set": True,
         "problem": None,
     }
     assert (second["weight"], second["weight_is_set"], second["share"]) == (1.0, True, 0.25)
@@ -60,6 +66,41 @@ def test_the_table_says_the_same(folder: Path) -> None:
     nothing = ok("gateway", "combinations", "-t", "unheard")
     assert nothing.stdout == ""
     assert "no such combination" in nothing.stderr
+
+
+def serve(folder: Path, *combinations: dict[str, Any]) -> None:
+    write_configuration(
+        folder, {"model_providers": {"ollama": {}}, "gateway": {"strategy": "random", "combinations": [*combinations]}}
+    )
+
+
+@pytest.mark.parametrize("draw", [0.1, 0.9])
+def test_the_fallbacks_are_those_that_the_router_asks(folder: Path, draw: float) -> None:
+    serve(
+        folder,
+        combination("spare", weight=0, fallbacks=["off"]),
+        combination("first"),
+        combination("off", enabled=False),
+        combination("second", fallbacks=["off", "spare"]),
+    )
+    lines = {line["combination_id"]: line for line in from_json("gateway", "combinations")}
+    settings = load_settings()
+    pool = build_catalog(
+        open_registry(settings).load().templates, combinations_of(settings), passthrough={}, problems={}
+    ).pools["support"]
+    decision = Router(RouterRules("random")).choose(pool.key, pool.combinations, draw=draw, now_s=0.0)
+    asked = [name for name in decision.fallbacks if name in pool.members]
+    assert lines[decision.chosen]["fallbacks"] == asked
+    assert (lines["first"]["fallbacks"], lines["first"]["fallbacks_are_set"]) == (["spare", "second"], False)
+    assert (lines["spare"]["fallbacks"], lines["off"]["fallbacks"]) == ([], [])
+    table = ok("gateway", "combinations").stdout
+    assert "spare, second (all others)" in table
+    assert "nobody" in table
+
+
+def test_where_all_weights_are_0_all_share_alike(folder: Path) -> None:
+    serve(folder, combination("first", weight=0), combination("third", weight=0), combination("off", enabled=False))
+    assert [line["share"] for line in from_json("gateway", "combinations")] == [0.5, 0.5, 0.0]
 
 
 def test_a_missing_configuration_is_named(tmp_path: Path) -> None:

@@ -17,15 +17,16 @@ import yaml
 from rs_gateway.domain.traces import Usage, UsageSource
 from rs_gateway.first_configuration import FIRST_MODELS, first_configuration
 from rs_gateway.settings import DIRECT_BASE_URLS, KEYED_PROVIDERS, load_settings
-from rs_gateway.surroundings import Surroundings, look_around
+from rs_gateway.surroundings import LOCAL_MODEL_URL, Surroundings, look_around
 from rs_gateway.wiring import combinations_of, open_prices, passthrough_of
 from tests import upstream as wire
-from tests.commands import failure, from_json, invoke, ok
+from tests.commands import COMMANDS, failure, from_json, invoke, ok
 from tests.gateway.test_chat import configuration
 from tests.running import register, write_configuration
 from tests.upstream import Upstream
 
 KEY = "sk-very-secret"
+NOWHERE = "http://127.0.0.1:1"
 
 
 @pytest.fixture
@@ -39,12 +40,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
+    monkeypatch.setattr("rs_gateway.surroundings.LOCAL_MODEL_URL", nobody)
     monkeypatch.setattr("rs_gateway.surroundings.DIRECT_BASE_URLS", {**DIRECT_BASE_URLS, "ollama": nobody})
     return tmp_path
 
 
 @contextlib.contextmanager
-def ollama(body: bytes) -> Generator[str]:
+def local_server(body: bytes) -> Generator[str]:
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
@@ -108,31 +110,83 @@ def test_what_is_no_regular_file_is_never_replaced(folder: Path) -> None:
 
 def test_a_local_ollama_is_found_with_its_models() -> None:
     body = json.dumps({"models": [{"name": "qwen3:0.6b"}, {"name": "llama3.2:latest"}]}).encode()
-    with ollama(body) as url:
-        assert look_around({}, ollama_url=url).ollama_models == ("qwen3:0.6b", "llama3.2:latest")
+    with local_server(body) as url:
+        assert look_around({}, ollama_url=url, local_url=NOWHERE).ollama_models == ("qwen3:0.6b", "llama3.2:latest")
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"models": 5}', b'{"models": [{}]}', b"\xff"])
 def test_whatever_else_answers_there_is_no_ollama(body: bytes) -> None:
-    with ollama(body) as url:
-        assert look_around({}, ollama_url=url).ollama_models is None
+    with local_server(body) as url:
+        assert look_around({}, ollama_url=url, local_url=NOWHERE).ollama_models is None
+
+
+def llama_cpp(*models: str, owner: str = "llamacpp") -> bytes:
+    return json.dumps({"object": "list", "data": [{"id": name, "owned_by": owner} for name in models]}).encode()
+
+
+def test_a_running_model_serve_is_found_and_written_so_that_it_answers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with local_server(llama_cpp("smollm2-135m-instruct")) as url:
+        monkeypatch.setattr("rs_gateway.surroundings.LOCAL_MODEL_URL", f"{url}/v1")
+        said = ok("init").stderr
+        found = from_json("init", "--overwrite")
+    assert "Found local (on this machine): smollm2-135m-instruct" in said
+    assert found["providers"] == [{"name": "local", "key_variable": None, "models": ["smollm2-135m-instruct"]}]
+    provider = load_settings().model_providers["local"]
+    assert (provider.base_url, provider.models) == (LOCAL_MODEL_URL, ("smollm2-135m-instruct",))
+    assert provider.options == {"max_tokens": 256}
+    assert set(passthrough_of(load_settings())) == {"smollm2-135m-instruct"}
+
+
+def test_it_is_looked_for_where_model_serve_answers_by_default() -> None:
+    defaults = {parameter.name: parameter.default for parameter in COMMANDS["model serve"].params}
+    assert f"http://{defaults['host']}:{defaults['port']}/v1" == LOCAL_MODEL_URL
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b'{"data": 5}', b'{"data": [{}]}', llama_cpp(), llama_cpp("gpt", owner="x")]
+)
+def test_whatever_else_answers_there_is_no_model_of_ours(body: bytes) -> None:
+    with local_server(body) as url:
+        assert look_around({}, ollama_url=NOWHERE, local_url=url).local_models is None
+
+
+def test_a_server_that_speaks_no_http_is_no_model_of_ours() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def greet() -> None:
+            for _ in range(2):
+                client, _ = listener.accept()
+                with client:
+                    client.sendall(b"SSH-2.0-OpenSSH_9.9\r\n")
+                    client.recv(1_000)
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        found = look_around({}, ollama_url=url, local_url=url)
+        thread.join()
+    assert (found.ollama_models, found.local_models) == (None, None)
 
 
 def test_a_port_in_use_is_passed_over() -> None:
     with socket.socket() as taken:
-        port = look_around({}, ollama_url="http://127.0.0.1:1").port
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections may linger there
+        port = look_around({}, ollama_url=NOWHERE, local_url=NOWHERE).port
         taken.bind(("127.0.0.1", port))
         taken.listen()
-        assert look_around({}, ollama_url="http://127.0.0.1:1").port > port
+        assert look_around({}, ollama_url=NOWHERE, local_url=NOWHERE).port > port
 
 
 @pytest.mark.parametrize(
     "found",
     [
-        Surroundings({}, None, 8080),
-        Surroundings({}, (), 8081),
-        Surroundings({}, ("qwen3:0.6b", "on: [x]", "7b", "true", "~"), 8080),
-        Surroundings({name: f"{name}_KEY" for name in FIRST_MODELS}, ("llama3.2",), 8080),
+        Surroundings({}, None, None, 8080),
+        Surroundings({}, (), None, 8081),
+        Surroundings({}, None, ("smollm2-135m-instruct",), 8080),
+        Surroundings({}, ("qwen3:0.6b", "on: [x]", "7b", "true", "~"), None, 8080),
+        Surroundings({name: f"{name}_KEY" for name in FIRST_MODELS}, ("llama3.2",), ("7b",), 8080),
     ],
 )
 def test_what_is_commented_out_is_valid_where_the_comment_is_taken_away(found: Surroundings, tmp_path: Path) -> None:

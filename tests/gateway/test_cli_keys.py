@@ -172,8 +172,8 @@ def test_the_list_shows_usage_and_hides_what_is_revoked(folder: Path) -> None:
     asyncio.run(access.aclose())
     ok("revoke", gone["key_id"])
     table = ok("list")
-    assert "0.5000 of 5 USD/day, and 1 unpriced requests" in table.stdout
-    assert "2 requests, 1235 tokens" in table.stdout
+    assert "0.5000 of 5 USD/day, and 1 unpriced request" in table.stdout
+    assert "2 requests, 1,235 tokens" in table.stdout
     assert "gone" not in table.stdout
     assert "1 revoked or expired" in table.stderr
     assert "[red]gone[/red] (revoked)" in ok("list", "--all").stdout
@@ -197,9 +197,28 @@ def test_a_revoked_key_lets_nobody_in_and_the_last_one_says_what_that_means(fold
 
 @pytest.mark.parametrize("command", ["show", "revoke", "update"])
 def test_an_unknown_key_id_is_named(folder: Path, command: str) -> None:
+    made("shop")
     error = run(command, "nobody").exception
     assert isinstance(error, KeyNotFoundError)
     assert "'nobody'" in str(error)
+    assert "`route-switch keys list`" in str(error)
+
+
+@pytest.mark.parametrize("command", ["show", "revoke", "update"])
+def test_asking_for_a_key_where_none_was_ever_made_says_how_to_make_one_and_makes_no_store(
+    folder: Path, command: str
+) -> None:
+    error = run(command, "nobody").exception
+    assert isinstance(error, KeyNotFoundError)
+    assert "'nobody'" in str(error)
+    assert "`route-switch keys create NAME`" in str(error)
+    assert not (folder / "data").exists()
+
+
+def test_a_list_without_a_store_is_empty_and_makes_none(folder: Path) -> None:
+    assert listed() == []
+    assert "`route-switch keys create NAME`" in ok("list").stderr
+    assert not (folder / "data").exists()
 
 
 def test_help_loads_nothing_heavy() -> None:

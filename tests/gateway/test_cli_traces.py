@@ -310,6 +310,17 @@ def test_stats_are_those_of_the_analytics_route(stored: Path) -> None:
     assert "model openai gpt-4" in table
 
 
+def test_stats_say_how_many_requests_have_no_known_price(folder: Path) -> None:
+    unpriced = [replace(trace(n, template_id="free" if n < 2 else "once"), cost_usd=None) for n in range(3)]
+    keep(folder, *unpriced)
+    cells = [line.split("│") for line in ok("stats", "--window", "all").stdout.splitlines() if "│" in line]
+    costs = {row[1].strip(): row[-2].strip() for row in cells}
+    assert costs["everything"] == "0.0010 + 3 unpriced"
+    assert costs["template free"] == "unpriced (2 requests)"
+    assert costs["template once"] == "unpriced (1 request)"
+    assert costs["template last"] == "0.0010"
+
+
 def test_stats_without_requests_say_so(folder: Path) -> None:
     result = ok("stats", "orders")
     assert result.stdout == ""

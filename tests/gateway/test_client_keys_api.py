@@ -166,7 +166,7 @@ def held_stream(go_on: threading.Event) -> wire.Behaviour:
     async def behave(exchange: Exchange) -> None:
         await exchange.head(200, "text/event-stream")
         await exchange.chunk(wire.chunk({"role": "assistant", "content": "a"}))
-        await asyncio.to_thread(go_on.wait, 20)
+        await asyncio.to_thread(go_on.wait, 120)
         await exchange.chunk(wire.chunk({}, finish_reason="stop"))
         await exchange.chunk(wire.DONE)
         await exchange.end()

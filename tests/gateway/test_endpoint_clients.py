@@ -12,7 +12,7 @@ from tests.gateway.test_endpoints import VECTOR, events_of, speaks
 from tests.gateway.test_endpoints_translated import CALL, TOOL_CHUNKS
 from tests.upstream import Upstream, answers, fails, sends
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.filterwarnings("ignore")
 SAID: Any = [{"role": "user", "content": "hello"}]
 
 

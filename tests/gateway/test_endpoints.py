@@ -604,7 +604,7 @@ def test_comments_are_no_answer_and_do_not_put_off_the_limit_for_the_first_event
     assert (status, body) == (200, b"".join(events_of(endpoint)))
     first, second = stage.trace().attempts
     assert (first.error_code, second.error_code) == ("provider_timeout", None)
-    assert 0.3 <= first.latency_s < 2
+    assert 0.5 <= first.latency_s < 10
 
 
 def test_comments_between_events_keep_a_stream_alive() -> None:
@@ -613,7 +613,7 @@ def test_comments_between_events_keep_a_stream_alive() -> None:
     async def behave(exchange: Exchange) -> None:
         await exchange.head(200, "text/event-stream")
         await exchange.chunk(whole[0])
-        for _ in range(12):
+        for _ in range(14):
             await exchange.chunk(b": wait\n\n")
             await asyncio.sleep(0.05)
         await exchange.chunk(b"".join(whole[1:]))
@@ -651,7 +651,7 @@ def test_a_client_that_leaves_a_stream_ends_the_upstream_call(endpoint: Endpoint
 def test_a_client_that_leaves_a_plain_call_ends_the_upstream_call() -> None:
     with Upstream([hangs]).running() as up, on_stage(up, timeout_s=30) as stage:
         with stage.client() as client, pytest.raises(httpx.ReadTimeout):
-            client.post("/v1/embeddings", json=ASK["embeddings"], timeout=0.3)
+            client.post("/v1/embeddings", json=ASK["embeddings"], timeout=1)
         eventually(lambda: up.hang_ups == 1)
         assert stage.trace().outcome == Outcome.CLIENT_CANCELLED
 

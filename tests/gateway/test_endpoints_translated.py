@@ -24,7 +24,7 @@ from tests.upstream import (
 )
 
 # litellm is a large library with warnings of its own; they are not ours to mend.
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.filterwarnings("ignore")
 ASK: dict[Endpoint, dict[str, Any]] = {
     "responses": {"model": "gpt", "input": "Where?", "instructions": "Be brief.", "max_output_tokens": 9},
     "messages": {

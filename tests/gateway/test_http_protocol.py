@@ -22,7 +22,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Generator[RunningGatewa
 def talk(gateway: RunningGateway, *pieces: bytes) -> bytes:
     """Send the pieces, and read until the gateway closes the connection."""
     address = urlsplit(gateway.url)
-    with socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=10) as connection:
+    with socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=60) as connection:
         for piece in pieces:
             connection.sendall(piece)
         answer = b""
@@ -157,7 +157,7 @@ def test_a_client_that_leaves_with_requests_in_line_ends_the_one_under_way(
         settings = {"model_providers": {"p": provider}, "api": {"max_retries": 0}}
         with running_gateway(tmp_path_factory.mktemp("leaving"), settings) as running:
             address = urlsplit(running.url)
-            with socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=10) as connection:
+            with socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=60) as connection:
                 connection.sendall(3 * post(ASKED % b"false", extra=b""))
                 eventually(lambda: up.n_busy == 1)
             eventually(lambda: up.hang_ups >= 1 and up.n_busy == 0)

@@ -18,7 +18,7 @@ from tests.gateway.providers.vendors import ANTHROPIC, COHERE, GEMINI, MISTRAL, 
 from tests.running import RunningGateway, eventually, register, running_gateway
 
 # litellm is a large library with warnings of its own; they are not ours to mend.
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.filterwarnings("ignore")
 KEYS = ("ANTHROPIC_API_KEY", "GEMINI_API_KEY", "COHERE_API_KEY", "MISTRAL_API_KEY", "OLLAMA_API_KEY")
 
 
@@ -66,7 +66,7 @@ def whole(wire: Wire) -> Reply:
 def test_a_plain_call_comes_back_in_openais_shape(wire: Wire, folder: Path) -> None:
     with gateway_over(wire, folder, whole(wire)) as (gateway, vendor):
         with gateway.client() as client:
-            response = client.post("/v1/chat/completions", json=ask(wire), timeout=60)
+            response = client.post("/v1/chat/completions", json=ask(wire), timeout=400)
         assert response.status_code == 200, response.text
         assert "Paris is lovely" in json.dumps(response.json()["choices"][0]["message"])
         assert "You help Jordan." in json.dumps(vendor.asked[0].body)
@@ -120,7 +120,7 @@ def test_a_stream_that_breaks_off_is_not_passed_off_as_whole(wire: Wire, folder:
 def test_an_error_keeps_its_meaning(wire: Wire, folder: Path, status: int, seen: int) -> None:
     reply = says(wire.error(status, f"not with {SECRET}"), status=status, headers={"retry-after": "7"})
     with gateway_over(wire, folder, reply) as (gateway, vendor), gateway.client() as client:
-        response = client.post("/v1/chat/completions", json=ask(wire), timeout=60)
+        response = client.post("/v1/chat/completions", json=ask(wire), timeout=400)
     assert response.status_code == seen
     assert response.headers.get("retry-after") == ("7" if status >= 429 else None)
     assert SECRET not in response.text
@@ -130,7 +130,7 @@ def test_an_error_keeps_its_meaning(wire: Wire, folder: Path, status: int, seen:
 
 def test_a_parameter_that_the_vendor_does_not_know_is_refused_by_name(folder: Path) -> None:
     with gateway_over(ANTHROPIC, folder, whole(ANTHROPIC)) as (gateway, vendor), gateway.client() as client:
-        response = client.post("/v1/chat/completions", json=ask(ANTHROPIC, logit_bias={"1": 2}), timeout=60)
+        response = client.post("/v1/chat/completions", json=ask(ANTHROPIC, logit_bias={"1": 2}), timeout=400)
     assert response.status_code == 400
     error = response.json()["error"]
     assert (error["param"], error["code"]) == ("logit_bias", "unsupported_parameter")
@@ -149,7 +149,7 @@ def test_a_tool_of_a_kind_that_the_vendor_does_not_have_is_the_clients_mistake(f
 def test_a_client_cannot_choose_the_vendors_address(folder: Path) -> None:
     with Vendor([whole(ANTHROPIC)]).running() as elsewhere:
         with gateway_over(ANTHROPIC, folder, whole(ANTHROPIC)) as (gateway, _), gateway.client() as client:
-            response = client.post("/v1/chat/completions", json=ask(ANTHROPIC, api_base=elsewhere.url), timeout=60)
+            response = client.post("/v1/chat/completions", json=ask(ANTHROPIC, api_base=elsewhere.url), timeout=400)
         assert response.status_code == 400
         assert elsewhere.asked == []
 
@@ -158,10 +158,10 @@ def test_a_client_that_leaves_ends_the_vendors_call(wire: Wire, folder: Path) ->
     with gateway_over(wire, folder, streams(wire.opening, then="stall")) as (gateway, vendor):
         with (
             gateway.client() as client,
-            client.stream("POST", "/v1/chat/completions", json=ask(wire, stream=True), timeout=60) as response,
+            client.stream("POST", "/v1/chat/completions", json=ask(wire, stream=True), timeout=400) as response,
         ):
             next(response.iter_bytes())
-        eventually(lambda: vendor.hang_ups == 1, timeout_s=1)
+        eventually(lambda: vendor.hang_ups == 1, timeout_s=20)
         trace = gateway.traces()[0]
     assert trace["outcome"] == "client_cancelled"
 
@@ -170,7 +170,7 @@ def test_the_trace_says_what_an_answer_cost(folder: Path) -> None:
     cached = {"input_tokens": 12, "cache_read_input_tokens": 1000, "cache_creation_input_tokens": 100}
     reply = says(anthropic_wire.message(anthropic_wire.text("Yes"), usage=cached))
     with gateway_over(ANTHROPIC, folder, reply) as (gateway, _), gateway.client() as client:
-        client.post("/v1/chat/completions", json=ask(ANTHROPIC), timeout=60)
+        client.post("/v1/chat/completions", json=ask(ANTHROPIC), timeout=400)
         trace = gateway.traces()[0]
     assert (trace["cached_input_tokens"], trace["cache_write_tokens"]) == (1000, 100)
     price = shipped_prices().price("anthropic", ANTHROPIC.model)
@@ -195,5 +195,5 @@ def test_threads_that_need_litellm_at_once_get_it_set_up_once() -> None:
         "[t.start() for t in threads]; [t.join() for t in threads]\n"
         "assert len(taught) == 1, taught\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr

@@ -88,7 +88,7 @@ def test_of_two_fetches_at_once_one_waits_and_downloads_nothing(registry: Regist
 
     def slow_download(requirement: str, directory: Path) -> Path:
         downloading.set()
-        assert may_finish.wait(30)
+        assert may_finish.wait(120)
         return registry.download(requirement, directory)
 
     first = threading.Thread(
@@ -96,11 +96,11 @@ def test_of_two_fetches_at_once_one_waits_and_downloads_nothing(registry: Regist
     )
     second = threading.Thread(target=registry.fetch, args=(tmp_path,))
     first.start()
-    assert downloading.wait(30)
+    assert downloading.wait(120)
     second.start()
     may_finish.set()
-    first.join(30)
-    second.join(30)
+    first.join(120)
+    second.join(120)
     assert registry.downloads == ["tiny==1.0"]
     assert (tmp_path / "Tiny.gguf").read_bytes() == CONTENT
 

@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 
 def _lines(program: str) -> list[dict[str, Any]]:
-    done = subprocess.run([sys.executable, "-c", PRELUDE + program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", PRELUDE + program], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     return [json.loads(line) for line in done.stderr.splitlines()]

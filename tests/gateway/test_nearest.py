@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from rs_gateway.adapters.prompt_files import PromptFiles
 from rs_gateway.domain.errors import TemplateInvalidError
 from rs_gateway.domain.nearest import NearestIndex, terms_of
-from rs_gateway.domain.prompts import Demo, PromptTemplate, PromptText, check_text, render_messages
+from rs_gateway.domain.prompts import Demo, PromptTemplate, PromptText, check_text
+from rs_gateway.domain.rendering import render_messages
 from tests import upstream as wire
 from tests.running import ORIGIN, running_gateway
 from tests.upstream import Upstream

@@ -6,7 +6,8 @@ from rs_gateway.domain.chat import ChatRequest
 from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.errors import AmbiguousModelError, ModelNotFoundError, TemplateUnavailableError
 from rs_gateway.domain.pools import Catalog, build_catalog, resolve
-from rs_gateway.domain.prompts import Origin, PromptTemplate, PromptText, PromptVersion, RegisteredTemplate
+from rs_gateway.domain.prompts import Origin, PromptTemplate, PromptText, PromptVersion
+from rs_gateway.domain.registered_template import RegisteredTemplate
 
 ORIGIN = Origin("registered", "tester", "2026-01-01T00:00:00+00:00")
 

@@ -330,7 +330,7 @@ def test_publishers_in_two_processes_never_both_win_over_the_same_version(regist
     processes = [
         subprocess.Popen([*arguments, name], cwd=ROOT, stdout=subprocess.PIPE, text=True) for name in ("ann", "bo")
     ]
-    won = [int(process.communicate(timeout=60)[0]) for process in processes]
+    won = [int(process.communicate(timeout=400)[0]) for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     published = registry.get("intent").history[1:]
     assert [sum(change.by == name for change in published) for name in ("ann", "bo")] == won

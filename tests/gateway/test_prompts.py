@@ -1,59 +1,12 @@
-"""Rendering: values go in once, verbatim; what is no placeholder is refused, never guessed at."""
+"""What the hash of a version stands for, and which ids a template may have."""
 
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from rs_gateway.domain.errors import MissingVariablesError, TemplateInvalidError
+from rs_gateway.domain.errors import TemplateInvalidError
 from rs_gateway.domain.output_formats import OutputFormat
-from rs_gateway.domain.prompts import (
-    Demo,
-    PromptText,
-    check_template_id,
-    escape_text,
-    parse_text,
-    render,
-    render_messages,
-)
-
-names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
-
-
-@given(st.text())
-def test_escaped_text_renders_as_itself(text: str) -> None:
-    assert render(escape_text(text), {}, template_id="t") == text
-
-
-@given(st.lists(st.tuples(st.text(), names), max_size=5), st.text(), st.dictionaries(names, st.text()))
-def test_values_are_inserted_verbatim_and_never_scanned_again(
-    parts: list[tuple[str, str]], tail: str, values: dict[str, str]
-) -> None:
-    values = {**{name: "{other} {{" for _, name in parts}, **values}
-    text = "".join(escape_text(literal) + "{" + name + "}" for literal, name in parts) + escape_text(tail)
-    assert render(text, values, template_id="t") == "".join(literal + values[n] for literal, n in parts) + tail
-
-
-@pytest.mark.parametrize(
-    "text", ["{", "}", "{}", "{a b}", '{"city": "x"}', "{0}", "{a", "a}", "{{a}", "{a.b}", "{a!r}"]
-)
-def test_a_brace_that_starts_no_placeholder_is_refused_with_the_remedy(text: str) -> None:
-    with pytest.raises(TemplateInvalidError, match="literal brace"):
-        parse_text(text)
-
-
-def test_every_missing_variable_of_all_texts_is_named() -> None:
-    text = PromptText("{a} {b}", "{c}")
-    with pytest.raises(MissingVariablesError) as caught:
-        render_messages(text, {"b": "x"}, [], template_id="t")
-    assert caught.value.missing == ("a", "c")
-
-
-def test_an_empty_instruction_sends_no_system_message() -> None:
-    assert render_messages(PromptText("", "{q}"), {"q": "hi"}, [], template_id="t") == (
-        {"role": "user", "content": "hi"},
-    )
+from rs_gateway.domain.prompts import Demo, PromptText, check_template_id
 
 
 def test_the_hash_is_of_what_is_served_and_of_nothing_else() -> None:

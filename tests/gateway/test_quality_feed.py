@@ -177,7 +177,7 @@ def test_a_store_that_cannot_be_read_is_tried_again() -> None:
 
     async def fail_then_heal() -> None:
         feeding = asyncio.ensure_future(QualityFeed(reader, router, interval_s=0.001).keep_fed())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await until(lambda: reader.read >= 3)
             assert quality(router) is None
             reader.failing = False

@@ -38,10 +38,10 @@ def end(gateway: RunningGateway) -> None:
 @pytest.mark.parametrize(("path", "body"), [("/v1/chat/completions", CHAT), ("/v1/responses", RESPONSES)])
 def test_a_plain_call_gets_an_error_that_says_so(tmp_path: Path, path: str, body: dict[str, Any]) -> None:
     with without_grace(tmp_path, wire.hangs) as (gateway, upstream), ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(httpx.post, gateway.url + path, json=body, timeout=20)
+        asked = pool.submit(httpx.post, gateway.url + path, json=body, timeout=120)
         eventually(lambda: len(upstream.requests) == 1)
         end(gateway)
-        response = asked.result(timeout=20)
+        response = asked.result(timeout=120)
     assert (response.status_code, response.headers["retry-after"]) == (503, "1")
     assert response.json()["error"]["code"] == "shutting_down"
     (trace,) = gateway.traces()
@@ -56,7 +56,7 @@ def test_a_plain_call_gets_an_error_that_says_so(tmp_path: Path, path: str, body
 def test_a_stream_ends_with_an_error_event(tmp_path: Path, path: str, body: dict[str, Any], event: bytes) -> None:
     with (
         without_grace(tmp_path, wire.sends([event], then="stall")) as (gateway, _),
-        httpx.stream("POST", gateway.url + path, json={**body, "stream": True}, timeout=20) as response,
+        httpx.stream("POST", gateway.url + path, json={**body, "stream": True}, timeout=120) as response,
     ):
         pieces = response.iter_raw()
         received = next(pieces)

@@ -65,14 +65,14 @@ def test_a_killed_gateway_loses_at_most_its_last_flush_interval(tmp_path: Path) 
         appended_at: list[float] = []
         for line in writer.stdout:
             appended_at.append(float(line.split()[1]))
-            if appended_at[-1] - appended_at[0] > 2.0:
+            if appended_at[-1] - appended_at[0] > 4.0:
                 break
         writer.send_signal(signal.SIGKILL)
         killed_at = time.monotonic()
     stored = ids(path)
     assert stored == [f"t{number}" for number in range(len(stored))]
     # The flush interval is 0.05 s; the rest is room for a machine that is busy with other things.
-    assert len(stored) >= sum(at < killed_at - 1.0 for at in appended_at)
+    assert len(stored) >= sum(at < killed_at - 2.5 for at in appended_at)
     with opened(path) as store:
         assert asyncio.run(store.committed(a_trace("after the restart")))
     with closing(sqlite3.connect(path)) as connection:
@@ -104,7 +104,7 @@ def test_two_processes_write_one_new_file_and_a_reader_sees_each_row_once(tmp_pa
 def test_an_interpreter_that_ends_without_closing_the_store_writes_it_out_and_ends(tmp_path: Path) -> None:
     with start_writer(tmp_path / "traces.db", "t", n_rows=1_500, ending="forgotten") as writer:
         try:
-            assert writer.wait(30) == 0
+            assert writer.wait(240) == 0
         finally:
             writer.kill()
     assert len(ids(tmp_path / "traces.db")) == 1_500
@@ -128,7 +128,7 @@ def test_feedback_that_waits_for_its_trace_holds_nobody_up(tmp_path: Path) -> No
         with pytest.raises(TraceNotFoundError):
             await waiting
 
-    with opened(tmp_path / "traces.db", flush_interval_s=0.4) as store:
+    with opened(tmp_path / "traces.db", flush_interval_s=0.8) as store:
         asyncio.run(scenario(store))
 
 

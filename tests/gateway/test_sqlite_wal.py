@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rs_gateway.adapters import sqlite_wal
 from rs_gateway.adapters.sqlite_wal import LogPatience
 
 LARGE = 20 * 2**20
@@ -30,7 +31,10 @@ def write(connection: sqlite3.Connection, n_bytes: int) -> None:
         connection.execute("INSERT INTO texts VALUES (zeroblob(?))", (n_bytes,))
 
 
-def test_a_log_that_a_reader_made_grow_begins_anew_while_the_reader_pauses(tmp_path: Path) -> None:
+def test_a_log_that_a_reader_made_grow_begins_anew_while_the_reader_pauses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_wal, "_LONGEST_PAUSE_S", 60)  # it ends as soon as the log has begun anew
     path, told = tmp_path / "traces.db", threading.Event()
     with closing(sqlite3.connect(path)) as writer:
         writer.execute("PRAGMA journal_mode = WAL")

@@ -301,5 +301,5 @@ def test_without_the_extra_the_error_names_it() -> None:
         "try:\n    import rs_gateway.adapters.telemetry\n"
         "except ConfigurationError as error:\n    print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=400)
     assert "pip install 'route-switch[telemetry]'" in done.stdout, done.stderr

@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 from rs_gateway.adapters.prompt_files import PromptFiles
 from rs_gateway.cli import app
-from rs_gateway.domain.prompts import Demo, Origin, PromptTemplate, PromptText, RegisteredTemplate
+from rs_gateway.domain.prompts import Demo, Origin, PromptTemplate, PromptText
 from rs_gateway.domain.publication import Action, Change
+from rs_gateway.domain.registered_template import RegisteredTemplate
 from rs_gateway.template_summary import summary_of
 
 LIVE = PromptText("Find the order number.", "{message}")

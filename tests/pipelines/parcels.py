@@ -8,8 +8,9 @@ from random import Random
 from rs_gateway.adapters.scripted_chat import Reply, ScriptedChat, message_text
 from rs_gateway.domain.chat import JsonObject, ProviderCall
 from rs_gateway.domain.prompts import Demo, Origin, PromptText, PromptVersion
-from rs_pipelines.answers import AnswerCache, CallBudget
+from rs_pipelines.answers import AnswerCache
 from rs_pipelines.cached_model import CachedModel, CallCost, CallLimits, ModelIdentity, unknown_cost
+from rs_pipelines.call_budget import CallBudget
 from rs_pipelines.evaluators.exact_match import ExactMatch
 from rs_pipelines.mipro.budget import PlanNumbers, SearchPolicy, StudyPlan, plan_for
 from rs_pipelines.mipro.request import StudyModels, StudyRequest

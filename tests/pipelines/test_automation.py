@@ -17,6 +17,7 @@ import pytest
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 
 from rs_gateway.adapters.sqlite_traces import SqliteTraceStore
+from rs_gateway.domain.errors import StoreError
 from rs_gateway.domain.feedback import Feedback, FeedbackKind
 from rs_gateway.domain.traces import Outcome, Trace, Usage
 from rs_gateway.wiring import open_registry
@@ -169,6 +170,21 @@ def test_enough_new_examples_start_a_study_and_those_it_has_seen_do_not(tmp_path
         assert f"19 new examples of 199 (since study {run.study_id})" in str(waiting.skip_message)
         label_more(tmp_path, daemon.bench, range(519, 521))
         assert [key for key, _ in requests(daemon.tick("new_examples"))] == [KEY]
+
+
+@pytest.mark.parametrize("cursor", ["what?", "[1]"])
+def test_a_cursor_that_somebody_wrote_in_the_ui_is_as_good_as_none(tmp_path: Path, cursor: str) -> None:
+    with daemon_on(tmp_path, min_new_examples=10) as daemon:
+        daemon.cursors["new_examples"] = cursor
+        assert "new" in str(daemon.tick("new_examples").skip_message)
+        assert daemon.cursors["new_examples"] != cursor
+
+
+def test_a_damaged_table_of_live_scores_is_named_with_what_to_do(tmp_path: Path) -> None:
+    with daemon_on(tmp_path) as daemon:
+        daemon.bench.live_scores.write_bytes(b"no parquet")
+        with pytest.raises(StoreError, match=r"live_scores.parquet cannot be read.*remove it, and the next ingest"):
+            daemon.looks("score_drift")
 
 
 def test_a_template_that_is_to_be_left_alone_starts_nothing(tmp_path: Path) -> None:

@@ -427,6 +427,30 @@ def test_a_disk_without_room_is_said_and_nothing_of_the_backup_is_left(
         assert list(disk.iterdir()) == []
 
 
+def test_a_restore_without_room_leaves_the_disk_as_it_was_and_says_what_to_do(
+    tmp_path: Path, need: Callable[..., None]
+) -> None:
+    backed_up(filled(tmp_path / "bench"), tmp_path / "b")
+    with small_disk(tmp_path, size_kb=96) as disk:
+        need("full_disk", have=disk is not None, why="a small file system cannot be mounted here")
+        assert disk is not None
+        there = bench_at(disk / "there")
+        with pytest.raises(StoreError, match=rf"Nothing was restored: .* to {there.data}.*No space left.*Make room"):
+            brought_back(tmp_path / "b", there)
+        assert list(there.data.rglob("*.restoring")) == []
+        refuse_half_restored(there.data)
+
+
+def test_a_folder_that_was_empty_is_restored_from_where_empty_folders_are_not_kept(tmp_path: Path) -> None:
+    bench = filled(tmp_path / "bench")
+    (bench.data / "packages").mkdir()
+    backed_up(bench, tmp_path / "b")
+    (tmp_path / "b/packages").rmdir()
+    there = bench_at(tmp_path / "there")
+    brought_back(tmp_path / "b", there)
+    assert contents(there.data) == contents(bench.data)
+
+
 def test_feedback_and_figures_travel_with_their_traces(tmp_path: Path) -> None:
     import asyncio
 

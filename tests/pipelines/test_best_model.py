@@ -17,13 +17,14 @@ from rs_gateway.domain.chat import ProviderCall
 from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.wiring import open_registry
 from rs_pipelines import planning, steps
-from rs_pipelines.answers import BudgetExhaustedError
 from rs_pipelines.best_model import BestModel, Tried, rank
 from rs_pipelines.best_model_report import best_model_page, conclusions, print_best_model
+from rs_pipelines.call_budget import BudgetExhaustedError
 from rs_pipelines.cli import register
 from rs_pipelines.effort import Effort
 from rs_pipelines.examples import Gathered
-from rs_pipelines.find_best_model import find_best_model
+from rs_pipelines.find_best_model import Crossed, Failed, NoModelAnsweredError, find_best_model
+from rs_pipelines.preflight import PreflightError
 from rs_pipelines.sample import Split, Target
 from rs_pipelines.workbench import Workbench
 from tests import upstream as wire
@@ -293,6 +294,66 @@ def test_a_model_on_which_not_every_prompt_has_run_is_ranked_with_a_warning() ->
     assert "Best: a." in conclusions(found)
 
 
+async def deaf_is_down(exchange: Exchange) -> None:
+    await (wire.fails(401)(exchange) if exchange.body["model"] == "deaf" else two_models(exchange))
+
+
+@pytest.mark.parametrize(
+    ("optimize", "why"),
+    [(True, "The model gave no answer to 10 rows ("), (False, "None of 80 test rows has a score (")],
+)
+def test_a_model_that_answers_nothing_is_named_with_the_reason_and_the_others_are_ranked(
+    tmp_path: Path, *, optimize: bool, why: str
+) -> None:
+    with Upstream([deaf_is_down]).running() as upstream:
+        bench = bench_of_two(tmp_path, upstream)
+        told: list[object] = []
+        found = find_best_model(bench, "parcels", optimize=optimize, effort=Effort(num_trials=3), on_step=told.append)
+        asked_of_deaf = sum(exchange["model"] == "deaf" for exchange in upstream.requests)
+    assert ([one.model for one in found.models], found.best) == (["tiny"], "tiny")
+    assert found.failed.keys() == {"deaf"} and not found.unfinished
+    assert found.failed["deaf"].startswith(why) and "provider_refused" in found.failed["deaf"]
+    assert "`route-switch check --live`" in found.failed["deaf"]
+    assert Failed("deaf", found.failed["deaf"]) in told and Crossed("deaf") not in told
+    assert asked_of_deaf <= 80, "once it is known nothing more is asked"
+    said = conclusions(found)
+    assert f"Warning: deaf failed, so it is not ranked. {found.failed['deaf']}" in said
+    assert "tiny is the only model that was finished" in said[-1]
+    assert "deaf failed" in best_model_page(found)
+
+
+def test_a_model_that_stops_answering_in_its_search_is_named_and_the_others_are_ranked(tmp_path: Path) -> None:
+    numbers = itertools.count()
+
+    async def deaf_goes_down(exchange: Exchange) -> None:
+        down = exchange.body["model"] == "deaf" and next(numbers) >= 20
+        await (wire.fails(401)(exchange) if down else two_models(exchange))
+
+    with Upstream([deaf_goes_down]).running() as upstream:
+        found = find_best_model(bench_of_two(tmp_path, upstream), "parcels", effort=Effort(num_trials=3))
+    assert [one.model for one in found.models] == ["tiny"]
+    assert re.search(r"Study \w+: \d+ of 60 rows got no answer \(provider_refused", found.failed["deaf"])
+
+
+@pytest.mark.parametrize("optimize", [True, False])
+def test_where_no_model_answers_the_error_names_them_all(tmp_path: Path, *, optimize: bool) -> None:
+    with Upstream([wire.fails(401)]).running() as upstream:
+        bench = bench_of_two(tmp_path, upstream, test=40)
+        with pytest.raises(NoModelAnsweredError, match="No model of 'parcels' could be compared:") as caught:
+            find_best_model(bench, "parcels", optimize=optimize)
+    assert caught.value.reasons.keys() == {"tiny", "deaf"}
+    assert re.search(r"\n  - tiny: .*provider_refused.*\n  - deaf: .*provider_refused", str(caught.value))
+
+
+def test_what_no_model_could_mend_still_ends_the_command_at_once(tmp_path: Path) -> None:
+    with Upstream([wire.fails(401)]).running() as upstream:
+        bench = bench_of_two(tmp_path, upstream, test=10)
+        with pytest.raises(PreflightError, match="The test split has 10 rows"):
+            find_best_model(bench, "parcels")
+        asked = {exchange["model"] for exchange in upstream.requests}
+    assert asked == {"tiny"}
+
+
 def test_where_only_the_time_cannot_be_taken_any_more_there_is_a_result(tmp_path: Path) -> None:
     with Upstream([two_models]).running() as upstream:
         bench = bench_of_two(tmp_path, upstream, test=20)
@@ -335,6 +396,11 @@ def test_the_command_prints_tables_or_json_and_writes_a_page(tmp_path: Path) -> 
         shown = CliRunner().invoke(app, [*options, "--output-dir", str(tmp_path / "report")])
         printed = CliRunner().invoke(app, [*options, "--json", "--models", "tiny"])
         unknown = CliRunner().invoke(app, [*options, "--models", "gpt-9"])
+    with Upstream([deaf_is_down]).running() as upstream:
+        (tmp_path / "down").mkdir()
+        bench_of_two(tmp_path / "down", upstream)
+        options[-1] = str(tmp_path / "down/route-switch.yaml")
+        one_failed = CliRunner().invoke(app, [*options, "--json"])
     assert shown.exit_code == 0, shown.output
     assert shown.stderr.count("calibration sample:") == 1
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["best-model.html", "best-model.json"]
@@ -342,5 +408,7 @@ def test_the_command_prints_tables_or_json_and_writes_a_page(tmp_path: Path) -> 
     assert (tmp_path / "report/best-model.html").read_text().startswith("<!doctype html>")
     assert json.loads((tmp_path / "report/best-model.json").read_text())["n_test"] == 80
     assert [one["model"] for one in json.loads(printed.stdout)["models"]] == ["tiny"]
+    assert json.loads(one_failed.stdout)["failed"].keys() == {"deaf"}
+    assert "deaf failed, the others go on without it: None of 80 test rows" in " ".join(one_failed.stderr.split())
     assert isinstance(unknown.exception, ConfigurationError)
     assert "does not run on 'gpt-9'; it runs on tiny, deaf" in str(unknown.exception)

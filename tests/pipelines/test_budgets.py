@@ -19,10 +19,12 @@ from rs_gateway.domain.errors import (
     ProviderTimeoutError,
     ProviderUnreachableError,
 )
-from rs_pipelines.answers import Allowance, AnswerCache, BudgetExhaustedError, CallBudget
+from rs_pipelines.answers import AnswerCache
 from rs_pipelines.cached_model import CachedModel, CallLimits, ModelIdentity, UnboundedAnswerError, UnpricedModelError
+from rs_pipelines.call_budget import BudgetExhaustedError, CallBudget
 from rs_pipelines.call_sizes import CallSize, MeasuredCalls, size_bound
 from rs_pipelines.pacing import Pace
+from rs_pipelines.spending import Allowance
 from tests.pipelines.parcels import cache_at
 
 MOST_OUT = 50

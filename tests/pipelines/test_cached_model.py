@@ -17,8 +17,10 @@ from rs_gateway.domain.errors import (
     ProviderRefusedError,
     ProviderTimeoutError,
 )
-from rs_pipelines.answers import Allowance, BudgetExhaustedError, CallBudget, ModelAnswer
+from rs_pipelines.answers import ModelAnswer
 from rs_pipelines.cached_model import CachedModel, CallLimits, ModelIdentity, parse_completion
+from rs_pipelines.call_budget import BudgetExhaustedError, CallBudget
+from rs_pipelines.spending import Allowance
 from tests.pipelines.parcels import cache_at, model
 
 QUESTION: list[Message] = [{"role": "user", "content": "What is the capital of France?"}]

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +16,12 @@ from rs_gateway.adapters.scripted_chat import ScriptedChat
 from rs_gateway.domain.prompts import PromptTemplate
 from rs_gateway.domain.publication import Action, Change
 from rs_pipelines.analysis.study_tables import pick_study
+from rs_pipelines.answers import AnswerCache
 from rs_pipelines.comparison import Comparison, sealed
 from rs_pipelines.gate import ComparedRow, GatePolicy, judge
 from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.mipro.search import run_study
+from rs_pipelines.spending import Allowance, Booking
 from rs_pipelines.studies import StudyFiles
 from tests.commands import failure, from_json, invoke, ok
 from tests.pipelines.parcels import EVALUATOR, LIVE, ORIGIN, cache_at, models, request, tiny_model
@@ -95,12 +98,51 @@ def test_a_study_goes_from_searched_to_compared_to_published(studied: Studied) -
     assert (line["state"], line["published_version"]) == ("published", 2)
     assert set(line) == {
         *("study_id", "template_id", "model", "started_at", "state", "seed", "evaluations", "calls", "usd"),
-        *("live_value", "best_value", "gain", "interval", "published_version"),
+        *("comparison_calls", "comparison_usd", "live_value", "best_value", "gain", "interval", "published_version"),
     }
     table = ok("study", "list").stdout
     assert studied.study.study_id in table
     assert "version 2" in table
     assert "+0.333 [" in table
+
+
+def booked(folder: Path, study_id: str, *, calls: int) -> None:
+    with closing(AnswerCache(folder / "data/cache/answers.db")) as cache:
+        for _ in range(calls):
+            cache.charge(study_id, Allowance(), Booking(usd=0.01))
+
+
+def test_calls_are_those_of_the_search_and_those_of_the_comparison(studied: Studied, tmp_path: Path) -> None:
+    searched = studied.study.calls
+    booked(tmp_path, studied.study.study_id, calls=searched + 7)
+    compare(studied)
+    (line,) = from_json("study", "list")
+    assert (line["calls"], line["comparison_calls"]) == (searched, 7)
+    assert (line["usd"], line["comparison_usd"]) == (studied.study.usd, pytest.approx(0.01 * (searched + 7)))
+    table = ok("study", "list").stdout
+    assert "calls: search + comparison" in table
+    assert f"{searched} + 7 " in table
+
+
+def test_what_a_search_has_booked_since_it_was_saved_is_no_comparison(studied: Studied, tmp_path: Path) -> None:
+    studied.files.save_study(replace(studied.study, finished=False))
+    booked(tmp_path, studied.study.study_id, calls=studied.study.calls + 7)
+    (line,) = from_json("study", "list")
+    assert (line["state"], line["calls"], line["comparison_calls"]) == ("searching", studied.study.calls, 0)
+
+
+def test_without_the_answer_cache_the_calls_of_a_comparison_are_unknown(studied: Studied, tmp_path: Path) -> None:
+    compare(studied)
+    (line,) = from_json("study", "list")
+    assert (line["comparison_calls"], line["comparison_usd"]) == (None, None)
+    assert f"{studied.study.calls} + unknown" in ok("study", "list").stdout
+    assert not (tmp_path / "data/cache").exists()
+    (tmp_path / "data/cache").mkdir()
+    (tmp_path / "data/cache/answers.db").write_text("no database" * 1_000)
+    damaged = invoke("study", "list", "--json")
+    assert damaged.exit_code == 1
+    assert "answers.db" in damaged.stderr
+    assert json.loads(damaged.stdout) == [line]
 
 
 def test_an_unfinished_study_is_still_searching(studied: Studied) -> None:

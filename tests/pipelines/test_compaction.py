@@ -130,9 +130,9 @@ def test_a_long_compaction_lets_an_ingest_in_between(tmp_path: Path) -> None:
         if report.merged == 1:
             reader.add_trace(started_at=NOON)
             other.start()
-            assert waiting.wait(10)
+            assert waiting.wait(60)
         if report.merged == 2:
-            assert came.wait(10), "it need not wait for the end"
+            assert came.wait(60), "it need not wait for the end"
 
     # Each of the three parts is packed in a turn of its own, and so is the one that came meanwhile with the first.
     assert lake.compact(on_merge=on_merge).merged >= 4

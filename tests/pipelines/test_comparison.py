@@ -10,8 +10,8 @@ from rich.console import Console
 from rs_gateway.adapters.scripted_chat import ScriptedChat
 from rs_gateway.domain.errors import ProviderError, ProviderOverloadedError
 from rs_gateway.domain.prompts import PromptText
-from rs_pipelines.answers import Allowance, CallBudget
 from rs_pipelines.cached_model import CachedModel
+from rs_pipelines.call_budget import CallBudget
 from rs_pipelines.comparison import Comparison, NotComparableError, run_comparison
 from rs_pipelines.gate import GatePolicy
 from rs_pipelines.mipro.budget import least_rows
@@ -23,6 +23,7 @@ from rs_pipelines.mipro.search import run_study
 from rs_pipelines.progress import print_comparison
 from rs_pipelines.sample import Split
 from rs_pipelines.scoring import score_rows
+from rs_pipelines.spending import Allowance
 from rs_pipelines.studies import StudyFiles
 from tests.pipelines.parcels import (
     EVALUATOR,

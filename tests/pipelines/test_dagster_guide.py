@@ -7,7 +7,7 @@ import yaml
 
 from rs_gateway.pipeline_sections import MiproSettings
 from rs_pipelines.definitions import build_defs
-from rs_pipelines.defs.failures import REMEDIES
+from rs_pipelines.defs.failures import DISK, REMEDIES
 from rs_pipelines.defs.jobs import optimize_job
 from rs_pipelines.defs.optimization import StudyConfig
 from tests.documents.markdown_blocks import blocks_of
@@ -29,7 +29,7 @@ def names() -> dict[str, set[str]]:
         "jobs": {"optimize", "ingest", "upkeep"} & {job.name for job in repository.get_all_jobs()},
         "sensors": {sensor.name for sensor in repository.sensor_defs},
         "schedules": {schedule.name for schedule in repository.schedule_defs},
-        "codes of failures": set(REMEDIES),
+        "codes of failures": {*REMEDIES, DISK},
     }
 
 

@@ -1,5 +1,7 @@
 """The whole loop as Dagster runs it, on a scripted model behind a real server."""
 
+import errno
+import os
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from rs_pipelines import results, steps
 from rs_pipelines.definitions import build_defs
 from rs_pipelines.defs.checks import comparison_checks
 from rs_pipelines.defs.instance import dagster_home
+from rs_pipelines.defs.optimization import StudyConfig, study
 from rs_pipelines.defs.partitions import targets
 from rs_pipelines.defs.resources import Stores
 from rs_pipelines.defs.run_study import RunStudy, study_of_run
@@ -27,6 +30,7 @@ from rs_pipelines.sample_draw import LabelShortageError
 from rs_pipelines.step_events import Event
 from rs_pipelines.workbench import Workbench
 from tests import upstream as wire
+from tests.pipelines.packaged import bench_in
 from tests.pipelines.tiny_upstream import import_parcels, tiny, workbench
 from tests.upstream import Exchange, Upstream
 
@@ -157,7 +161,7 @@ from rs_pipelines.workbench import Workbench
 add_partitions(Workbench.at(Path({str(bench.settings.config_path)!r})))
 """
     first = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(3)]
-    results = [(process.communicate(timeout=60)[1], process.returncode) for process in first]
+    results = [(process.communicate(timeout=400)[1], process.returncode) for process in first]
     assert [code for _, code in results] == [0, 0, 0], results
 
 
@@ -197,6 +201,42 @@ def test_a_provider_that_refuses_in_mid_study_fails_the_run_with_its_words_and_w
     assert "provider_refused" in str(said.description)
     assert said.metadata["error_code"].value == "study_failed"
     assert "route-switch check --live" in str(said.metadata["what_to_do"].value)
+
+
+def test_a_disk_that_is_full_in_mid_study_fails_the_run_with_the_place_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "in the system's language", "data/studies/journal.log")
+
+    monkeypatch.setattr(steps, "search", full)
+    with Upstream([tiny]).running() as upstream:
+        bench = workbench(tmp_path, upstream)
+        import_parcels(tmp_path, bench)
+        with pytest.raises(OSError, match=r"journal\.log"):
+            optimize_in_process(bench, bench.target("parcels"), Effort())
+    step, said = failure_of_the_last_run(bench)
+    assert step == "study"
+    assert said.description == f"{os.strerror(errno.ENOSPC)}: data/studies/journal.log."
+    assert said.metadata["error_code"].value == "disk"
+    assert str(said.metadata["what_to_do"].value).startswith("Free room there, then **Re-execute")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"num_trials": -3}, "num_trials is -3: it is at least 1"),
+        ({"max_cost_usd": float("nan")}, "max_cost_usd is nan: it is over 0"),
+        ({"seed": -1}, "seed is -1: it is 0 to 4294967295"),
+    ],
+)
+def test_a_number_in_the_launchpad_that_cannot_be_is_named_with_its_range(
+    tmp_path: Path, config: dict[str, object], words: str
+) -> None:
+    context = dg.build_asset_context(partition_key="parcels@tiny")
+    with pytest.raises(dg.Failure, match=words) as failure:
+        study(context, config=StudyConfig.model_validate(config), stores=Stores(lambda: bench_in(tmp_path)))
+    assert "launchpad" in str(failure.value.metadata["what_to_do"].value)
 
 
 def test_an_evaluator_of_one_run_that_cannot_tell_right_from_wrong_is_a_red_check(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_a_first_ingest_beside_an_erasure_brings_nothing_back(tmp_path: Path, mo
 
     monkeypatch.setattr(forgetting, "_forget_derived", with_an_ingest_beside)
     forget(bench, found)
-    other.join(20)
+    other.join(60)
     assert rows == [8]
     assert "user-3-secret" not in bench.lake.traces(["end_user"]).collect()["end_user"].to_list()
     assert find(bench, end_user="user-3-secret").empty

@@ -31,6 +31,7 @@ from rs_pipelines.lake_files import LakeBusyError
 from rs_pipelines.lake_schema import TRACES
 from rs_pipelines.studies import StudyBusyError
 from rs_pipelines.workbench import Workbench
+from tests.commands import from_json, invoke
 from tests.pipelines.parcels import parcels
 from tests.pipelines.test_backup import bench_at, writing_at_full_speed
 from tests.pipelines.tiny_upstream import import_parcels, tiny, workbench
@@ -238,6 +239,34 @@ def test_interrupted_it_is_finished_by_the_same_request(
     assert places(bench.data, said[user]) <= {
         f"prompts/parcels/versions/{version.version:04d}.yaml" for version in found.versions
     }
+
+
+def test_whoever_stops_it_is_told_that_the_same_command_goes_on_and_sees_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Upstream([tiny]).running() as upstream:
+        bench = workbench(tmp_path, upstream)
+    fill(bench)
+    steps.ingest(bench)
+    monkeypatch.chdir(tmp_path)
+    command, seen = ("forget", "--user", "user-3-secret", "--yes"), list[tuple[int, int | None]]()
+
+    def see(_step: str, done: int, total: int | None) -> None:
+        seen.append((done, total))
+
+    def interrupted(_settings: Settings) -> TraceEraser:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        found = find(bench, end_user="user-3-secret", watch=see)
+        patched.setattr(forgetting, "open_trace_eraser", interrupted)
+        patched.setattr(forgetting, "find", lambda *_, **__: found)  # pyright: ignore[reportUnknownLambdaType]
+        stopped = invoke(*command)
+    assert (stopped.exit_code, stopped.stdout) == (130, "")
+    assert "the same command finds what is left" in stopped.stderr
+    assert seen == [(done, 4) for done in range(4)]
+    assert from_json(*command)["found"]["traces"] == 20
+    assert find(bench, end_user="user-3-secret").empty
 
 
 def test_an_ingest_under_way_is_waited_for(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_a_query_whose_files_are_removed_while_it_runs_begins_again(lake: Lake) 
 
 def test_a_process_that_leaves_its_connection_open_ends_quietly(lake: Lake, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LEFT_OPEN, str(tmp_path / "lake")], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", LEFT_OPEN, str(tmp_path / "lake")], cwd=ROOT, capture_output=True, text=True, timeout=400
     )
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[(6,)]", "")
 

@@ -22,13 +22,15 @@ from rs_gateway.domain.evaluation import (
     UnreadableVerdictError,
     questions_per_answer,
 )
-from rs_pipelines.answers import Allowance, AnswerCache, BudgetExhaustedError, CallBudget
+from rs_pipelines.answers import AnswerCache
+from rs_pipelines.call_budget import BudgetExhaustedError, CallBudget
 from rs_pipelines.evaluators.llm_judge import LLMJudge
 from rs_pipelines.evaluators.registry import build_evaluator
 from rs_pipelines.mipro.request import StudyModels
 from rs_pipelines.mipro.search import run_study
 from rs_pipelines.sample import Split
 from rs_pipelines.scoring import RowScore, score_answers, score_rows, task_input_of
+from rs_pipelines.spending import Allowance
 from rs_pipelines.studies import StudyFiles
 from tests.pipelines.parcels import LIVE, cache_at, judged_model, parcel, request, small_plan, tiny_model
 

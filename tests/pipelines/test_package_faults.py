@@ -1,6 +1,7 @@
 """Packages that were damaged, forged or made to do harm, and imports that are killed: nothing comes of them."""
 
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import warnings
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -19,7 +21,8 @@ from hypothesis import strategies as st
 
 from rs_gateway.adapters.sqlite_figures import SqliteFigures
 from rs_gateway.domain.errors import RegistryError, RouteSwitchError
-from rs_gateway.domain.prompts import PromptText, RegisteredTemplate
+from rs_gateway.domain.prompts import PromptText
+from rs_gateway.domain.registered_template import RegisteredTemplate
 from rs_pipelines.packages.archive import pack, stage
 from rs_pipelines.packages.content import opened_package
 from rs_pipelines.packages.dataset import table_rows
@@ -30,6 +33,7 @@ from rs_pipelines.workbench import Workbench
 from tests.pipelines.packaged import EVERYTHING, bench_in, entry, export, full_bench, packed
 from tests.pipelines.parcels import ORIGIN
 from tests.pipelines.tiny_upstream import TEMPLATE
+from tests.small_disks import small_disk
 
 ROOT = Path(__file__).parents[2]
 
@@ -438,6 +442,22 @@ def test_a_process_that_is_killed_for_real_leaves_nothing_once_the_next_import_b
     with pytest.raises(PackageError):
         import_package(bench, tmp_path / "there is none", ImportOptions())
     assert state(bench) == nothing
+
+
+@pytest.mark.parametrize("size_kb", [32, 64, 112, 160, 208])
+def test_an_import_without_room_names_the_place_and_leaves_it_as_it_was(
+    made: Path, tmp_path: Path, need: Callable[..., None], size_kb: int
+) -> None:
+    with small_disk(tmp_path, size_kb=size_kb) as disk:
+        need("full_disk", have=disk is not None, why="a small file system cannot be mounted here")
+        assert disk is not None
+        bench = bench_in(disk / "there")
+        nothing = state(bench)
+        with pytest.raises(RouteSwitchError) as refusal:
+            import_package(bench, made / "p", ImportOptions(restore_analytics=True))
+        assert re.search(rf"{bench.data}.*(No space left|is full).*(make room|Make room|mend that)", str(refusal.value))
+        assert state(bench) == nothing
+        assert list(disk.rglob("*.tmp")) == []
 
 
 def test_half_added_drafts_are_not_seen_and_go_with_the_next_change(made: Path, tmp_path: Path) -> None:

@@ -172,3 +172,18 @@ def test_what_is_exported_wiped_and_imported_is_what_was_there(tmp_path: Path, m
     assert state() == before
     assert from_json("template", "show", "parcels")["serving"] == {}
     ok("template", "publish", "parcels", "2", "--reason", "as it was")
+
+
+def test_the_place_of_a_package_may_be_named_as_in_the_original_and_once_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full_bench(tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    template = ("package", "export", "--template-id", "parcels", "--config", "route-switch.yaml")
+    made = from_json(*template, "--output-dir", "../p", "--include-analytics", "--logs-limit", "5")
+    assert (made["path"], made["counts"]["traces"], made["counts"]["figures"]) == ("../p", 5, 3)
+    for wrong in ((*template, "../q", "--output-dir", "../q"), template):
+        refused = invoke(*wrong)
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert "--output-dir" in refused.stderr
+    assert not (tmp_path / "q").exists()

@@ -27,7 +27,7 @@ from rs_pipelines.packages.importing import FiguresExistError, Imported, ImportO
 from rs_pipelines.workbench import Workbench
 from tests.commands import ok
 from tests.pipelines.packaged import BETTER, bench_in, export, full_bench, original_package
-from tests.pipelines.parcels import TARGET
+from tests.pipelines.parcels import ORIGIN, TARGET
 from tests.pipelines.tiny_upstream import TEMPLATE
 from tests.trace_files import counted
 
@@ -140,8 +140,13 @@ def test_what_is_redacted_is_in_no_file_of_the_package(tmp_path: Path) -> None:
     bench = full_bench(tmp_path / "here", privacy={"redact": ["emails"]})
     row = LabelledRow({"message": "from bob@example.com"}, (), "bob@example.com", None, "bob@example.com")
     bench.datasets.add("parcels", DatasetFile("x", (row,), ()))
-    facts = export(bench, tmp_path / "p")
+    asked_for = replace(ORIGIN, note="asked for by bob@example.com")
+    version = bench.registry.add_version("parcels", PromptText("Do.", "{message}"), model=None, origin=asked_for)
+    reason = "bob@example.com wanted it"
+    bench.registry.make_live("parcels", Change(Action.PUBLISH, version.number, None, "ann", "now", reason, previous=1))
+    facts = export(bench, tmp_path / "p", ExportOptions(git=True))
     assert facts.redaction.rules == ["emails"]
+    assert "[email] wanted it" in (tmp_path / "p/prompts/parcels/live.yaml").read_text()
     for path in (tmp_path / "p").rglob("*"):
         assert path.is_dir() or b"bob@example.com" not in path.read_bytes(), path
 

@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rs_gateway.domain.errors import StoreError
-from rs_pipelines.answers import Allowance, Booking, ModelAnswer, Spending
+from rs_pipelines.answers import ModelAnswer
 from rs_pipelines.postgres_answers import PostgresAnswerCache
+from rs_pipelines.spending import Allowance, Booking, Spending
 
 ANSWER = ModelAnswer("yes", "stop", 10, 2)
 

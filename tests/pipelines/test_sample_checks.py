@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rs_gateway.domain.prompts import Demo, PromptText
-from rs_pipelines.answers import Allowance, Spending
-from rs_pipelines.preflight import EvaluatorSanity
+from rs_pipelines.evaluator_sanity import EvaluatorSanity
 from rs_pipelines.sample import CalibrationSample, Example, Split, sample_of
 from rs_pipelines.sample_checks import balanced, enough_rows, kept_apart, tells_right_from_wrong, within_budget
+from rs_pipelines.spending import Allowance, Spending
 from tests.pipelines.parcels import parcels
 
 LIVE = PromptText("Say it.", "{message}")

@@ -7,11 +7,13 @@ import pytest
 
 from rs_gateway.adapters.scripted_chat import ScriptedChat, ScriptedReply
 from rs_gateway.domain.errors import ProviderRefusedError
-from rs_gateway.domain.prompts import PromptText, render_messages
-from rs_pipelines.answers import Allowance, BudgetExhaustedError, CallBudget
+from rs_gateway.domain.prompts import PromptText
+from rs_gateway.domain.rendering import render_messages
 from rs_pipelines.cached_model import CachedModel
+from rs_pipelines.call_budget import BudgetExhaustedError, CallBudget
 from rs_pipelines.sample import Example, Split
 from rs_pipelines.scoring import RowScore, score_rows
+from rs_pipelines.spending import Allowance
 from tests.pipelines.parcels import EVALUATOR, LIVE, cache_at, demo, model, parcel, tiny_model
 
 ROWS = [parcel(n, Split.VAL) for n in range(10)]

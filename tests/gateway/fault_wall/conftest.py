@@ -19,7 +19,7 @@ def thawed_in_the_end() -> Iterator[None]:
 
 @pytest.fixture(scope="package")
 def lasting_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """Impatient: 0.2 s for a first event or between two, 0.8 s for everything."""
+    """Impatient: 0.5 s for a first event or between two, 2 s for everything."""
     with pytest.MonkeyPatch.context() as environment:
         for name in list(os.environ):
             if name.startswith(("RS_", "ROUTE_SWITCH_")) or name.endswith("_API_KEY"):
@@ -28,9 +28,9 @@ def lasting_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             tmp_path_factory.mktemp("stage"),
             wire.answers("not set"),
             wire.answers(GREETING),
-            timeout_seconds=0.8,
-            first_byte_timeout_seconds=0.2,
-            idle_timeout_seconds=0.2,
+            timeout_seconds=2,
+            first_byte_timeout_seconds=0.5,
+            idle_timeout_seconds=0.5,
         ) as stage:
             yield stage
 

@@ -70,7 +70,7 @@ def test_the_client_gets_a_fallbacks_answer_or_the_right_error(
     seen = stage.ask(stream=stream)
     assert (seen.status, seen.content, seen.whole) == (200, GREETING, True)
     assert seen.headers["x-route-switch-combination"] == "on-p2"
-    assert seen.took_s < 2
+    assert seen.took_s < 5
     trace = stage.trace()
     assert (trace["outcome"], trace["error_code"], trace["combination_id"]) == ("complete", None, "on-p2")
     assert (trace["usage_source"], trace["response"]["content"]) == ("provider", GREETING)
@@ -79,7 +79,7 @@ def test_the_client_gets_a_fallbacks_answer_or_the_right_error(
     seen = stage.ask(stream=stream, model=ALONE)
     assert (seen.status, seen.error["code"], seen.whole) == (status, code, True)
     assert stage.first.base_url not in seen.text
-    assert seen.took_s < 2
+    assert seen.took_s < 5
     trace = stage.trace(at=1)
     assert trace["outcome"] == ("provider_cut" if code == "provider_cut" else "provider_error")
     assert (trace["error_code"], trace["usage_source"], trace["response"]) == (code, "unknown", None)
@@ -111,7 +111,7 @@ def test_a_host_that_does_not_pick_up_costs_the_connect_timeout_and_no_more(tmp_
     ):
         seen = stage.ask(stream=stream)
         assert seen.content == GREETING
-        assert 0.2 <= seen.took_s < 1.5
+        assert 0.2 <= seen.took_s < 4  # the deadline is 5 s
         assert stage.attempts() == [("on-p1", "provider_timeout"), ("on-p2", None)]
 
 

@@ -55,7 +55,7 @@ def test_half_an_answer_is_none(stage: Stage, fault: Behaviour, code: str) -> No
     stage.play(fault)
     seen = stage.ask()
     assert (seen.status, seen.content) == (200, GREETING)
-    assert seen.took_s < 2
+    assert seen.took_s < 5
     assert stage.attempts() == [("on-p1", code), ("on-p2", None)]
     seen = stage.ask(model=ALONE)
     assert (seen.status, seen.error["code"]) == (502, code)
@@ -69,13 +69,13 @@ def test_a_body_that_trickles_past_the_deadline_is_a_504(tmp_path: Path) -> None
     with staged(tmp_path, trickle, timeout_seconds=0.3) as stage:
         seen = stage.ask()
         assert (seen.status, seen.error["code"]) == (504, "provider_timeout")
-        assert 0.3 <= seen.took_s < 1.5
+        assert 0.3 <= seen.took_s < 4
         assert stage.trace()["outcome"] == "provider_error"
         eventually(lambda: stage.first.n_open == 0)
 
 
 def test_a_huge_answer_arrives_whole(tmp_path: Path) -> None:
     text = "ü" * 8_000_000
-    with staged(tmp_path, wire.answers(text)) as stage:
+    with staged(tmp_path, wire.answers(text), timeout_seconds=60) as stage:
         assert stage.ask().content == text
         assert stage.trace()["outcome"] == "complete"

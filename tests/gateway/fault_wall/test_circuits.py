@@ -1,12 +1,14 @@
 """Failures that go on: the circuit opens, a probe closes it, a bad success rate demotes, as seen from outside."""
 
 import itertools
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rs_gateway.domain.routing import CircuitRules, RouterRules
+from rs_gateway.domain.routing import CircuitRules
 from tests import upstream as wire
 from tests.gateway.fault_wall.stage import GREETING, Stage, staged
 from tests.running import eventually
@@ -25,17 +27,31 @@ class Fickle:
         await (wire.fails(500) if self.fails else wire.answers("from the first"))(exchange)
 
 
-def open_for(stage: Stage, open_s: float) -> None:
-    """Let circuits open for so long, and not the usual seconds."""
-    rules = RouterRules("weighted_round_robin", circuit=CircuitRules(open_s=open_s))
-    stage.inside.call(lambda: stage.inside.app.app.state.router.adopt(rules))
+def open_for_long(stage: Stage) -> None:
+    """Let circuits open for a minute, and not the usual seconds: time enough to look at one on a busy machine."""
+
+    def adopt() -> None:
+        router = stage.inside.app.app.state.router
+        router.adopt(replace(router._rules, circuit=CircuitRules(open_s=60.0)))
+
+    stage.inside.call(adopt)
+
+
+def until_half_open(stage: Stage) -> None:
+    """Wait for the end of the open circuit's time, which comes soon now."""
+
+    def hurry() -> None:
+        stage.inside.app.app.state.router._health["on-p1"].circuit._until_s = time.monotonic() + 0.1
+
+    stage.inside.call(hurry)
+    eventually(lambda: stage.circuit() == "half_open")
 
 
 @STREAMS
 def test_a_provider_that_goes_on_failing_is_left_alone_until_a_probe_succeeds(tmp_path: Path, stream: bool) -> None:
     first = Fickle()
     with staged(tmp_path, first, wire.answers(GREETING)) as stage:
-        open_for(stage, 1.0)  # time enough for what is said of an open one, on a busy machine too
+        open_for_long(stage)
         assert [stage.ask(stream=stream).content for _ in range(5)] == [GREETING] * 5
         assert stage.circuit() == "open"
         assert stage.health()["retry_in_s"] > 0
@@ -45,13 +61,13 @@ def test_a_provider_that_goes_on_failing_is_left_alone_until_a_probe_succeeds(tm
         assert len(stage.first.requests) == asked == 5
         assert stage.attempts(at=5) == [("on-p2", None)]
 
-        eventually(lambda: stage.circuit() == "half_open")
+        until_half_open(stage)
         assert stage.ask(stream=stream).content == GREETING  # the probe fails, and it opens again
         assert len(stage.first.requests) == 6
         assert stage.circuit() == "open"
 
         first.fails = False
-        eventually(lambda: stage.circuit() == "half_open")
+        until_half_open(stage)
         assert stage.ask(stream=stream).content == "from the first"
         assert stage.circuit() == "closed"
         assert stage.ask(stream=stream).content == "from the first"
@@ -60,6 +76,7 @@ def test_a_provider_that_goes_on_failing_is_left_alone_until_a_probe_succeeds(tm
 def test_with_nobody_else_an_open_circuit_refuses_no_request(tmp_path: Path) -> None:
     first = Fickle()
     with staged(tmp_path, first) as stage:
+        open_for_long(stage)
         assert [stage.ask().status for _ in range(6)] == [502] * 6
         assert stage.circuit() == "open"
         first.fails = False
@@ -69,6 +86,7 @@ def test_with_nobody_else_an_open_circuit_refuses_no_request(tmp_path: Path) -> 
 def test_with_every_circuit_open_the_chosen_one_is_asked_all_the_same(tmp_path: Path) -> None:
     first, second = Fickle(), Fickle()
     with staged(tmp_path, first, second) as stage:
+        open_for_long(stage)
         for _ in range(8):
             stage.ask()
         assert (stage.circuit(), stage.circuit("on-p2")) == ("open", "open")
@@ -80,6 +98,7 @@ def test_with_every_circuit_open_the_chosen_one_is_asked_all_the_same(tmp_path: 
 def test_with_every_circuit_open_the_fallback_is_asked_too(tmp_path: Path) -> None:
     first, second = Fickle(), Fickle()
     with staged(tmp_path, first, second) as stage:
+        open_for_long(stage)
         for _ in range(8):
             stage.ask()
         assert (stage.circuit(), stage.circuit("on-p2")) == ("open", "open")
@@ -92,6 +111,7 @@ def test_with_every_circuit_open_the_fallback_is_asked_too(tmp_path: Path) -> No
 def test_of_equals_the_one_with_the_open_circuit_gets_no_requests(tmp_path: Path, stream: bool) -> None:
     equals = {"strategy": "round_robin"}
     with staged(tmp_path, wire.resets, wire.answers(GREETING), gateway=equals, equal_weights=True) as stage:
+        open_for_long(stage)
         assert [stage.ask(stream=stream).content for _ in range(20)] == [GREETING] * 20
         assert len(stage.first.requests) == 5
         assert stage.circuit() == "open"
@@ -101,6 +121,7 @@ def test_of_equals_the_one_with_the_open_circuit_gets_no_requests(tmp_path: Path
 def test_streams_that_break_open_the_circuit_too(tmp_path: Path) -> None:
     begun = [wire.chunk({"role": "assistant", "content": "Par"})]
     with staged(tmp_path, wire.sends(begun, then="cut")) as stage:
+        open_for_long(stage)
         for _ in range(5):
             assert "error" in stage.ask(stream=True).events[-1]
         assert stage.circuit() == "open"

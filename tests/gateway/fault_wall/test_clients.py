@@ -17,6 +17,8 @@ SMALL_BUFFER = 16 * 1024
 BLOCK = wire.chunk({"content": "x" * 256 * 1024})
 N_BLOCKS = 64
 """More than the buffers of both kernels and the gateway take in together."""
+BUDGET_S = 1.5
+"""Of the provider; more than it takes for all blocks on a busy machine."""
 
 
 async def endless(exchange: Exchange) -> None:
@@ -25,12 +27,11 @@ async def endless(exchange: Exchange) -> None:
         await exchange.chunk(BLOCK)
 
 
-def leave(connection: socket.socket, how: str) -> float:
-    """Hang up, politely or not. Returns when."""
+def leave(connection: socket.socket, how: str) -> None:
+    """Hang up, politely or not."""
     if how == "reset":
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
-    return time.monotonic()
 
 
 HOWS = pytest.mark.parametrize("how", ["close", "reset"])
@@ -38,14 +39,15 @@ HOWS = pytest.mark.parametrize("how", ["close", "reset"])
 
 def test_a_slow_but_steady_client_gets_everything_however_long_it_takes(tmp_path: Path) -> None:
     blocks = [*[BLOCK] * N_BLOCKS, FINISH, wire.USAGE_CHUNK, wire.DONE]
-    with staged(tmp_path, wire.sends(blocks), timeout_seconds=0.6, client_stall_seconds=2) as stage:
+    with staged(tmp_path, wire.sends(blocks), timeout_seconds=BUDGET_S, client_stall_seconds=5) as stage:
         connection, began = stage.connect(receive_buffer=SMALL_BUFFER), time.monotonic()
         stage.post(connection, stream=True)
         received = bytearray()
         while not received.endswith(b"0\r\n\r\n"):
             received += connection.recv(256 * 1024)
-            time.sleep(0.002)  # the client's pace
-        assert time.monotonic() - began > 2 * 0.6
+            if time.monotonic() - began < 2.1 * BUDGET_S:
+                time.sleep(0.01)  # the client's pace
+        assert time.monotonic() - began > 2 * BUDGET_S
         assert received.count(b"x" * 1_000) >= N_BLOCKS
         assert b"error" not in received
         assert received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
@@ -78,7 +80,7 @@ def large_then(*rest: bytes, cut: bool = False) -> Behaviour:
     ids=["in the middle", "before the end", "before the error"],
 )
 def test_a_client_that_stops_reading_is_cut_off(tmp_path: Path, behaviour: Behaviour) -> None:
-    with staged(tmp_path, behaviour, client_stall_seconds=0.3) as stage:
+    with staged(tmp_path, behaviour, timeout_seconds=60, client_stall_seconds=0.3) as stage:
         connection = stage.connect(receive_buffer=SMALL_BUFFER)
         stage.post(connection, stream=True)
         assert connection.recv(12) == b"HTTP/1.1 200"
@@ -88,8 +90,8 @@ def test_a_client_that_stops_reading_is_cut_off(tmp_path: Path, behaviour: Behav
         # It blames nobody, frees the upstream, and does not wait for the client to give the connection back.
         assert stage.health()["in_flight"] == 0
         assert stage.health()["success_rate"] is None
-        eventually(lambda: stage.first.n_busy == 0, timeout_s=1.0)
-        eventually(lambda: stage.inside.n_connections == 0, timeout_s=2.0)
+        eventually(lambda: stage.first.n_busy == 0, timeout_s=20)
+        eventually(lambda: stage.inside.n_connections == 0, timeout_s=20)
         received = bytearray()
         with contextlib.suppress(ConnectionError):
             while more := connection.recv(1_000_000):
@@ -102,12 +104,13 @@ def test_a_client_that_never_reads_a_plain_answer_does_not_hold_its_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rs_gateway.http_protocol.PATIENCE_S", 0.3)
-    with staged(tmp_path, wire.answers("x" * 16_000_000), client_stall_seconds=0.3) as stage:
+    answer = wire.answers("x" * 16_000_000)
+    with staged(tmp_path, answer, timeout_seconds=60, client_stall_seconds=0.3) as stage:
         connection = stage.connect(receive_buffer=SMALL_BUFFER)
         stage.post(connection, stream=False)
         assert connection.recv(12) == b"HTTP/1.1 200"
         assert stage.trace()["outcome"] in ("complete", "client_cancelled")
-        eventually(lambda: stage.inside.n_connections == 0, timeout_s=4.0)
+        eventually(lambda: stage.inside.n_connections == 0, timeout_s=20)
 
 
 @HOWS
@@ -117,9 +120,8 @@ def test_a_client_that_leaves_before_the_answer_ends_the_upstream_call(tmp_path:
         connection = stage.connect()
         stage.post(connection, stream=stream)
         eventually(lambda: len(stage.first.requests) == 1)
-        left = leave(connection, how)
-        eventually(lambda: stage.first.hang_ups == 1, timeout_s=1.0)
-        assert time.monotonic() - left < 1.0
+        leave(connection, how)
+        eventually(lambda: stage.first.hang_ups == 1, timeout_s=4.0)  # the deadline would take longer
         trace = stage.trace()
         assert (trace["outcome"], trace["error_code"]) == ("client_cancelled", "client_cancelled")
         assert (trace["response"], trace["usage_source"]) == (None, "unknown")
@@ -134,9 +136,8 @@ def test_a_client_that_leaves_in_mid_stream_ends_the_upstream_call(tmp_path: Pat
         connection = stage.connect()
         stage.post(connection, stream=True)
         eventually(lambda: b'"is"' in connection.recv(100_000, socket.MSG_PEEK))
-        left = leave(connection, how)
-        eventually(lambda: stage.first.hang_ups == 1, timeout_s=1.0)
-        assert time.monotonic() - left < 1.0
+        leave(connection, how)
+        eventually(lambda: stage.first.hang_ups == 1, timeout_s=4.0)  # the deadline would take longer
         trace = stage.trace()
         assert (trace["outcome"], trace["error_code"]) == ("client_cancelled", "client_cancelled")
         assert (trace["response"]["content"], trace["usage_source"]) == ("Paris", "estimated")
@@ -151,9 +152,8 @@ def test_a_client_that_leaves_a_busy_stream_ends_the_upstream_call(tmp_path: Pat
         stage.post(connection, stream=True)
         for _ in range(20):
             assert connection.recv(100_000)
-        left = leave(connection, how)
-        eventually(lambda: stage.first.n_busy == 0, timeout_s=1.0)
-        assert time.monotonic() - left < 1.0
+        leave(connection, how)
+        eventually(lambda: stage.first.n_busy == 0, timeout_s=4.0)
         assert stage.trace()["outcome"] == "client_cancelled"
         eventually(lambda: stage.first.n_open == 0)
 

@@ -26,11 +26,11 @@ def test_the_defaults_end_a_stall_of_30_seconds() -> None:
 
 @STREAMS
 def test_silence_is_a_504_at_the_deadline_and_blames_nobody_else(tmp_path: Path, stream: bool) -> None:
-    with staged(tmp_path, wire.hangs, wire.answers(GREETING), timeout_seconds=0.3) as stage:
+    with staged(tmp_path, wire.hangs, wire.answers(GREETING), timeout_seconds=1) as stage:
         seen = stage.ask(stream=stream)
         assert (seen.status, seen.error["code"]) == (504, "provider_timeout")
-        assert 0.3 <= seen.took_s < 1.0
-        eventually(lambda: stage.first.hang_ups == 1, timeout_s=1.0)
+        assert 1 <= seen.took_s < 2  # a second budget would end at 2
+        eventually(lambda: stage.first.hang_ups == 1)
         assert stage.trace()["outcome"] == "provider_error"
         assert stage.attempts() == [("on-p1", "provider_timeout")]
         assert stage.health()["success_rate"] == 0.0
@@ -41,20 +41,20 @@ def test_silence_is_a_504_at_the_deadline_and_blames_nobody_else(tmp_path: Path,
 
 @STREAMS
 def test_retries_share_the_deadline_of_the_first_try(tmp_path: Path, stream: bool) -> None:
-    script = [late(wire.fails(500), by_s=0.5), wire.hangs]
-    with staged(tmp_path, script, timeout_seconds=0.8, max_retries=3) as stage:
+    script = [late(wire.fails(500), by_s=0.8), wire.hangs]
+    with staged(tmp_path, script, timeout_seconds=1.5, max_retries=3) as stage:
         seen = stage.ask(stream=stream)
         assert seen.status == 504
-        assert 0.8 <= seen.took_s < 1.25  # a second budget would end at 1.3
+        assert 1.5 <= seen.took_s < 2.3  # a second budget would end at 2.3
         assert stage.attempts() == [("on-p1", "provider_overloaded"), ("on-p1", "provider_timeout")]
 
 
 @STREAMS
 def test_fallbacks_share_the_deadline_of_the_first_try(tmp_path: Path, stream: bool) -> None:
-    with staged(tmp_path, late(wire.fails(500), by_s=0.3), wire.hangs, timeout_seconds=0.5) as stage:
+    with staged(tmp_path, late(wire.fails(500), by_s=0.8), wire.hangs, timeout_seconds=1) as stage:
         seen = stage.ask(stream=stream)
         assert seen.status == 504
-        assert 0.5 <= seen.took_s < 0.8  # a second budget would end at 0.8
+        assert 1 <= seen.took_s < 1.8  # a second budget would end at 1.8
         assert stage.attempts() == [("on-p1", "provider_overloaded"), ("on-p2", "provider_timeout")]
 
 
@@ -64,13 +64,13 @@ def test_a_provider_that_is_silent_early_is_not_asked_twice_while_there_is_a_fal
     tmp_path: Path, stream: bool, fault: Behaviour
 ) -> None:
     # The ratio of the defaults, 60 to 120 s: two silent tries would be the whole deadline.
-    limits: dict[str, Any] = {"first_byte_timeout_seconds": 0.4, "timeout_seconds": 0.8, "max_retries": 2}
+    limits: dict[str, Any] = {"first_byte_timeout_seconds": 1, "timeout_seconds": 2, "max_retries": 2}
     with staged(tmp_path, fault, wire.answers(GREETING), **limits) as stage:
         seen = stage.ask(stream=stream)
         assert seen.content == GREETING
-        assert 0.4 <= seen.took_s < 0.8
+        assert 1 <= seen.took_s < 2
         assert stage.attempts() == [("on-p1", "provider_timeout"), ("on-p2", None)]
-        eventually(lambda: stage.first.hang_ups == 1, timeout_s=1.0)
+        eventually(lambda: stage.first.hang_ups == 1)
 
 
 def test_a_plain_answer_that_nobody_else_can_give_has_the_whole_deadline(tmp_path: Path) -> None:
@@ -87,9 +87,9 @@ def test_a_stream_that_goes_on_beyond_the_deadline_is_cut_at_it(tmp_path: Path) 
 
     with staged(tmp_path, behave, timeout_seconds=0.4) as stage:
         seen = stage.ask(stream=True)
-        assert 0.4 <= seen.took_s < 1.2
+        assert 0.4 <= seen.took_s < 5  # it would go on for 10 s
         assert error_in(seen.events[-1])["code"] == "provider_timeout"
-        eventually(lambda: stage.first.hang_ups == 1, timeout_s=1.0)
+        eventually(lambda: stage.first.hang_ups == 1)
         trace = stage.trace()
         assert (trace["outcome"], trace["error_code"]) == ("provider_cut", "provider_timeout")
         assert trace["response"]["content"] == seen.content
@@ -99,10 +99,10 @@ def test_pauses_shorter_than_the_idle_timeout_are_no_silence(tmp_path: Path) -> 
     async def behave(exchange: wire.Exchange) -> None:
         await exchange.head(200, "text/event-stream")
         for event in (*BEGUN, FINISH, wire.DONE):
-            await late(lambda e, data=event: e.chunk(data), by_s=0.15)(exchange)
+            await late(lambda e, data=event: e.chunk(data), by_s=0.25)(exchange)
         await exchange.end()
 
-    with staged(tmp_path, behave, idle_timeout_seconds=0.4) as stage:
+    with staged(tmp_path, behave, idle_timeout_seconds=1) as stage:
         seen = stage.ask(stream=True)
         assert (seen.content, seen.events[-1]) == ("Paris", "[DONE]")
-        assert seen.took_s > 0.4
+        assert seen.took_s > 1

@@ -8,7 +8,7 @@ from tests.gateway.providers.asking import Streamed, call, completed, run, strea
 from tests.gateway.providers.vendor import Vendor, says, streams
 from tests.gateway.providers.vendors import ANTHROPIC, SECRET
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.filterwarnings("ignore")
 CACHED = {"input_tokens": 12, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 50}
 
 

@@ -8,7 +8,7 @@ from tests.gateway.providers.asking import WEATHER, call, completed, streamed
 from tests.gateway.providers.vendor import Vendor, streams
 from tests.gateway.providers.vendors import COHERE
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def test_the_v2_chat_address_is_asked() -> None:

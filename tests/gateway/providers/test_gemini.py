@@ -8,7 +8,7 @@ from tests.gateway.providers.asking import Streamed, call, completed, run, strea
 from tests.gateway.providers.vendor import Vendor, says, sse, streams
 from tests.gateway.providers.vendors import GEMINI
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.filterwarnings("ignore")
 THOUGHT = {**wire.USAGE, "cachedContentTokenCount": 8, "thoughtsTokenCount": 30, "totalTokenCount": 46}
 
 

@@ -11,7 +11,7 @@ from tests.gateway.providers.asking import WEATHER, Streamed, call, completed, r
 from tests.gateway.providers.vendor import Vendor, says, silence, streams
 from tests.gateway.providers.vendors import SECRET
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.filterwarnings("ignore")
 QUIRKS = openai_wire.OLLAMA
 STREAM = openai_wire.stream("m", ["Paris ", "is lovely"], QUIRKS)
 NAMES = pytest.mark.parametrize(

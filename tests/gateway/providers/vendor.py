@@ -57,12 +57,12 @@ class Vendor:
 
         thread = threading.Thread(target=lambda: loop.run_until_complete(main()))
         thread.start()
-        assert ready.wait(10), "the vendor did not start"
+        assert ready.wait(60), "the vendor did not start"
         try:
             yield self
         finally:
             loop.call_soon_threadsafe(stop.set)
-            thread.join(10)
+            thread.join(60)
             loop.close()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:

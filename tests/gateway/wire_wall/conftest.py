@@ -62,7 +62,7 @@ class Wall:
     def talk(self, *pieces: bytes) -> bytes:
         """Send bytes, and read until the gateway closes the connection."""
         address = urlsplit(self.gateway.url)
-        with socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=10) as connection:
+        with socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=60) as connection:
             for piece in pieces:
                 connection.sendall(piece)
             received = b""
@@ -109,8 +109,8 @@ def wall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wall]:
                 "api": {
                     "timeout_seconds": 5,
                     "max_retries": 0,
-                    "idle_timeout_seconds": 0.3,
-                    "first_byte_timeout_seconds": 0.5,
+                    "idle_timeout_seconds": 0.6,
+                    "first_byte_timeout_seconds": 1,
                 },
             }
             with running_gateway(folder, settings) as gateway:

@@ -170,7 +170,7 @@ def test_retry_after_in_seconds_is_passed_on(wall: Wall, status: int, *, stream:
 def test_retry_after_as_a_date_is_passed_on_in_seconds(wall: Wall) -> None:
     when = format_datetime(datetime.now(UTC) + timedelta(seconds=40), usegmt=True)
     response = wall.ask(wire.fails(429, extra=f"retry-after: {when}\r\n"))
-    assert 35 <= int(response.headers["retry-after"]) <= 41
+    assert 20 <= int(response.headers["retry-after"]) <= 41
 
 
 @pytest.mark.parametrize("value", ["soon", "-5", "nan", "inf", "1e400", ""])
@@ -201,7 +201,7 @@ def test_a_retry_after_beyond_the_deadline_is_not_waited_for(tmp_path: Path) -> 
     with Upstream(script).running() as up, running_gateway(tmp_path, retrying(tmp_path, up)) as gateway:
         began = time.monotonic()
         response = gateway.ask(HELP)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 4
     assert (response.status_code, response.headers["retry-after"]) == (429, "60")
     assert len(up.requests) == 1
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from rs_gateway.adapters.scripted_chat import Reply, ScriptedChat, message_text
 from rs_gateway.domain.chat import ProviderCall
 from rs_gateway.domain.output_formats import OutputFormat, admits, sentence, write
-from rs_gateway.domain.prompts import Demo, PromptTemplate, PromptText, check_text, escape_text
+from rs_gateway.domain.placeholders import escape_text
+from rs_gateway.domain.prompts import Demo, PromptTemplate, PromptText, check_text
 from rs_pipelines.mipro.estimates import GainEstimates
 from rs_pipelines.mipro.formats import in_format, offered_formats, without_format
 from rs_pipelines.mipro.records import LIVE as LIVE_CANDIDATE

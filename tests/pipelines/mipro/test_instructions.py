@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from rs_gateway.adapters.scripted_chat import ScriptedChat, message_text
 from rs_gateway.domain.errors import ProviderRefusedError
-from rs_gateway.domain.prompts import PromptText, parse_text, render
+from rs_gateway.domain.placeholders import parse_text, render
+from rs_gateway.domain.prompts import PromptText
 from rs_pipelines.mipro.demos import DemoRow, demo_rows
 from rs_pipelines.mipro.instructions import build_instructions, checked_proposal, output_line, plain_rewrites
 from rs_pipelines.mipro.records import Instruction

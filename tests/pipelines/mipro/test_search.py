@@ -19,7 +19,7 @@ from rs_gateway.adapters.scripted_chat import Reply, ScriptedChat, message_text
 from rs_gateway.domain.chat import ProviderCall
 from rs_gateway.domain.errors import ConfigurationError, ProviderOverloadedError, ProviderRefusedError
 from rs_gateway.domain.prompts import PromptText
-from rs_pipelines.answers import CallBudget
+from rs_pipelines.call_budget import CallBudget
 from rs_pipelines.mipro.budget import ComparisonSize
 from rs_pipelines.mipro.evaluations import StudyFailedError
 from rs_pipelines.mipro.events import FullEvaluation, LookTaken, StudyEvent, StudyFinished, TrialFinished
@@ -300,12 +300,12 @@ def test_a_study_killed_with_sigkill_goes_on_and_pays_no_row_twice(tmp_path: Pat
     folder.mkdir()
     log = folder / "calls.log"
     for after in kills:
-        process = _start(folder)
+        process = _start(folder, str(after + 25))
         while process.poll() is None and (not log.exists() or log.read_text().count("\n") < after):
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
-        assert process.wait(10) == -signal.SIGKILL, "it ended before it was killed"
-    assert _start(folder).wait(60) == 0
+        assert process.wait(240) == -signal.SIGKILL, "it ended before it was killed"
+    assert _start(folder).wait(240) == 0
     record = StudyFiles(folder / "studies").latest(request().target)
     assert record is not None
     assert course(record) == course(whole)
@@ -315,8 +315,8 @@ def test_a_study_killed_with_sigkill_goes_on_and_pays_no_row_twice(tmp_path: Pat
     assert paid <= CallBudget(cache_at(folder), record.study_id).spent.calls
 
 
-def _start(folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "tests.pipelines.mipro.interrupted_study", str(folder)])
+def _start(folder: Path, *hold_at: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "tests.pipelines.mipro.interrupted_study", str(folder), *hold_at])
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"op_code": 0', b"no json at all\n\n"], ids=["emptied", "cut", "garbage"])

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from rs_gateway.adapters.scripted_chat import Reply, ScriptedChat, ScriptedReply
 from rs_gateway.domain.chat import ProviderCall
-from rs_pipelines.answers import CallBudget
+from rs_pipelines.call_budget import CallBudget
 from rs_pipelines.mipro import teamwork
 from rs_pipelines.mipro.evaluations import Evaluations, Tools
 from rs_pipelines.mipro.records import Candidate, StudyRecord
@@ -147,13 +147,13 @@ def test_two_processes_work_on_one_study_in_postgres(tmp_path: Path, database: s
         import_parcels(tmp_path, bench)
         target = bench.target("parcels")
         with started("optimize", "parcels", cwd=tmp_path) as leader:
-            eventually(lambda: upstream.n_busy == 2 or leader.poll() is not None, timeout_s=60)
+            eventually(lambda: upstream.n_busy == 2 or leader.poll() is not None, timeout_s=240)
             with started("optimize", "parcels", "--join", cwd=tmp_path) as helper:
                 # Nobody asks for more than two answers at once: four are asked by two processes.
-                eventually(lambda: upstream.n_busy == 4 or helper.poll() is not None, timeout_s=60)
+                eventually(lambda: upstream.n_busy == 4 or helper.poll() is not None, timeout_s=240)
                 upstream.tell()
                 log = tmp_path / "process.log"
-                assert (leader.wait(60), helper.wait(60)) == (0, 0), log.read_text()
+                assert (leader.wait(240), helper.wait(240)) == (0, 0), log.read_text()
     [record] = bench.studies.studies(target)
     trials = optuna.load_study(study_name=record.study_id, storage=open_storage(trials_url)).trials
     completed = [trial for trial in trials if trial.state is TrialState.COMPLETE]

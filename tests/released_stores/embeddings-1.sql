@@ -1,0 +1,5 @@
+PRAGMA user_version = 1;
+BEGIN TRANSACTION;
+CREATE TABLE embeddings (model TEXT NOT NULL, text_hash BLOB NOT NULL, vector BLOB NOT NULL, PRIMARY KEY (model, text_hash)) WITHOUT ROWID;
+INSERT INTO "embeddings" VALUES('all-MiniLM-L6-v2',X'59abaaffaef4719128dea3de26357384da400e64cf6a3fd4b32e8538b01dc593',X'9a99193fcdcc4c3f00000000');
+COMMIT;
