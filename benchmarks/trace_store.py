@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rs_gateway.adapters.sqlite_traces import SqliteTraceStore
 from rs_gateway.adapters.trace_rows import WRITTEN_PAYLOAD_COLUMNS, WRITTEN_TRACE_COLUMNS, rows_of
+from rs_gateway.adapters.trace_writer import WriterLimits
 from rs_gateway.domain.routing import Decision
 from rs_gateway.domain.traces import Attempt, Outcome, Trace, TracePayload, Usage, UsageSource
 from rs_gateway.trace_ids import TraceIds
@@ -112,7 +113,7 @@ def write_until_told(path: Path) -> dict[str, float]:
     threading.Thread(target=lambda: (sys.stdin.read(), told.set()), daemon=True).start()
     maker, ids, began = TraceMaker(-1), TraceIds(), time.monotonic()
     some = [maker.trace(number, trace_id="", started_at=0) for number in range(1_000)]
-    store = SqliteTraceStore(path, queue_rows=_QUEUE_ROWS)
+    store = SqliteTraceStore(path, limits=WriterLimits(queue_rows=_QUEUE_ROWS))
     try:
         while not told.is_set():
             for trace in some:

@@ -18,7 +18,7 @@ from rs_gateway.adapters.sqlite_figures import SqliteFigures
 from rs_gateway.adapters.sqlite_stats import SqliteStatsReader
 from rs_gateway.adapters.sqlite_traces import SqliteTraceReader, SqliteTraceStore, sqlite_path
 from rs_gateway.adapters.trace_retention import Retention
-from rs_gateway.adapters.trace_writer import Prepare
+from rs_gateway.adapters.trace_writer import Prepare, WriterLimits
 from rs_gateway.domain.access_store import AccessStore
 from rs_gateway.domain.combinations import Combination
 from rs_gateway.domain.errors import ConfigurationError, RouteSwitchError
@@ -139,7 +139,8 @@ def open_trace_store(settings: Settings) -> TraceStore:
         feedback_days=kept.feedback_days,
         store_bytes=None if kept.store_gb is None else kept.store_gb * 1e9,
     )
-    flush_interval_s, prepare = settings.stores.flush_interval_seconds, redaction_of(settings)
+    limits = WriterLimits(flush_interval_s=settings.stores.flush_interval_seconds)
+    prepare = redaction_of(settings)
     if is_postgres(settings.traces_url):
         if retention.store_bytes is not None:
             raise ConfigurationError(
@@ -149,10 +150,10 @@ def open_trace_store(settings: Settings) -> TraceStore:
         place = _postgres(settings, "traces")
         from rs_gateway.adapters.postgres_traces import PostgresTraceStore
 
-        return PostgresTraceStore(place, flush_interval_s=flush_interval_s, retention=retention, prepare=prepare)
+        return PostgresTraceStore(place, limits=limits, retention=retention, prepare=prepare)
     return SqliteTraceStore(
         settings.path(sqlite_path(settings.traces_url)),
-        flush_interval_s=flush_interval_s,
+        limits=limits,
         retention=retention,
         prepare=prepare,
     )

@@ -4,14 +4,15 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from rs_gateway.domain.errors import ConfigurationError
-from rs_gateway.settings import Settings, load_settings
+from rs_gateway.pipeline_sections import PipelineSettings
+from rs_gateway.settings import Settings
 from rs_pipelines.defs.analysis import daily_figures
 from rs_pipelines.defs.automation import schedules, sensors
 from rs_pipelines.defs.calibration import calibration_sample
 from rs_pipelines.defs.checks import comparison_checks, sample_checks
+from rs_pipelines.defs.configuration import configured
 from rs_pipelines.defs.evaluation import comparison
-from rs_pipelines.defs.executors import executor_of, pipeline_settings
+from rs_pipelines.defs.executors import executor_of
 from rs_pipelines.defs.jobs import ingest, optimize_job
 from rs_pipelines.defs.optimization import study
 from rs_pipelines.defs.publication import publication
@@ -25,7 +26,8 @@ def build_defs(resources: Mapping[str, object] | None = None, *, settings: Setti
     """The definitions; tests and in-process runs pass resources of their own.
 
     Args:
-        settings: what the launchpad shows, and whether sensors and schedules are on; None shows nothing, all off.
+        settings: what the launchpad shows, whether sensors and schedules are on, and where steps are carried out; None
+            shows nothing, all off, in the process of their run.
     """
     on = settings is not None and settings.gateway.optimization.enabled
     return dg.Definitions(
@@ -45,16 +47,8 @@ def build_defs(resources: Mapping[str, object] | None = None, *, settings: Setti
         sensors=sensors(on=on),
         schedules=schedules(on=on),
         resources={"stores": Stores(), "requested": RequestedRuns(), **(resources or {})},
-        executor=executor_of(pipeline_settings()),
+        executor=executor_of(PipelineSettings() if settings is None else settings.pipelines),
     )
-
-
-def configured() -> Settings | None:
-    """The configuration; None where there is none, or none that can be read: every step then says why."""
-    try:
-        return load_settings()
-    except ConfigurationError:
-        return None
 
 
 defs = build_defs(settings=configured())

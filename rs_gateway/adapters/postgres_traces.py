@@ -3,15 +3,16 @@
 import time
 from collections.abc import Callable, Mapping
 
+from rs_gateway.adapters.paged_traces import PagedTraces, TraceQueries
 from rs_gateway.adapters.postgres_database import PostgresDatabase, PostgresPlace
 from rs_gateway.adapters.postgres_trace_database import PostgresTraceDatabase
 from rs_gateway.adapters.postgres_trace_schema import NEWEST_POSITIONS, SETTLED_BEFORE, TRACE_SCHEMA
 from rs_gateway.adapters.postgres_upkeep import PostgresUpkeep
 from rs_gateway.adapters.queued_traces import QueuedTraces
 from rs_gateway.adapters.trace_retention import Retention
-from rs_gateway.adapters.trace_rows import FEEDBACK_COLUMNS, PAYLOAD_COLUMNS, SCORE_COLUMNS, TRACE_COLUMNS
+from rs_gateway.adapters.trace_rows import FEEDBACK_COLUMNS, PAYLOAD_COLUMNS, TRACE_COLUMNS
 from rs_gateway.adapters.trace_writer import Prepare, TraceWriter, WriterLimits
-from rs_gateway.domain.ports import NewestPositions, StoredRows
+from rs_gateway.domain.ports import NewestPositions
 
 # The `LIMIT 1` in the join makes it one look into an index for each row of the page: whatever the planner believes of
 # the tables, a page costs what its rows cost.
@@ -19,28 +20,31 @@ _PAYLOAD = (
     f"LEFT JOIN LATERAL (SELECT {', '.join(PAYLOAD_COLUMNS)} FROM route_switch.trace_payloads "  # noqa: S608 our names
     "WHERE trace_payloads.trace_id = traces.trace_id LIMIT 1) AS payload ON true"
 )
-SELECT_TRACES = (
-    f"SELECT {', '.join(TRACE_COLUMNS)} FROM (SELECT * FROM route_switch.traces "  # noqa: S608 our names
-    f"WHERE seq > %s AND seq < {SETTLED_BEFORE} ORDER BY seq LIMIT %s) AS traces {_PAYLOAD} ORDER BY seq"
-).encode()
-_SELECT_TRACE = (
-    f"SELECT {', '.join(TRACE_COLUMNS)} FROM route_switch.traces {_PAYLOAD} WHERE trace_id = %s"  # noqa: S608 our names
-).encode()
-_SELECT_FEEDBACK = (
-    f"SELECT {', '.join(FEEDBACK_COLUMNS)} FROM route_switch.feedback "  # noqa: S608 our names
-    f"WHERE seq > %s AND seq < {SETTLED_BEFORE} ORDER BY seq LIMIT %s"
-).encode()
-SELECT_SCORES = (
-    "SELECT seq, template_id, combination_id, value::double precision "  # noqa: S608 our names
-    "FROM route_switch.feedback JOIN LATERAL (SELECT template_id, combination_id FROM route_switch.traces "
-    "WHERE traces.trace_id = feedback.trace_id LIMIT 1) AS answered ON true "
-    "WHERE kind = 'score' AND combination_id IS NOT NULL "
-    f"AND seq > %s AND seq < {SETTLED_BEFORE} ORDER BY seq LIMIT %s"
-).encode()
-_SELECT_NEWEST_SCORE = (
-    "SELECT seq FROM route_switch.feedback "  # noqa: S608 our names
-    f"WHERE kind = 'score' AND seq < {SETTLED_BEFORE} ORDER BY seq DESC LIMIT 1 OFFSET %s"
-).encode()
+QUERIES = TraceQueries(
+    traces=(
+        f"SELECT {', '.join(TRACE_COLUMNS)} FROM (SELECT * FROM route_switch.traces "  # noqa: S608 our names
+        f"WHERE seq > %s AND seq < {SETTLED_BEFORE} ORDER BY seq LIMIT %s) AS traces {_PAYLOAD} ORDER BY seq"
+    ).encode(),
+    feedback=(
+        f"SELECT {', '.join(FEEDBACK_COLUMNS)} FROM route_switch.feedback "  # noqa: S608 our names
+        f"WHERE seq > %s AND seq < {SETTLED_BEFORE} ORDER BY seq LIMIT %s"
+    ).encode(),
+    scores=(
+        "SELECT seq, template_id, combination_id, value::double precision "  # noqa: S608 our names
+        "FROM route_switch.feedback JOIN LATERAL (SELECT template_id, combination_id FROM route_switch.traces "
+        "WHERE traces.trace_id = feedback.trace_id LIMIT 1) AS answered ON true "
+        "WHERE kind = 'score' AND combination_id IS NOT NULL "
+        f"AND seq > %s AND seq < {SETTLED_BEFORE} ORDER BY seq LIMIT %s"
+    ).encode(),
+    trace=(
+        f"SELECT {', '.join(TRACE_COLUMNS)} FROM route_switch.traces {_PAYLOAD} "  # noqa: S608 our names
+        "WHERE trace_id = %s"
+    ).encode(),
+    newest_score=(
+        "SELECT seq FROM route_switch.feedback "  # noqa: S608 our names
+        f"WHERE kind = 'score' AND seq < {SETTLED_BEFORE} ORDER BY seq DESC LIMIT 1 OFFSET %s"
+    ).encode(),
+)
 _SELECT_NEWEST = f"SELECT {NEWEST_POSITIONS}".encode()
 
 
@@ -56,12 +60,7 @@ class PostgresTraceStore(QueuedTraces):
         self,
         place: PostgresPlace,
         *,
-        queue_rows: int = 10_000,
-        queue_bytes: int = 256 * 2**20,
-        flush_interval_s: float = 0.05,
-        max_batch: int = 500,
-        busy_timeout_s: float = 2.0,
-        close_timeout_s: float = 5.0,
+        limits: WriterLimits = WriterLimits(),  # noqa: B008 it is frozen
         retention: Retention = Retention(),  # noqa: B008 it is frozen
         upkeep_interval_s: float = 3_600.0,
         prepare: Prepare | None = None,
@@ -70,9 +69,6 @@ class PostgresTraceStore(QueuedTraces):
         """Connect, create or migrate the tables, and start the writer.
 
         Args:
-            queue_bytes: bound on what is queued, estimated from the length of its texts.
-            busy_timeout_s: how long one write waits for other sessions before it counts as failed.
-            close_timeout_s: how long `close` goes on trying when the server is gone.
             retention: applied at the start and every `upkeep_interval_s`, a few rows at a time between commits.
             prepare: see TraceWriter; what it returns is stored, the live figures count the record as it came.
             clock: seconds since the epoch; retention goes by it.
@@ -81,24 +77,17 @@ class PostgresTraceStore(QueuedTraces):
         """
         writer = TraceWriter(
             PostgresTraceDatabase(
-                PostgresDatabase(place, TRACE_SCHEMA, busy_timeout_s=busy_timeout_s),
+                PostgresDatabase(place, TRACE_SCHEMA, busy_timeout_s=limits.write_timeout_s),
                 PostgresUpkeep(retention, clock=clock, interval_s=upkeep_interval_s),
             ),
             name="traces postgres",
-            limits=WriterLimits(
-                queue_rows=queue_rows,
-                queue_bytes=queue_bytes,
-                flush_interval_s=flush_interval_s,
-                max_batch=max_batch,
-                write_timeout_s=busy_timeout_s,
-                close_timeout_s=close_timeout_s,
-            ),
+            limits=limits,
             prepare=prepare,
         )
         super().__init__(writer)
 
 
-class PostgresTraceReader:
+class PostgresTraceReader(PagedTraces[bytes]):
     """The pipelines' side of the store: one statement a page. A database without our tables is empty.
 
     A page ends before the oldest transaction that is still open in the cluster, whoever's it is: what was committed
@@ -108,14 +97,7 @@ class PostgresTraceReader:
     def __init__(self, place: PostgresPlace) -> None:
         """Nothing is connected yet. Raises ConfigurationError: the URL is none."""
         self._database = PostgresDatabase(place, TRACE_SCHEMA)
-
-    def traces(self, *, after: int, limit: int) -> StoredRows:
-        """See TraceReader. Raises SchemaTooNewError, StoreError."""
-        return self._page(SELECT_TRACES, TRACE_COLUMNS, after=after, limit=limit)
-
-    def feedback(self, *, after: int, limit: int) -> StoredRows:
-        """See TraceReader. Raises SchemaTooNewError, StoreError."""
-        return self._page(_SELECT_FEEDBACK, FEEDBACK_COLUMNS, after=after, limit=limit)
+        super().__init__(self._database, QUERIES)
 
     def newest_positions(self) -> NewestPositions:
         """See TraceReader. Raises SchemaTooNewError, StoreError.
@@ -126,33 +108,5 @@ class PostgresTraceReader:
         return NewestPositions(*rows[0]) if rows else NewestPositions()
 
     def trace(self, trace_id: str) -> Mapping[str, object] | None:
-        """One trace by column name, as `traces` has it (decision and attempts are JSON text); None when unknown.
-
-        Raises:
-            SchemaTooNewError, StoreError: the store cannot be read.
-        """
-        rows = self._database.rows(_SELECT_TRACE, (trace_id,)) if "\0" not in trace_id else []
-        return dict(zip(TRACE_COLUMNS, rows[0], strict=True)) if rows else None
-
-    def newest_score(self, *, keep: int) -> int:
-        """See ScoreReader. Raises SchemaTooNewError, StoreError."""
-        rows = self._database.rows(_SELECT_NEWEST_SCORE, (keep,))
-        return rows[0][0] if rows else 0
-
-    def scores(self, *, after: int, limit: int) -> StoredRows:
-        """Scores given as feedback, with whom they are about: `SCORE_COLUMNS`, in commit order of the feedback.
-
-        Scores of traces that are gone, or that no combination answered, are passed over.
-
-        Raises:
-            SchemaTooNewError, StoreError: the store cannot be read.
-        """
-        return self._page(SELECT_SCORES, SCORE_COLUMNS, after=after, limit=limit)
-
-    def close(self) -> None:
-        """See TraceReader."""
-        self._database.close()
-
-    def _page(self, query: bytes, columns: tuple[str, ...], *, after: int, limit: int) -> StoredRows:
-        rows = self._database.rows(query, (after, limit))
-        return StoredRows(columns, list[tuple[object, ...]](rows), rows[-1][0] if rows else after)
+        """See PagedTraces."""
+        return None if "\0" in trace_id else super().trace(trace_id)  # which no text in Postgres can hold

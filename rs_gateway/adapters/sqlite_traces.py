@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from rs_gateway.adapters.paged_traces import PagedTraces, TraceQueries, integer
 from rs_gateway.adapters.queued_traces import QueuedTraces
 from rs_gateway.adapters.sqlite_columns import read_columns
 from rs_gateway.adapters.sqlite_read_only import ReadOnlyStore
@@ -17,24 +18,27 @@ from rs_gateway.adapters.sqlite_trace_database import Connect, SqliteTraceDataba
 from rs_gateway.adapters.sqlite_upkeep import SqliteUpkeep
 from rs_gateway.adapters.sqlite_wal import LogPatience
 from rs_gateway.adapters.trace_retention import Retention
-from rs_gateway.adapters.trace_rows import FEEDBACK_COLUMNS, SCORE_COLUMNS, TRACE_COLUMNS, Row
+from rs_gateway.adapters.trace_rows import FEEDBACK_COLUMNS, TRACE_COLUMNS
 from rs_gateway.adapters.trace_writer import Prepare, TraceWriter, WriterLimits
 from rs_gateway.domain.errors import ConfigurationError
-from rs_gateway.domain.ports import ArrowStream, NewestPositions, StoredColumns, StoredRows
+from rs_gateway.domain.ports import ArrowStream, NewestPositions, StoredColumns
 
 _JOINED = f"SELECT {', '.join(TRACE_COLUMNS)} FROM traces LEFT JOIN trace_payloads USING (trace_id)"  # noqa: S608 ours
-_SELECT_TRACES = f"{_JOINED} WHERE seq > ? ORDER BY seq LIMIT ?"
-_SELECT_TRACE = f"{_JOINED} WHERE trace_id = ?"
-_SELECT_FEEDBACK = f"SELECT {', '.join(FEEDBACK_COLUMNS)} FROM feedback WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
-_SELECT_SCORES = (
-    "SELECT feedback.seq, template_id, combination_id, CAST(feedback.value AS REAL) "
-    "FROM feedback JOIN traces USING (trace_id) "
-    "WHERE kind = 'score' AND combination_id IS NOT NULL AND feedback.seq > ? ORDER BY feedback.seq LIMIT ?"
+_FEEDBACK = f"SELECT {', '.join(FEEDBACK_COLUMNS)} FROM feedback"  # noqa: S608 our names
+_QUERIES = TraceQueries(
+    traces=f"{_JOINED} WHERE seq > ? ORDER BY seq LIMIT ?",
+    feedback=f"{_FEEDBACK} WHERE seq > ? ORDER BY seq LIMIT ?",
+    scores=(
+        "SELECT feedback.seq, template_id, combination_id, CAST(feedback.value AS REAL) "
+        "FROM feedback JOIN traces USING (trace_id) "
+        "WHERE kind = 'score' AND combination_id IS NOT NULL AND feedback.seq > ? ORDER BY feedback.seq LIMIT ?"
+    ),
+    trace=f"{_JOINED} WHERE trace_id = ?",
+    newest_score="SELECT seq FROM feedback WHERE kind = 'score' ORDER BY seq DESC LIMIT 1 OFFSET ?",
 )
-_SELECT_NEWEST_SCORE = "SELECT seq FROM feedback WHERE kind = 'score' ORDER BY seq DESC LIMIT 1 OFFSET ?"
 _SELECT_PAGES: Mapping[str, str] = {
     "traces": f"{_JOINED} WHERE seq > {{after}} AND seq <= {{upto}} ORDER BY seq",
-    "feedback": f"SELECT {', '.join(FEEDBACK_COLUMNS)} FROM feedback WHERE seq > {{after}} AND seq <= {{upto}} ORDER BY seq",  # noqa: S608, E501
+    "feedback": f"{_FEEDBACK} WHERE seq > {{after}} AND seq <= {{upto}} ORDER BY seq",
 }
 _ROWS_A_TRANSACTION = 5_000
 _SELECT_NEWEST = "SELECT name, seq FROM sqlite_sequence WHERE name IN ('traces', 'feedback')"
@@ -65,12 +69,7 @@ class SqliteTraceStore(QueuedTraces):
         self,
         path: Path,
         *,
-        queue_rows: int = 10_000,
-        queue_bytes: int = 256 * 2**20,
-        flush_interval_s: float = 0.05,
-        max_batch: int = 500,
-        busy_timeout_s: float = 2.0,
-        close_timeout_s: float = 5.0,
+        limits: WriterLimits = WriterLimits(),  # noqa: B008 it is frozen
         retention: Retention = Retention(),  # noqa: B008 it is frozen
         upkeep_interval_s: float = 3_600.0,
         prepare: Prepare | None = None,
@@ -80,9 +79,6 @@ class SqliteTraceStore(QueuedTraces):
         """Open or create the store, and start its writer.
 
         Args:
-            queue_bytes: bound on what is queued, estimated from the length of its texts.
-            busy_timeout_s: how long one write waits for other processes before it counts as failed.
-            close_timeout_s: how long `close` goes on trying when the disk fails.
             retention: applied at the start and every `upkeep_interval_s`, a few rows at a time between commits.
             prepare: see TraceWriter; what it returns is stored, the live figures count the record as it came.
             clock: seconds since the epoch; retention goes by it.
@@ -92,43 +88,29 @@ class SqliteTraceStore(QueuedTraces):
         writer = TraceWriter(
             SqliteTraceDatabase(
                 path,
-                busy_timeout_s=busy_timeout_s,
+                busy_timeout_s=limits.write_timeout_s,
                 connect=connect,
                 retention=retention,
                 upkeep=SqliteUpkeep(retention, clock=clock, interval_s=upkeep_interval_s),
             ),
             name=f"traces {path.name}",
-            limits=WriterLimits(
-                queue_rows=queue_rows,
-                queue_bytes=queue_bytes,
-                flush_interval_s=flush_interval_s,
-                max_batch=max_batch,
-                write_timeout_s=busy_timeout_s,
-                close_timeout_s=close_timeout_s,
-            ),
+            limits=limits,
             prepare=prepare,
         )
         super().__init__(writer)
 
 
-class SqliteTraceReader:
+class SqliteTraceReader(PagedTraces[str]):
     """The pipelines' side of the store: read-only, one short transaction a page. A file that is not there is empty."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._store = path, ReadOnlyStore(path)
         self._patience = LogPatience(path)
-
-    def traces(self, *, after: int, limit: int) -> StoredRows:
-        """See TraceReader. Raises SchemaTooNewError, StoreError."""
-        return self._page(_SELECT_TRACES, TRACE_COLUMNS, after=after, limit=limit)
-
-    def feedback(self, *, after: int, limit: int) -> StoredRows:
-        """See TraceReader. Raises SchemaTooNewError, StoreError."""
-        return self._page(_SELECT_FEEDBACK, FEEDBACK_COLUMNS, after=after, limit=limit)
+        super().__init__(self._store, _QUERIES)
 
     def newest_positions(self) -> NewestPositions:
         """See TraceReader. Raises SchemaTooNewError, StoreError."""
-        found = {str(name): _integer(seq) for name, seq in self._store.rows(_SELECT_NEWEST, ())}
+        found = {str(name): integer(seq) for name, seq in self._store.rows(_SELECT_NEWEST, ())}
         return NewestPositions(found.get("traces", 0), found.get("feedback", 0))
 
     def columns(
@@ -148,44 +130,3 @@ class SqliteTraceReader:
         ]
         chunks = read_columns(self._path, queries, batch_rows=_ROWS_A_TRANSACTION, load=load)
         return None if chunks is None else StoredColumns(chunks, last)
-
-    def trace(self, trace_id: str) -> Mapping[str, object] | None:
-        """One trace by column name, as `traces` has it (decision and attempts are JSON text); None when unknown.
-
-        Raises:
-            SchemaTooNewError, StoreError: the store cannot be read.
-        """
-        rows = self._store.rows(_SELECT_TRACE, (trace_id,))
-        return dict(zip(TRACE_COLUMNS, rows[0], strict=True)) if rows else None
-
-    def newest_score(self, *, keep: int) -> int:
-        """See ScoreReader. Raises SchemaTooNewError, StoreError."""
-        rows = self._store.rows(_SELECT_NEWEST_SCORE, (keep,))
-        return _sequence(rows[0]) if rows else 0
-
-    def scores(self, *, after: int, limit: int) -> StoredRows:
-        """Scores given as feedback, with whom they are about: `SCORE_COLUMNS`, in commit order of the feedback.
-
-        Scores of traces that are gone, or that no combination answered, are passed over.
-
-        Raises:
-            SchemaTooNewError, StoreError: the store cannot be read.
-        """
-        return self._page(_SELECT_SCORES, SCORE_COLUMNS, after=after, limit=limit)
-
-    def close(self) -> None:
-        """See TraceReader."""
-        self._store.close()
-
-    def _page(self, query: str, columns: tuple[str, ...], *, after: int, limit: int) -> StoredRows:
-        rows = self._store.rows(query, (after, limit))
-        return StoredRows(columns, rows, _sequence(rows[-1]) if rows else after)
-
-
-def _sequence(row: Row) -> int:
-    return _integer(row[0])
-
-
-def _integer(cell: object) -> int:
-    assert isinstance(cell, int)
-    return cell

@@ -39,17 +39,19 @@ class WriterLimits:
     """How much may wait, and for how long.
 
     Attributes:
-        queue_bytes: bound on what is queued, estimated from the length of its texts.
+        queue_rows, queue_bytes: bounds on what is queued; bytes are estimated from the length of its texts.
+        flush_interval_s: how long a record that nobody waits for may wait for others to share its commit.
+        max_batch: records in one commit.
         write_timeout_s: how long one write waits for other processes, at most, before it fails.
         close_timeout_s: how long `close` goes on trying when the database fails.
     """
 
-    queue_rows: int
-    queue_bytes: int
-    flush_interval_s: float
-    max_batch: int
-    write_timeout_s: float
-    close_timeout_s: float
+    queue_rows: int = 10_000
+    queue_bytes: int = 256 * 2**20
+    flush_interval_s: float = 0.05
+    max_batch: int = 500
+    write_timeout_s: float = 2.0
+    close_timeout_s: float = 5.0
 
 
 class TraceWriter:

@@ -19,8 +19,9 @@ from rs_gateway.adapters.postgres_database import PostgresPlace
 from rs_gateway.adapters.postgres_erasure import PostgresEraser
 from rs_gateway.adapters.postgres_stats import PostgresStatsReader
 from rs_gateway.adapters.postgres_trace_schema import OWN_NUMBER
-from rs_gateway.adapters.postgres_traces import SELECT_SCORES, SELECT_TRACES, PostgresTraceReader, PostgresTraceStore
+from rs_gateway.adapters.postgres_traces import QUERIES, PostgresTraceReader, PostgresTraceStore
 from rs_gateway.adapters.trace_retention import Retention
+from rs_gateway.adapters.trace_writer import WriterLimits
 from rs_gateway.domain.errors import StoreError, TraceNotFoundError
 from rs_gateway.domain.feedback import Feedback, FeedbackKind
 from rs_gateway.domain.ports import Erased
@@ -34,10 +35,11 @@ WRITER = """
 import sys, time
 from rs_gateway.adapters.postgres_database import PostgresPlace
 from rs_gateway.adapters.postgres_traces import PostgresTraceStore
+from rs_gateway.adapters.trace_writer import WriterLimits
 from rs_gateway.domain.traces import Outcome, Trace, Usage
 
 url, name, n_rows, ending = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
-store = PostgresTraceStore(PostgresPlace(url), queue_rows=1_000_000, busy_timeout_s=20.0)
+store = PostgresTraceStore(PostgresPlace(url), limits=WriterLimits(queue_rows=1_000_000, write_timeout_s=20.0))
 for number in range(n_rows):
     store.append(Trace(f"{name}{number}", time.time(), "m", Outcome.COMPLETE, False, 0.1, Usage.unknown()))
     if ending == "killed":
@@ -181,7 +183,7 @@ def test_a_database_that_was_copied_into_a_younger_cluster_goes_on_numbering_abo
     assert ids(database) == ["01A", "01B", "01C"]
 
 
-@pytest.mark.parametrize("query", [SELECT_TRACES, SELECT_SCORES])
+@pytest.mark.parametrize("query", [QUERIES.traces, QUERIES.scores])
 def test_a_page_costs_what_its_rows_cost_however_many_there_are(database: str, query: bytes) -> None:
     async def scores(store: PostgresTraceStore) -> None:
         for number in range(0, 3_000, 30):
@@ -199,7 +201,7 @@ def test_a_page_costs_what_its_rows_cost_however_many_there_are(database: str, q
             scanned = [line for (line,) in plan if "Scan" in line]
             assert any("Index" in line for line in scanned)
             assert not any("Seq Scan on trace_payloads" in line for line in scanned)
-            assert not any(" on traces" in line and "Index" not in line for line in scanned if query == SELECT_SCORES)
+            assert not any(" on traces" in line and "Index" not in line for line in scanned if query == QUERIES.scores)
 
 
 # Several processes
@@ -245,7 +247,10 @@ def test_two_processes_write_one_new_store_and_a_reader_sees_each_row_once(datab
 
 
 def test_feedback_waits_for_a_trace_that_another_process_has_not_committed_yet(database: str) -> None:
-    with opened(database, flush_interval_s=0.1) as served_it, opened(database, flush_interval_s=1.0) as got_feedback:
+    with (
+        opened(database, limits=WriterLimits(flush_interval_s=0.1)) as served_it,
+        opened(database, limits=WriterLimits(flush_interval_s=1.0)) as got_feedback,
+    ):
         served_it.append(a_trace("01A"))
         asyncio.run(got_feedback.add_feedback(some_feedback("01A")))
     with reading(database) as reader:
@@ -288,7 +293,7 @@ def test_traces_wait_for_a_server_that_was_stopped_and_are_written_when_it_is_ba
 def test_the_queue_is_bounded_while_the_server_is_gone_and_what_finds_no_room_is_counted(
     postgres: Cluster, database: str
 ) -> None:
-    with opened(database, queue_rows=10) as store:
+    with opened(database, limits=WriterLimits(queue_rows=10)) as store:
         with postgres.stopped():
             started = time.monotonic()
             for number in range(25):
@@ -302,7 +307,7 @@ def test_the_queue_is_bounded_while_the_server_is_gone_and_what_finds_no_room_is
 def test_closing_while_the_server_is_gone_gives_up_in_time_and_counts_the_loss(
     postgres: Cluster, database: str
 ) -> None:
-    with opened(database, close_timeout_s=0.2) as store, postgres.stopped():
+    with opened(database, limits=WriterLimits(close_timeout_s=0.2)) as store, postgres.stopped():
         for number in range(700):
             store.append(a_trace(f"t{number}"))
         started = time.monotonic()
@@ -324,7 +329,7 @@ def test_a_session_that_the_server_ended_costs_no_row(postgres: Cluster, databas
 
 
 def test_a_write_that_waits_for_a_lock_is_reported_and_nothing_is_lost(database: str) -> None:
-    with opened(database, busy_timeout_s=0.05) as store:
+    with opened(database, limits=WriterLimits(write_timeout_s=0.05)) as store:
         with psycopg.connect(database) as other:
             other.execute("LOCK TABLE route_switch.traces")
             store.append(a_trace("01A"))
@@ -367,7 +372,7 @@ def test_a_text_with_a_nul_in_it_is_stored_without_it(database: str) -> None:
 
 
 def test_a_batch_that_is_larger_than_one_statement_is_still_one_commit(database: str) -> None:
-    with opened(database, flush_interval_s=60.0) as store:
+    with opened(database, limits=WriterLimits(flush_interval_s=60.0)) as store:
         for number in range(20):
             store.append(a_trace(f"t{number:02}", content="x" * 400_000))
     assert ids(database) == [f"t{number:02}" for number in range(20)]
@@ -438,7 +443,7 @@ def test_each_part_expires_by_its_own_age_and_the_newest_row_stays(database: str
 
 
 def test_more_than_one_step_of_expired_rows_goes_too(database: str) -> None:
-    with opened(database, queue_rows=10_000) as store:
+    with opened(database, limits=WriterLimits(queue_rows=10_000)) as store:
         for number in range(1_234):
             store.append(aged(50, number))
         store.append(aged(0))

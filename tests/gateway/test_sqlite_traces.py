@@ -17,6 +17,7 @@ import pytest
 from rs_gateway.adapters.sqlite_stats import SqliteStatsReader
 from rs_gateway.adapters.sqlite_trace_schema import MIGRATIONS
 from rs_gateway.adapters.sqlite_traces import SqliteTraceReader, SqliteTraceStore, sqlite_path
+from rs_gateway.adapters.trace_writer import WriterLimits
 from rs_gateway.domain.errors import ConfigurationError, SchemaTooNewError, StoreError, TraceNotFoundError
 from rs_gateway.domain.feedback import Feedback, FeedbackKind
 from tests.fakes import eventually
@@ -27,10 +28,11 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from rs_gateway.adapters.sqlite_traces import SqliteTraceStore
+from rs_gateway.adapters.trace_writer import WriterLimits
 from rs_gateway.domain.traces import Outcome, Trace, Usage
 
 path, name, n_rows, ending = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
-store = SqliteTraceStore(path, queue_rows=1_000_000, busy_timeout_s=20.0)
+store = SqliteTraceStore(path, limits=WriterLimits(queue_rows=1_000_000, write_timeout_s=20.0))
 for number in range(n_rows):
     store.append(Trace(f"{name}{number}", time.time(), "m", Outcome.COMPLETE, False, 0.1, Usage.unknown()))
     if ending == "killed":
@@ -112,7 +114,10 @@ def test_an_interpreter_that_ends_without_closing_the_store_writes_it_out_and_en
 
 def test_feedback_waits_for_a_trace_that_another_process_has_not_committed_yet(tmp_path: Path) -> None:
     path = tmp_path / "traces.db"
-    with opened(path, flush_interval_s=0.1) as served_it, opened(path, flush_interval_s=1.0) as got_feedback:
+    with (
+        opened(path, limits=WriterLimits(flush_interval_s=0.1)) as served_it,
+        opened(path, limits=WriterLimits(flush_interval_s=1.0)) as got_feedback,
+    ):
         served_it.append(a_trace("01A"))
         asyncio.run(got_feedback.add_feedback(some_feedback("01A")))
     with closing(SqliteTraceReader(path)) as reader:
@@ -128,7 +133,7 @@ def test_feedback_that_waits_for_its_trace_holds_nobody_up(tmp_path: Path) -> No
         with pytest.raises(TraceNotFoundError):
             await waiting
 
-    with opened(tmp_path / "traces.db", flush_interval_s=0.8) as store:
+    with opened(tmp_path / "traces.db", limits=WriterLimits(flush_interval_s=0.8)) as store:
         asyncio.run(scenario(store))
 
 
@@ -137,7 +142,7 @@ def test_feedback_that_waits_for_its_trace_holds_nobody_up(tmp_path: Path) -> No
 
 def test_a_trace_that_cannot_be_encoded_is_counted_as_lost_though_the_disk_failed_first(tmp_path: Path) -> None:
     path = tmp_path / "traces.db"
-    with opened(path, busy_timeout_s=0.02) as store:
+    with opened(path, limits=WriterLimits(write_timeout_s=0.02)) as store:
         with locked(path):
             assert not asyncio.run(store.committed(a_trace("t0", content="\ud800")))
         eventually(lambda: store.health().queued == 0)
@@ -147,7 +152,7 @@ def test_a_trace_that_cannot_be_encoded_is_counted_as_lost_though_the_disk_faile
 def test_a_full_queue_counts_what_it_drops_and_stores_what_it_took(tmp_path: Path) -> None:
     path = tmp_path / "traces.db"
     # The lock is let go first, then the store writes what it holds and closes.
-    with opened(path, queue_rows=10, busy_timeout_s=0.02) as store, locked(path):
+    with opened(path, limits=WriterLimits(queue_rows=10, write_timeout_s=0.02)) as store, locked(path):
         for number in range(25):
             store.append(a_trace(f"t{number}"))
         health = store.health()
@@ -160,7 +165,7 @@ def test_a_full_queue_counts_what_it_drops_and_stores_what_it_took(tmp_path: Pat
 
 def test_long_texts_fill_the_queue_before_its_rows_do(tmp_path: Path) -> None:
     path = tmp_path / "traces.db"
-    with opened(path, queue_bytes=1_000_000, busy_timeout_s=0.02) as store, locked(path):
+    with opened(path, limits=WriterLimits(queue_bytes=1_000_000, write_timeout_s=0.02)) as store, locked(path):
         for number in range(20):
             store.append(a_trace(f"t{number}", content="x" * 100_000))
         health = store.health()
@@ -170,7 +175,7 @@ def test_long_texts_fill_the_queue_before_its_rows_do(tmp_path: Path) -> None:
 
 def test_a_locked_database_is_reported_and_nothing_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "traces.db"
-    with opened(path, busy_timeout_s=0.02) as store:
+    with opened(path, limits=WriterLimits(write_timeout_s=0.02)) as store:
         with locked(path):
             store.append(a_trace("01A"))
             eventually(lambda: not store.health().ok)
@@ -218,7 +223,7 @@ def test_who_waits_for_a_failing_disk_is_told_and_the_trace_is_stored_when_it_wo
 
 def test_closing_on_a_failing_disk_gives_up_in_time_and_counts_the_loss(tmp_path: Path) -> None:
     disk = FaultyDisk()
-    with opened(tmp_path / "traces.db", connect=disk.connect, close_timeout_s=0.2) as store:
+    with opened(tmp_path / "traces.db", connect=disk.connect, limits=WriterLimits(close_timeout_s=0.2)) as store:
         disk.broken.set()
         for number in range(700):
             store.append(a_trace(f"t{number}"))
@@ -254,7 +259,7 @@ def test_a_trace_that_cannot_be_written_does_not_take_its_neighbours_along(tmp_p
 
 def test_appending_does_not_wait_for_the_disk(tmp_path: Path) -> None:
     path = tmp_path / "traces.db"
-    with opened(path, busy_timeout_s=20.0) as store, locked(path):
+    with opened(path, limits=WriterLimits(write_timeout_s=20.0)) as store, locked(path):
         started = time.monotonic()
         for number in range(1_000):
             store.append(a_trace(f"t{number}"))
@@ -437,7 +442,7 @@ def test_a_client_that_went_away_leaves_its_trace_behind(tmp_path: Path) -> None
         waiting.cancel()
 
     path = tmp_path / "traces.db"
-    with opened(path, busy_timeout_s=20.0) as store:
+    with opened(path, limits=WriterLimits(write_timeout_s=20.0)) as store:
         with locked(path):
             asyncio.run(hang_up(store))  # its event loop is closed before the commit
         assert asyncio.run(store.committed(a_trace("01B")))

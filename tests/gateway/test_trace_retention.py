@@ -17,6 +17,7 @@ from rs_gateway.adapters.sqlite_stats import SqliteStatsReader
 from rs_gateway.adapters.sqlite_traces import SqliteTraceReader, SqliteTraceStore
 from rs_gateway.adapters.sqlite_upkeep import SqliteUpkeep
 from rs_gateway.adapters.trace_retention import Retention
+from rs_gateway.adapters.trace_writer import WriterLimits
 from rs_gateway.domain.feedback import Feedback, FeedbackKind
 from rs_gateway.domain.stats import HOUR_S, MINUTE_S
 from rs_gateway.domain.traces import Outcome, Trace, TracePayload, Usage
@@ -190,7 +191,7 @@ def test_upkeep_gives_way_to_whoever_writes(tmp_path: Path) -> None:
 
 def test_a_long_round_is_cut_into_steps(tmp_path: Path) -> None:
     path, clock = tmp_path / "traces.db", Clock()
-    with opened(path, clock, queue_rows=100_000) as store:
+    with opened(path, clock, limits=WriterLimits(queue_rows=100_000)) as store:
         for number in range(5_000):
             store.append(a_trace(START_S + number))
     upkeep = SqliteUpkeep(Retention(trace_days=1), clock=lambda: START_S + 9 * DAY_S, interval_s=3_600)

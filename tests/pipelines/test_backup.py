@@ -17,6 +17,7 @@ from rs_gateway.adapters.prompt_files import PromptFiles
 from rs_gateway.adapters.sqlite_access import SqliteAccessStore
 from rs_gateway.adapters.sqlite_copy import StoreInUseError
 from rs_gateway.adapters.sqlite_traces import SqliteTraceReader
+from rs_gateway.adapters.trace_writer import WriterLimits
 from rs_gateway.domain.access import ClientKey
 from rs_gateway.domain.errors import SchemaTooNewError, StoreError
 from rs_gateway.domain.prompts import PromptTemplate
@@ -44,9 +45,10 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from rs_gateway.adapters.sqlite_traces import SqliteTraceStore
+from rs_gateway.adapters.trace_writer import WriterLimits
 from rs_gateway.domain.traces import Outcome, Trace, TracePayload, Usage
 
-store = SqliteTraceStore(Path(sys.argv[1]), queue_rows=2_000)
+store = SqliteTraceStore(Path(sys.argv[1]), limits=WriterLimits(queue_rows=2_000))
 text = "x" * 2_000
 number = 0
 while True:
@@ -211,7 +213,7 @@ def test_no_backup_holds_a_version_without_the_study_that_proved_it(tmp_path: Pa
 def test_the_lake_of_a_backup_goes_on_from_the_traces_beside_it(tmp_path: Path) -> None:
     bench = bench_at(tmp_path / "bench")
     path = bench.data / "traces.db"
-    with opened(path, flush_interval_s=0.001) as store:
+    with opened(path, limits=WriterLimits(flush_interval_s=0.001)) as store:
 
         def trace_and_ingest(number: int) -> None:
             store.append(a_trace(f"{number:026d}"))

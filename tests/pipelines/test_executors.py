@@ -6,9 +6,10 @@ import dagster as dg
 import pytest
 
 from rs_gateway.domain.errors import ConfigurationError
-from rs_gateway.pipeline_sections import PipelineSettings
 from rs_gateway.settings import load_settings
-from rs_pipelines.defs.executors import executor_of, pipeline_settings
+from rs_pipelines.definitions import build_defs
+from rs_pipelines.defs.configuration import configured
+from rs_pipelines.defs.executors import executor_of
 from tests.running import write_configuration
 
 
@@ -16,7 +17,8 @@ def test_without_a_configuration_steps_run_in_the_process_of_their_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert executor_of(pipeline_settings()) is dg.in_process_executor
+    assert configured() is None
+    assert build_defs(settings=configured()).executor is dg.in_process_executor
 
 
 def test_the_configuration_chooses_and_the_environment_goes_before_it(
@@ -24,10 +26,10 @@ def test_the_configuration_chooses_and_the_environment_goes_before_it(
 ) -> None:
     path = write_configuration(tmp_path, {"pipelines": {"executor": "multiprocess"}})
     monkeypatch.setenv("RS_CONFIG", str(path))
-    assert executor_of(pipeline_settings()) is dg.multiprocess_executor
+    assert build_defs(settings=configured()).executor is dg.multiprocess_executor
     monkeypatch.setenv("RS_PIPELINES__EXECUTOR", "celery")
     monkeypatch.setenv("RS_PIPELINES__BROKER", "redis://127.0.0.1:1/0")
-    assert executor_of(pipeline_settings()).name == "celery"
+    assert executor_of(load_settings().pipelines).name == "celery"
 
 
 def test_celery_without_a_broker_is_refused(tmp_path: Path) -> None:
@@ -41,7 +43,7 @@ def test_a_configuration_that_was_named_must_be_usable_and_one_that_lies_about_n
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = write_configuration(tmp_path, {"pipelines": {"executer": "celery"}})
-    assert pipeline_settings() == PipelineSettings()
+    assert configured() is None
     monkeypatch.setenv("RS_CONFIG", str(path))
     with pytest.raises(ConfigurationError, match="executer"):
-        pipeline_settings()
+        configured()

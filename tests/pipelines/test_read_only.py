@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import pytest
 
+from rs_gateway.adapters.trace_writer import WriterLimits
 from rs_gateway.domain.errors import StoreError
 from rs_pipelines.answers import AnswerCache, ModelAnswer
 from rs_pipelines.backup_catalog import read_catalog
@@ -103,7 +104,7 @@ def test_a_snapshot_is_backed_up(weeks: Path, snapshot: Mounted, tmp_path: Path)
 def test_a_snapshot_of_a_running_gateway_is_read_with_its_log(tmp_path: Path, snapshot: Mounted) -> None:
     place = tmp_path / "copy"
     place.mkdir()
-    with opened(tmp_path / "traces.db", flush_interval_s=0.001) as store:
+    with opened(tmp_path / "traces.db", limits=WriterLimits(flush_interval_s=0.001)) as store:
         store.append(a_trace("01A"))
         while "01A" not in ids(tmp_path / "traces.db"):
             pass

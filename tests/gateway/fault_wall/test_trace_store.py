@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rs_gateway.adapters.sqlite_traces import SqliteTraceStore
+from rs_gateway.adapters.trace_writer import WriterLimits
 from rs_gateway.domain.ports import TraceStore
 from rs_gateway.settings import Settings
 from tests import upstream as wire
@@ -25,7 +26,9 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> FaultyDisk:
     disk = FaultyDisk()
 
     def open_on_it(settings: Settings) -> TraceStore:
-        return SqliteTraceStore(settings.path("data/traces.db"), flush_interval_s=0.01, connect=disk.connect)
+        return SqliteTraceStore(
+            settings.path("data/traces.db"), limits=WriterLimits(flush_interval_s=0.01), connect=disk.connect
+        )
 
     monkeypatch.setattr("rs_gateway.app.open_trace_store", open_on_it)
     return disk
