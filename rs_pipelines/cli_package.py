@@ -143,9 +143,10 @@ def import_(
 
 def _print_imported(done: "Imported") -> None:
     n, dataset = len(done.added), done.dataset
+    left = f", {done.unlabelled} left out: no person or file vouches for the label" if done.unlabelled else ""
     words.print(
         f"Imported {done.template_id!r}: {n} {'version' if n == 1 else 'versions'}, {dataset.added} labelled rows "
-        f"({dataset.corrected} corrected, {dataset.duplicates} already known), {done.figures} rows of figures."
+        f"({dataset.corrected} corrected, {dataset.duplicates} already known{left}), {done.figures} rows of figures."
     )
     moved = {number: here for number, here in done.numbers.items() if number != here}
     if moved:

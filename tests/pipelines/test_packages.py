@@ -25,6 +25,7 @@ from rs_pipelines.packages.export import ExportOptions
 from rs_pipelines.packages.format import PackageError
 from rs_pipelines.packages.importing import FiguresExistError, Imported, ImportOptions, import_package
 from rs_pipelines.workbench import Workbench
+from tests.commands import ok
 from tests.pipelines.packaged import BETTER, bench_in, export, full_bench, original_package
 from tests.pipelines.parcels import ORIGIN, TARGET
 from tests.pipelines.tiny_upstream import TEMPLATE
@@ -305,6 +306,14 @@ def test_a_package_of_the_original_system_comes_in_as_one_draft(elsewhere: Workb
     assert "every template" in said
     assert (done.dataset.added, done.unlabelled) == (0, 1)
     assert elsewhere.datasets.rows("support") == ()
+
+
+def test_the_command_says_how_many_rows_it_left_out_because_nobody_vouches_for_them(
+    elsewhere: Workbench, tmp_path: Path
+) -> None:
+    package = original_package(tmp_path / "v1")
+    said = ok("package", "import", str(package), "--config", str(elsewhere.settings.config_path)).stderr
+    assert "0 labelled rows (0 corrected, 0 already known, 1 left out: no person" in said
 
 
 def test_its_unchecked_answers_can_be_imported_once_a_person_has_looked(elsewhere: Workbench, tmp_path: Path) -> None:
