@@ -39,6 +39,7 @@ def configured(folder: Path, upstream: Upstream, address: str) -> str:
     register(folder)
     settings = priced(upstream)
     settings["gateway"]["addr"] = address
+    settings["api"]["timeout_seconds"] = 240  # a stream that waits must not end before it has been looked at
     write_configuration(folder, settings)
     return f"http://{address.replace('0.0.0.0', '127.0.0.1')}"
 
