@@ -82,7 +82,7 @@ def gateways(shared_cluster: Cluster | None, tmp_path_factory: pytest.TempPathFa
         for folder, address in zip(folders, addresses, strict=True):
             settings = priced(upstream, stores={"traces": url, "prompts": url, "access": url})
             settings["gateway"]["addr"] = address
-            settings["api"]["timeout_seconds"] = 60
+            settings["api"]["timeout_seconds"] = 240
             write_configuration(folder, settings)
         env = {"DB_PASSWORD": PASSWORD}
         # Both at once, and neither finds the tables of traces and keys.
