@@ -4,7 +4,7 @@ import io
 import os
 import sys
 import traceback
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +29,8 @@ from rs_gateway.domain.errors import RouteSwitchError
 app = typer.Typer(
     name="route-switch",
     cls=OriginalNames,
-    help="A self-hosted, OpenAI-compatible LLM gateway that keeps improving its own prompts.",
+    help="A self-hosted, OpenAI-compatible LLM gateway that keeps improving its own prompts.\n\n"
+    "Begin with `route-switch init`; `route-switch COMMAND --help` says what a command does, with an example.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -77,6 +78,21 @@ def run() -> None:
         sys.exit(1)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        data.print(version("route-switch"))
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
+
 def _open_closed_streams() -> None:
     """Whoever was started with `>&-`, for which Python has None, writes to nowhere and reads nothing.
 
@@ -107,6 +123,8 @@ def serve(
 ) -> None:
     """Serve the gateway until SIGTERM or Ctrl-C.
 
+    It listens at `gateway.addr` of the configuration, 127.0.0.1:8080 by default, and has its log on stderr.
+
     Example: `route-switch serve --config route-switch.yaml`
     """
     from rs_gateway.server import serve as serve_gateway
@@ -135,12 +153,16 @@ def fetch_model(
 
 @model_app.command("serve")
 def serve_model(
-    model: Annotated[Path | None, typer.Argument(help="A GGUF file; fetched SmolLM2 by default.")] = None,
+    model: Annotated[
+        Path | None, typer.Argument(help="A GGUF file.  [default: SmolLM2, fetched where it is not there]")
+    ] = None,
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port to listen at.")] = 8081,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen at; 0 for any free one.")] = 8081,
     slots: Annotated[int, typer.Option(min=1, max=64, help="Requests decoded at once.")] = 4,
     context: Annotated[int, typer.Option(min=256, help="Tokens of context for each slot.")] = 2048,
-    alias: Annotated[str | None, typer.Option(help="The model's name towards clients.")] = None,
+    alias: Annotated[
+        str | None, typer.Option(help="The model's name towards clients.  [default: that of the file]")
+    ] = None,
     directory: Annotated[Path, typer.Option(help="Where fetched weights lie.")] = Path("data/models"),
     exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
@@ -148,9 +170,10 @@ def serve_model(
 
     Example: `route-switch model serve --port 8081`
     """
-    from rs_gateway.local_model import fetch
+    from rs_gateway.local_model import check_free, fetch
     from rs_gateway.local_model import serve as serve_local
 
+    check_free(host, port)
     path = model or fetch(directory, on_progress=words.print)
     name = alias or ("smollm2-135m-instruct" if model is None else path.stem)
     serve_local(

@@ -21,7 +21,7 @@ _CHAT = "chat.completions"
 
 def explain_trace(
     trace_id: Annotated[str, typer.Argument(help="The `x-route-switch-trace-id` header of an answer.")],
-    payload: Annotated[bool, typer.Option("--payload", help="What was said too, as far as it is stored.")] = False,
+    payload: Annotated[bool, typer.Option("--payload", help="Show what was said too, as far as it is stored.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

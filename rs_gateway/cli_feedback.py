@@ -27,7 +27,7 @@ def add_feedback(
     label: Annotated[str | None, typer.Option(help="What the output should have been.")] = None,
     score: Annotated[float | None, typer.Option(help="How good it was, from 0 to 1.")] = None,
     outcome: Annotated[bool | None, typer.Option("--worked/--failed", help="Whether it worked out.")] = None,
-    comment: Annotated[str | None, typer.Option(help="Words for a person.")] = None,
+    comment: Annotated[str | None, typer.Option(help="A comment for people.")] = None,
     source: SourceOption = "human",
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -67,7 +67,9 @@ def add_feedback(
 def import_feedback(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help='Lines of {"trace_id", "kind", "value"}.')],
     source: SourceOption = "human",
-    skip_invalid: Annotated[bool, typer.Option(help="Store the good lines although there are bad ones.")] = False,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Store the good lines although there are bad ones.")
+    ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

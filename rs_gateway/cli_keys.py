@@ -45,10 +45,13 @@ ModelOption = Annotated[
 ]
 NoCallsOption = Annotated[bool, typer.Option("--no-calls", help="It may use no template and no model.")]
 StoreOption = Annotated[
-    StoreMode | None, typer.Option(help="How much is kept of its requests at most; by default as configured.")
+    StoreMode | None, typer.Option(help="How much is kept of its requests at most.  [default: as configured]")
 ]
-ExpiresOption = Annotated[str | None, typer.Option("--expires-in", help="Such as 30d, 12h, 45m or 2w.")]
-PeriodOption = Annotated[str | None, typer.Option("--budget-period", help="day, month or total; days are UTC.")]
+ExpiresOption = Annotated[
+    str | None,
+    typer.Option("--expires-in", help="When it ends, from now: such as 45m, 12h, 30d or 2w.  [default: never]"),
+]
+_PERIODS = "What the budget is for: day, month (both UTC) or total."
 
 
 @keys_app.command("create")
@@ -58,13 +61,23 @@ def create_key(
     model: ModelOption = None,
     no_calls: NoCallsOption = False,
     admin: Annotated[bool, typer.Option("--admin", help="It may use the admin API.")] = False,
-    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="A bucket that fills evenly.")] = None,
-    tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="Counted when a request ends.")] = None,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Requests at once; a stream is one.")] = None,
-    budget_usd: Annotated[float | None, typer.Option(min=0, help="What its requests may cost in a period.")] = None,
-    budget_period: PeriodOption = None,
+    requests_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Requests a minute, as a bucket that fills evenly.  [default: no limit]")
+    ] = None,
+    tokens_per_minute: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens in and out a minute, counted when a request ends.  [default: no limit]"),
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Requests at once; a stream is one.  [default: no limit]")
+    ] = None,
+    budget_usd: Annotated[
+        float | None,
+        typer.Option(min=0, help="US dollars that its requests may cost in --budget-period.  [default: no limit]"),
+    ] = None,
+    budget_period: Annotated[str | None, typer.Option(help=f"{_PERIODS}  [default: total]")] = None,
     allow_unpriced: Annotated[
-        bool, typer.Option("--allow-unpriced", help="Despite a budget, models whose price is unknown.")
+        bool, typer.Option("--allow-unpriced", help="Despite a budget it may use models whose price is unknown.")
     ] = False,
     store: StoreOption = None,
     expires_in: ExpiresOption = None,
@@ -176,17 +189,30 @@ def update_key(
     model: ModelOption = None,
     no_calls: NoCallsOption = False,
     admin: Annotated[bool | None, typer.Option("--admin/--no-admin", help="May it use the admin API?")] = None,
-    requests_per_minute: Annotated[str | None, typer.Option(help="A number, or none.")] = None,
-    tokens_per_minute: Annotated[str | None, typer.Option(help="A number, or none.")] = None,
-    concurrency: Annotated[str | None, typer.Option(help="A number, or none.")] = None,
-    budget_usd: Annotated[str | None, typer.Option(help="A number, or none.")] = None,
-    budget_period: PeriodOption = None,
+    requests_per_minute: Annotated[
+        str | None, typer.Option(help="Requests a minute: a number, or none for no limit.")
+    ] = None,
+    tokens_per_minute: Annotated[
+        str | None, typer.Option(help="Tokens in and out a minute: a number, or none.")
+    ] = None,
+    concurrency: Annotated[str | None, typer.Option(help="Requests at once: a number, or none.")] = None,
+    budget_usd: Annotated[str | None, typer.Option(help="US dollars in --budget-period: a number, or none.")] = None,
+    budget_period: Annotated[str | None, typer.Option(help=_PERIODS)] = None,
     allow_unpriced: Annotated[
         bool | None,
-        typer.Option("--allow-unpriced/--no-allow-unpriced", help="Despite a budget, models whose price is unknown?"),
+        typer.Option(
+            "--allow-unpriced/--no-allow-unpriced", help="May it, despite a budget, use models whose price is unknown?"
+        ),
     ] = None,
-    store: Annotated[str | None, typer.Option(help="full, metrics, none, or default: as configured.")] = None,
-    expires_in: Annotated[str | None, typer.Option("--expires-in", help="Such as 30d from now, or never.")] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="How much is kept of its requests at most: full, metrics, none, or default, which is as configured."
+        ),
+    ] = None,
+    expires_in: Annotated[
+        str | None, typer.Option("--expires-in", help="When it ends, from now: such as 45m, 12h, 30d or 2w; or never.")
+    ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

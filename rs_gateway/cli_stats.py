@@ -21,7 +21,7 @@ _HEADINGS = ("", "requests", "success", "p50", "p95", "first token p50", "tokens
 
 def show_stats(
     template_id: OneTemplateArgument = None,
-    window: Annotated[str, typer.Option("--window", "-w", help="5m, 1h, 24h or all.")] = "24h",
+    window: Annotated[str, typer.Option("--window", "-w", help="How far to look back: 5m, 1h, 24h or all.")] = "24h",
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -36,7 +36,7 @@ def show_stats(
     from rs_gateway.wiring import open_stats_reader
 
     if window not in WINDOWS:
-        raise typer.BadParameter(f"{window!r} is not {', '.join(WINDOWS)}.", param_hint="--window")
+        raise typer.BadParameter(f"{window!r} is not one of {', '.join(WINDOWS)}.", param_hint="--window")
     now_s = time.time()
     settings = load_settings(config)
     with closing(open_stats_reader(settings)) as reader:

@@ -90,9 +90,9 @@ def edit_template(
     file: Annotated[
         Path | None, typer.Option(help="Take the text from this YAML file, - for stdin, instead of an editor.")
     ] = None,
-    note: Annotated[str | None, typer.Option(help="Kept with the version.")] = None,
+    note: Annotated[str | None, typer.Option(help="A note for people, kept with the version.")] = None,
     drop_variables: Annotated[
-        bool, typer.Option("--drop-variables", help="Although it leaves out a variable that the old one uses.")
+        bool, typer.Option("--drop-variables", help="Accept a text that leaves out a variable of the old one.")
     ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,

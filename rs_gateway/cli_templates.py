@@ -30,14 +30,16 @@ def register_template(
     file: Annotated[
         Path | None, typer.Argument(exists=True, dir_okay=False, help="YAML: id, instruction, user, evaluator ...")
     ] = None,
-    template_id: Annotated[str | None, typer.Option("--template-id", help="Without a YAML file: its id.")] = None,
+    template_id: Annotated[
+        str | None, typer.Option("--template-id", help="Without a YAML file: the template's id.")
+    ] = None,
     prompt_file: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Without a YAML file: the instruction, as text.")
     ] = None,
     variables: Annotated[
-        str | None, typer.Option(help="With --prompt-file: by commas; those that the text uses by default.")
+        str | None, typer.Option(help="With --prompt-file: its variables, as a,b.  [default: those that the text uses]")
     ] = None,
-    name: Annotated[str, typer.Option(help="With --prompt-file: a name for people.")] = "",
+    name: Annotated[str, typer.Option(help="With --prompt-file: the template's name, for people.")] = "",
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -179,7 +181,7 @@ def show_difference(
     newer: Annotated[
         int | None, typer.Argument(min=1, help="Another one.  [default: the newest]", autocompletion=version_numbers)
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The model whose live version is meant.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="The model whose live version is meant.")] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -28,7 +28,7 @@ _POLL_S = 0.5
 
 @traces_app.command("tail")
 def tail_traces(
-    n: Annotated[int, typer.Option("--lines", "-n", min=0, max=100_000, help="How many.")] = 20,
+    n: Annotated[int, typer.Option("--lines", "-n", min=0, max=100_000, help="How many to begin with.")] = 20,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Then go on with new ones, until Ctrl-C.")] = False,
     template_id: OneTemplateOption = None,
     outcome: OutcomeOption = None,
@@ -71,7 +71,7 @@ def _follow(reader: "TraceReader", wanted: "Wanted", *, after: int, as_json: boo
 @traces_app.command("show")
 def show_trace(
     trace_id: Annotated[str, typer.Argument(help="The `x-route-switch-trace-id` header of an answer.")],
-    no_payload: Annotated[bool, typer.Option("--no-payload", help="Without what was said.")] = False,
+    no_payload: Annotated[bool, typer.Option("--no-payload", help="Leave out what was said.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -102,13 +102,16 @@ def show_trace(
 @traces_app.command("export")
 def export_traces(
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", dir_okay=False, help="A file.  [default: stdout]")
+        Path | None, typer.Option("--output", "-o", dir_okay=False, help="The file to write.  [default: stdout]")
     ] = None,
-    since: Annotated[str | None, typer.Option(help="Begun then or later: 2h (ago), or 2026-05-01T12:00.")] = None,
-    until: Annotated[str | None, typer.Option(help="Begun before then.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(help="Begun then or later: 30m, 2h or 7d ago, or a time such as 2026-05-01T12:00 (UTC)."),
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Begun before then; written as for --since.")] = None,
     template_id: OneTemplateOption = None,
     outcome: OutcomeOption = None,
-    no_payload: Annotated[bool, typer.Option("--no-payload", help="Without what was said.")] = False,
+    no_payload: Annotated[bool, typer.Option("--no-payload", help="Leave out what was said.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,

@@ -156,7 +156,7 @@ def serve(
         LocalModelError: no such file, no GGUF file, port taken, or llama.cpp refused.
     """
     _check_gguf(model_path)
-    _check_free(host, port)
+    check_free(host, port)
     llama = _import_llama()
     params = llama.CommonParams()
     params.model.path = str(model_path)
@@ -245,7 +245,8 @@ def _check_gguf(path: Path) -> None:
         raise LocalModelError(f"{path} is not a GGUF file (it starts with {magic!r}): llama.cpp reads nothing else.")
 
 
-def _check_free(host: str, port: int) -> None:
+def check_free(host: str, port: int) -> None:
+    """Raise LocalModelError where nobody can listen; port 0 is always free."""
     try:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             return

@@ -51,7 +51,13 @@ def optimize(
     template_id: TemplateArgument,
     config: ConfigOption = None,
     model: Annotated[
-        str | None, typer.Option(help="The model, where the template runs on several.", autocompletion=model_names)
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="The model to optimise for, where the template runs on several.",
+            autocompletion=model_names,
+        ),
     ] = None,
     prompt_file: Annotated[
         Path | None,
@@ -62,22 +68,32 @@ def optimize(
         ),
     ] = None,
     variables: Annotated[
-        str | None, typer.Option(help="With --prompt-file: by commas; those that the text uses by default.")
+        str | None, typer.Option(help="With --prompt-file: its variables, as a,b.  [default: those that the text uses]")
     ] = None,
     trials: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Size of the search: a race looks at no more rows than so many minibatches and their full evaluations "
-            "have; under `mipro_v2.search: tpe`, candidates tried on a minibatch.",
+            help="Size of the search: so many candidates, each tried on a minibatch, or a race over no more rows than "
+            "that takes.  [default: mipro_v2.num_trials]",
         ),
     ] = None,
-    mode: Annotated[str | None, typer.Option(help="light, medium or heavy.")] = None,
-    max_calls: Annotated[int | None, typer.Option(min=1, help="Hard limit on model calls.")] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=MOST_SEED, help="Decides every random choice of the search.")
+    mode: Annotated[
+        str | None, typer.Option(help="How much is tried: light, medium or heavy.  [default: mipro_v2.mode]")
     ] = None,
-    show_rows: Annotated[int, typer.Option(min=0, help="Rows won, and lost, to show with input and both outputs.")] = 0,
+    max_calls: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Hard limit on model calls, those of the comparison included.  [default: mipro_v2.max_calls]"
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=MOST_SEED, help="Decides every random choice of the search.  [default: mipro_v2.seed]"),
+    ] = None,
+    show_rows: Annotated[
+        int, typer.Option(min=0, help="How many rows won, and how many lost, to show with input and both outputs.")
+    ] = 0,
     preflight: Annotated[
         bool, typer.Option("--preflight", help="Only say what can be proven and what it would cost.")
     ] = False,
@@ -86,7 +102,7 @@ def optimize(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Search a better prompt, prove it on held-out rows, publish it if the proof holds. Exit 0 in either case.
+    """Search for a better prompt, prove it on held-out rows, publish it if the proof holds. Exit 0 in either case.
 
     The same assets as in the Dagster UI, in this process; the run shows there too. Interrupted, it goes on where it was
     when started again. Before the search it says what the rows can prove and what the search may cost; where no proof
@@ -228,9 +244,13 @@ def _preflight_only(bench: "Workbench", target: "Target", effort: "Effort", *, a
 
 def up(
     config: ConfigOption = None,
-    dagster_port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
+    dagster_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the Dagster UI, which listens at 127.0.0.1.")
+    ] = 3000,
 ) -> None:
     """Start the gateway and the Dagster UI on your configuration, until Ctrl-C.
+
+    The gateway listens at `gateway.addr` of the configuration. Both log to files in `logs` of the data directory.
 
     Example: `route-switch up --config route-switch.yaml`
     """
@@ -260,7 +280,7 @@ def demo(
     ] = False,
     directory: Annotated[Path, typer.Option(help="The demo's own data; made anew every time.")] = Path("data/demo"),
 ) -> None:
-    """The whole loop on a real local model: traffic, labels, search, proof, publication, better answers.
+    """Run the whole loop on a real local model: traffic, labels, search, proof, publication, better answers.
 
     Example: `route-switch demo --once --json`
     """

@@ -17,20 +17,33 @@ from rs_gateway.pipeline_sections import MOST_SEED
 def find_best_model(
     template_id: TemplateArgument,
     models: Annotated[
-        str | None, typer.Option(help="Models to compare, by commas; those that the template runs on by default.")
+        str | None, typer.Option(help="Models to compare, as a,b.  [default: all that the template runs on]")
     ] = None,
     quality_bound: Annotated[
-        float, typer.Option(min=0, max=1, help="How much worse than the best a cheaper model may be, at the worst.")
+        float,
+        typer.Option(
+            min=0, max=1, help="By how much a cheaper model's score may be below the best one's, at the worst."
+        ),
     ] = 0.02,
     no_optimize: Annotated[
         bool, typer.Option("--no-optimize", help="Compare the live versions; search nothing.")
     ] = False,
-    trials: Annotated[int | None, typer.Option(min=1, help="As for `optimize`, for each model.")] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="As for `optimize`, for each model.  [default: mipro_v2.num_trials]")
+    ] = None,
     max_calls: Annotated[
-        int | None, typer.Option(min=1, help="Hard limit on all model calls together, shared out among the models.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Hard limit on all model calls together, shared out among the models.  "
+            "[default: mipro_v2.max_calls for each]",
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=MOST_SEED, help="Decides every random choice of the searches.")
+        int | None,
+        typer.Option(
+            min=0, max=MOST_SEED, help="Decides every random choice of the searches.  [default: mipro_v2.seed]"
+        ),
     ] = None,
     output_dir: Annotated[
         Path | None, typer.Option(file_okay=False, help="Write best-model.json and best-model.html there.")

@@ -25,7 +25,9 @@ def import_dataset(
     template_id: TemplateArgument,
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help='Lines of {"variables", "expected"}.')],
     config: ConfigOption = None,
-    skip_invalid: Annotated[bool, typer.Option(help="Import the good rows although there are bad ones.")] = False,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Import the good rows although there are bad ones.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Import labelled rows for a template. A bad row is listed with its line; then nothing at all is imported.
@@ -84,8 +86,10 @@ def teach_dataset(
             help="Id of a combination of the template; `enabled: false` will do.", autocompletion=combination_names
         ),
     ],
-    limit: Annotated[int, typer.Option(min=1, help="Inputs at most, the newest first.")] = 200,
-    max_calls: Annotated[int | None, typer.Option(min=1, help="Hard limit on the teacher's calls.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many inputs to ask about at most, the newest first.")] = 200,
+    max_calls: Annotated[
+        int | None, typer.Option(min=1, help="Hard limit on the teacher's calls.  [default: none]")
+    ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -145,7 +149,7 @@ def _left_to_teach(taught: "Taught") -> str:
 def export_dataset(
     template_id: TemplateArgument,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", dir_okay=False, help="A file.  [default: stdout]")
+        Path | None, typer.Option("--output", "-o", dir_okay=False, help="The file to write.  [default: stdout]")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
     config: ConfigOption = None,
@@ -184,7 +188,7 @@ def export_dataset(
 @dataset_app.command("show")
 def show_dataset(
     template_id: TemplateArgument,
-    n: Annotated[int, typer.Option("--rows", "-n", min=0, help="Rows to show; the first ones.")] = 5,
+    n: Annotated[int, typer.Option("--rows", "-n", min=0, help="How many rows to show, the first ones.")] = 5,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

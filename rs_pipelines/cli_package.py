@@ -30,7 +30,9 @@ def export(
         Path | None, typer.Argument(help="A directory that is not there yet, or a new file NAME.tar.zst.")
     ] = None,
     output_dir: Annotated[Path | None, typer.Option(help="The same, as an option.")] = None,
-    logs_limit: Annotated[int, typer.Option(min=0, help="Newest traces to take along; 0 for none.")] = 100,
+    logs_limit: Annotated[
+        int, typer.Option(min=0, help="How many traces to take along, the newest ones; 0 for none.")
+    ] = 100,
     include_analytics: Annotated[
         bool, typer.Option("--include-analytics", help="Take this template's live figures along.")
     ] = False,
@@ -141,9 +143,10 @@ def import_(
 
 def _print_imported(done: "Imported") -> None:
     n, dataset = len(done.added), done.dataset
+    left = f", {done.unlabelled} left out: no person or file vouches for the label" if done.unlabelled else ""
     words.print(
         f"Imported {done.template_id!r}: {n} {'version' if n == 1 else 'versions'}, {dataset.added} labelled rows "
-        f"({dataset.corrected} corrected, {dataset.duplicates} already known), {done.figures} rows of figures."
+        f"({dataset.corrected} corrected, {dataset.duplicates} already known{left}), {done.figures} rows of figures."
     )
     moved = {number: here for number, here in done.numbers.items() if number != here}
     if moved:

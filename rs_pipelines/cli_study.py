@@ -101,7 +101,9 @@ def _print_lines(lines: "Sequence[StudyLine]") -> None:
 @study_app.command("show")
 def show_study(
     study_id: Annotated[str, typer.Argument(help="Its id, or how it begins.", autocompletion=study_names)],
-    rows: Annotated[int, typer.Option(min=0, help="Rows won, and lost, to show with both outputs.")] = 0,
+    rows: Annotated[
+        int, typer.Option(min=0, help="How many rows won, and how many lost, to show with both outputs.")
+    ] = 0,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -155,9 +155,10 @@ class Workbench:
         known = [t for t in self.targets() if t.template_id == template_id]
         if not known:
             run = sorted({t.template_id for t in self.targets()})
+            others = f"those that are run: {', '.join(run)}" if run else "add one there, with its model and provider"
             raise ConfigurationError(
-                f"No enabled combination in gateway.combinations runs template {template_id!r}; there are: "
-                f"{', '.join(run) or 'none'}.{did_you_mean(template_id, run)}"
+                f"No enabled combination in gateway.combinations runs template {template_id!r}; {others}."
+                f"{did_you_mean(template_id, run)}"
             )
         models = ", ".join(t.model for t in known)
         if model is None:

@@ -73,6 +73,14 @@ MAIN_ERRORS: dict[str, Fails] = {
 }
 
 
+IMPOSSIBLE_PORTS = (
+    "up --dagster-port 99999",
+    "up --dagster-port 0",
+    "model serve --port 65536",
+    "model serve --port -1",
+)
+
+
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
     with project(tmp_path_factory.mktemp("original")) as folder:
@@ -119,6 +127,52 @@ def test_the_main_error_of_a_command_names_the_cause_and_the_fix(
     assert [path for path in after.keys() - before.keys() if stores not in path.parents] == [], (
         "nothing is half written"
     )
+
+
+@pytest.mark.parametrize("command", IMPOSSIBLE_PORTS)
+def test_a_port_that_cannot_be_is_wrong_usage_and_starts_nothing(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("route-switch.yaml").write_text("data_dir: data\n")
+    ended = invoke(*command.split())
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert command.split()[-2] in ended.stderr
+    assert not Path("data").exists()
+
+
+def test_a_taken_port_is_named_before_a_model_is_fetched(
+    taken_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def fetched(directory: Path, **_: object) -> Path:
+        raise AssertionError("it fetches before it looks")
+
+    monkeypatch.setattr("rs_gateway.local_model.fetch", fetched)
+    ended = invoke("model", "serve", "--port", str(taken_port))
+    assert f"Port {taken_port} on 127.0.0.1 is in use" in str(ended.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "fix"),
+    [
+        ("template show support", "`route-switch template register FILE`"),
+        ("optimize support", "add one there, with its model and provider"),
+        ("package verify support.tar.zst", "`package export` makes one"),
+        ("keys show 4f1c09ab7e", "`route-switch keys create NAME`"),
+    ],
+)
+def test_where_there_is_nothing_yet_the_error_says_how_to_begin_and_nothing_is_made(
+    command: str, fix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("route-switch.yaml").write_text("data_dir: data\n")
+    ended = invoke(*command.split())
+    assert (ended.exit_code, ended.stdout) == (1, "")
+    assert fix in f"{ended.stderr}{ended.exception}"
+    assert not Path("data").exists()
 
 
 def contents(folder: Path) -> dict[Path, bytes]:

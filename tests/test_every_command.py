@@ -5,6 +5,7 @@ Beside it: `test_command_results.py`, what each prints with `--json`, and `test_
 
 import re
 import shlex
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,26 @@ def test_the_example_without_a_configuration_ends_with_words_on_stderr_alone(
         assert failed.exit_code == 1
         assert isinstance(failed.exception, ConfigurationError)
         assert "`route-switch init`" in str(failed.exception)
+
+
+def test_the_version_is_told() -> None:
+    told = invoke("--version")
+    assert (told.exit_code, told.stdout.strip()) == (0, version("route-switch"))
+
+
+def test_the_first_help_says_how_to_begin() -> None:
+    shown = " ".join(invoke("--help").stdout.split())
+    assert "A self-hosted, OpenAI-compatible LLM gateway" in shown
+    assert "Begin with route-switch init" in shown.replace("`", "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_of_one_meaning_have_one_short_name(name: str) -> None:
+    short = {"--model": "-m", "--config": "-c", "--output": "-o", "--reason": "-r", "--template-id": "-t"}
+    for parameter in COMMANDS[name].params:
+        for long in short.keys() & set(parameter.opts):
+            if name != "template register":  # there it is the new template's own id
+                assert short[long] in parameter.opts, (name, long)
 
 
 def test_the_guide_lists_every_command_and_no_other() -> None:

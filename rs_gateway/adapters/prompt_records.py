@@ -208,7 +208,12 @@ def _without_none(fields: JsonObject) -> JsonObject:
 
 def not_registered(template_id: str, known: Collection[str]) -> TemplateNotFoundError:
     """That a registry has no such template, with those that it has."""
-    names = ", ".join(known) or "none yet"
+    if not known:
+        return TemplateNotFoundError(
+            f"There is no template {shown(template_id)}: none is registered yet; "
+            "`route-switch template register FILE` registers one."
+        )
     return TemplateNotFoundError(
-        f"There is no template {shown(template_id)}; registered are: {names}.{did_you_mean(template_id, known)}"
+        f"There is no template {shown(template_id)}; registered are: {', '.join(known)}."
+        f"{did_you_mean(template_id, known)}"
     )

@@ -17,7 +17,7 @@ _PROVIDER = (
     "See that the provider answers: `route-switch check --live` asks every model once, `/status` of the gateway says "
     "what it meets. Then **Re-execute > From failure**: what was evaluated is kept, and is not paid for again."
 )
-_REMEDIES: Mapping[str, str] = {
+REMEDIES: Mapping[str, str] = {
     "no_labels": "Label answers or import rows as the message shows, then launch the run again.",
     "preflight_refused": (
         "Nothing but the pre-flight's probe calls was spent. Do what the message says, then launch the run again."
@@ -43,6 +43,7 @@ _REMEDIES: Mapping[str, str] = {
     "study_failed": _PROVIDER,
     "provider_unreachable": _PROVIDER,
 }
+"""Code of an error -> what to do next; docs/guides/dagster.md has them all."""
 
 
 @contextmanager
@@ -54,7 +55,7 @@ def explained() -> Generator[None]:
     try:
         yield
     except RouteSwitchError as error:
-        raise _failure(str(error), what_to_do=_REMEDIES.get(error.code, _AGAIN), code=error.code) from error
+        raise _failure(str(error), what_to_do=REMEDIES.get(error.code, _AGAIN), code=error.code) from error
     except OSError as error:
         if (fault := disk_fault(error)) is None:
             raise

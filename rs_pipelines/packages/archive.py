@@ -77,7 +77,7 @@ def stage(path: Path, into: Path, limits: Limits, *, watch: Watch = unwatched) -
         else:
             raise PackageError(f"{path} is neither a directory nor a file.")
     except FileNotFoundError as error:
-        raise PackageError(f"There is no package {error.filename or path}.") from error
+        raise PackageError(f"There is no package {error.filename or path}: `package export` makes one.") from error
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise StoreError(

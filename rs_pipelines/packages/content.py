@@ -231,7 +231,7 @@ def _refuse_aliases(path: Path, limits: Limits) -> None:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=loader)):
             raise PackageError(f"{path.name} uses YAML aliases, which no package has.")
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise PackageError(f"{path.name} is no YAML: {error}") from error
+        raise PackageError(f"{path.name} is no YAML: {' '.join(str(error).split())}.") from error
 
 
 def _check_logs(path: Path, template_id: str) -> tuple[int, int]:

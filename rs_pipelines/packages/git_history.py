@@ -66,7 +66,7 @@ def _message(version: PromptVersion) -> str:
 
 def _author(version: PromptVersion) -> dict[str, str]:
     name = " ".join("".join(c for c in version.origin.by if c.isprintable() and c not in "<>").split()) or "unknown"
-    at = f"{int(_instant(version).timestamp())} +0000"
+    at = f"@{int(_instant(version).timestamp())} +0000"  # without @ git takes small numbers for days and years
     return {
         **{"GIT_AUTHOR_NAME": name, "GIT_AUTHOR_EMAIL": "route-switch@localhost", "GIT_AUTHOR_DATE": at},
         **{"GIT_COMMITTER_NAME": name, "GIT_COMMITTER_EMAIL": "route-switch@localhost", "GIT_COMMITTER_DATE": at},

@@ -173,7 +173,7 @@ def _row(cells: Mapping[str, object], template: PromptTemplate) -> LabelledRow |
         return None
     try:
         values = msgspec.json.decode(given, type=dict[str, Any]) if isinstance(given, str) and given.strip() else {}
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return None
     if any(name not in values for name in template.variables):
         return None

@@ -146,6 +146,7 @@ class Reader:
             "PATH": os.pathsep.join(path),  # a document has to say `source .venv/bin/activate`
             "HOME": str(self.folder),
             "LOGNAME": "kim",
+            "VISUAL": "sed -i 's/ word/ lower-case word/'",
             "COLUMNS": "120",
             "NO_COLOR": "1",
             "RS_GATEWAY__ADDR": self.gateway,

@@ -277,6 +277,17 @@ def test_a_dataset_with_more_than_tables_is_refused(tmp_path: Path, statement: s
         list(table_rows(tmp_path / "x.db", ("input",)))
 
 
+def test_a_file_that_is_no_yaml_is_refused_in_one_line(copy: Path) -> None:
+    (copy / "manifest.yaml").write_text('id: parcels\nname: "\\ud800"\n')
+    resealed(copy)
+    with (
+        pytest.raises(PackageError, match=r"^manifest\.yaml is no YAML: .*line 2, column") as refusal,
+        opened_package(copy),
+    ):
+        pass
+    assert "\n" not in str(refusal.value)
+
+
 def test_a_dataset_that_is_a_view_or_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.db").write_bytes(b"no database at all" * 100)
     with pytest.raises(PackageError, match="cannot be read"):

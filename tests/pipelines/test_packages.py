@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sqlite3
 import subprocess
 from contextlib import closing
 from dataclasses import replace
@@ -21,11 +22,12 @@ from rs_pipelines.dataset_file import DatasetFile, read_dataset
 from rs_pipelines.inputs import split_of
 from rs_pipelines.labelled_rows import LabelledRow
 from rs_pipelines.packages.content import opened_package
-from rs_pipelines.packages.export import ExportOptions
+from rs_pipelines.packages.export import ExportOptions, export_package
 from rs_pipelines.packages.format import PackageError
 from rs_pipelines.packages.importing import FiguresExistError, Imported, ImportOptions, import_package
 from rs_pipelines.workbench import Workbench
-from tests.pipelines.packaged import BETTER, bench_in, export, full_bench, original_package
+from tests.commands import ok
+from tests.pipelines.packaged import BETTER, NOW, bench_in, export, full_bench, original_package
 from tests.pipelines.parcels import ORIGIN, TARGET
 from tests.pipelines.tiny_upstream import TEMPLATE
 from tests.trace_files import counted
@@ -307,12 +309,41 @@ def test_a_package_of_the_original_system_comes_in_as_one_draft(elsewhere: Workb
     assert elsewhere.datasets.rows("support") == ()
 
 
+def test_the_command_says_how_many_rows_it_left_out_because_nobody_vouches_for_them(
+    elsewhere: Workbench, tmp_path: Path
+) -> None:
+    package = original_package(tmp_path / "v1")
+    said = ok("package", "import", str(package), "--config", str(elsewhere.settings.config_path)).stderr
+    assert "0 labelled rows (0 corrected, 0 already known, 1 left out: no person" in said
+
+
 def test_its_unchecked_answers_can_be_imported_once_a_person_has_looked(elsewhere: Workbench, tmp_path: Path) -> None:
     done = bring(elsewhere, original_package(tmp_path / "v1"))
     template = elsewhere.registry.get("support").template
     found = read_dataset(done.records / "unchecked.jsonl", template)
     assert [row.expected for row in found.rows] == ["Gladly, Jordan."]
     assert not found.problems
+
+
+def test_a_version_of_an_unknown_time_has_its_place_in_the_git_history_too(
+    elsewhere: Workbench, tmp_path: Path
+) -> None:
+    bring(elsewhere, original_package(tmp_path / "v1", manifest={"created_at": "some day in spring"}))
+    export_package(elsewhere, "support", tmp_path / "p", ExportOptions(git=True), now=NOW)
+    subprocess.run(["git", "clone", "--quiet", "p/history.bundle", "g"], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "g/prompt.yaml").exists()
+
+
+def test_a_recorded_answer_whose_variables_are_nested_without_end_is_left_out(
+    elsewhere: Workbench, tmp_path: Path
+) -> None:
+    path = original_package(tmp_path / "v1")
+    with closing(sqlite3.connect(path / "dataset/support.db")) as connection, connection:
+        nested = f'{{"customer_name": {"[" * 20_000}{"]" * 20_000}}}'
+        connection.execute("UPDATE examples SET variables = ?", (nested,))
+    done = bring(elsewhere, path)
+    assert done.unlabelled == 0
+    assert any("recorded answers are empty, or lack a variable" in note for note in done.notes)
 
 
 def test_its_git_folder_and_its_analytics_are_not_kept(elsewhere: Workbench, tmp_path: Path) -> None:
