@@ -45,12 +45,8 @@ from rs_gateway.wiring import (
 log = structlog.get_logger()
 
 
-def create_app(settings: Settings, *, read_settings: Callable[[], Settings] | None = None) -> Edge:
-    """The gateway as an ASGI application.
-
-    Args:
-        read_settings: gives the settings anew after the file changed; by default reads the same file again.
-    """
+def create_app(settings: Settings) -> Edge:
+    """The gateway as an ASGI application. When the file of its settings changes, it is read again."""
 
     def read_again() -> Settings:
         return load_settings(settings.config_path)
@@ -58,7 +54,7 @@ def create_app(settings: Settings, *, read_settings: Callable[[], Settings] | No
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         async with AsyncExitStack() as stack:
-            await _assemble(app, settings, read_settings or read_again, stack)
+            await _assemble(app, settings, read_again, stack)
             yield
         log.info("gateway_stopped")
 

@@ -36,22 +36,11 @@ _T = TypeVar("_T")
 
 
 class Attempts:
-    """Asks providers on behalf of journeys.
+    """Asks providers on behalf of journeys."""
 
-    Args:
-        random_draw, sleep: replaced in tests, so that nothing is left to chance and nobody waits.
-    """
-
-    def __init__(
-        self,
-        router: Router,
-        *,
-        random_draw: Callable[[], float] = random.random,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
+    def __init__(self, router: Router) -> None:
         self._router = router
-        self._backoff = Backoff(draw=random_draw)
-        self._sleep = sleep
+        self._backoff = Backoff(draw=random.random)
 
     async def first_answer(
         self,
@@ -95,7 +84,7 @@ class Attempts:
                             served.rate_limits.get(combination.provider),
                             provider=combination.provider,
                             left_s=served.timeout_s - journey.elapsed_s,
-                            sleep=self._sleep,
+                            sleep=asyncio.sleep,
                         )
                     if attempt or journey.attempts:
                         call = replace(call, timeout_s=max(0.001, served.timeout_s - journey.elapsed_s))
@@ -121,7 +110,7 @@ class Attempts:
                         break
                     if not last_resort and not regardless and not self._may_try(combination):
                         break
-                    await self._sleep(pause_s)
+                    await asyncio.sleep(pause_s)
                     journey.waited_s += pause_s
         assert failure is not None
         raise failure

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from rs_gateway.adapters.shared_timer import Limit, TimerOf
 from rs_gateway.attempts import Attempts
@@ -52,7 +52,6 @@ class Gateway:
 
     Args:
         encode_error: turns an error into the JSON that a client gets in the middle of a stream.
-        random_draw, sleep: replaced in tests, so that nothing is left to chance and nobody waits.
     """
 
     def __init__(
@@ -62,17 +61,14 @@ class Gateway:
         router: Router,
         *,
         encode_error: Callable[[RouteSwitchError], bytes],
-        random_draw: Callable[[], float] = random.random,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._source = source
         self._recorder = recorder
         self._router = router
         self._encode_error = encode_error
-        self._draw = random_draw
         self._ids = TraceIds()
         self._deadline, self._first_byte = TimerOf(), TimerOf()
-        self._attempts = Attempts(router, random_draw=random_draw, sleep=sleep)
+        self._attempts = Attempts(router)
 
     def begin(self, request: ChatRequest, caller: Caller = ANYBODY) -> Journey:
         """A fresh journey with its trace id."""
@@ -229,7 +225,9 @@ class Gateway:
             admission.check(template_id=template_id, model=combination.model)
         if pool.reserve:
             journey.barred = _barred(pool.reserve, admission, template_id=template_id)
-        journey.decision = self._router.choose(pool.key, pool.combinations, draw=self._draw(), now_s=time.monotonic())
+        journey.decision = self._router.choose(
+            pool.key, pool.combinations, draw=random.random(), now_s=time.monotonic()
+        )
 
     def _close_attempt(self, journey: Journey, ending: Ending, *, after_s: float = 0.0) -> None:
         """Tell the router how the attempt that answered went in the end, `after_s` of the provider's time later."""

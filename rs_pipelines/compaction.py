@@ -54,20 +54,20 @@ def small_parts(parts: Iterable[Part], *, part_bytes: int = PART_BYTES) -> list[
     return [group for group in groups if len(group) > 1 or any(part.packing == "fast" for part in group)]
 
 
-def crowded_parts(parts: Iterable[Part], *, fan_in: int, part_bytes: int = PART_BYTES) -> list[tuple[Part, ...]]:
+def crowded_parts(parts: Iterable[Part], *, fan_in: int) -> list[tuple[Part, ...]]:
     """Groups to merge where a day has `fan_in` or more small parts of about one size.
 
     A merged part is of a larger size then, so that ingest after ingest a row is written again only as often as the
     logarithm of its day's rows.
     """
     groups: list[tuple[Part, ...]] = []
-    for chosen in _by_day(parts, part_bytes).values():
+    for chosen in _by_day(parts, PART_BYTES).values():
         classes: dict[int, list[Part]] = defaultdict(list)
         for part in chosen:
             classes[_size_class(part.memory_bytes, fan_in)].append(part)
         for alike in classes.values():
             if len(alike) >= fan_in:
-                groups.extend(_filled(alike, part_bytes))
+                groups.extend(_filled(alike, PART_BYTES))
     return [group for group in groups if len(group) > 1]
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from rs_gateway.domain.errors import RouteSwitchError
 from rs_gateway.domain.evaluation import Evaluator
-from rs_gateway.domain.prompts import PromptVersion
+from rs_gateway.domain.prompts import PromptText, PromptVersion
 from rs_pipelines.cached_model import CachedModel, CallCost, unknown_cost
 from rs_pipelines.call_budget import CallBudget
 from rs_pipelines.gate import ComparedRow, GatePolicy, RowOutcome, Verdict, judge
@@ -122,12 +122,7 @@ async def run_comparison(
     Raises:
         NotComparableError: the study is not finished, or was made from another sample or live version.
     """
-    if study.best_text is None or not study.finished:
-        raise NotComparableError(f"Study {study.study_id} has not finished: run it again, it goes on where it was.")
-    if study.sample_id != sample.sample_id or study.live_hash != live.text.content_hash:
-        raise NotComparableError(
-            f"Study {study.study_id} was made from another sample or another live version: optimise again."
-        )
+    candidate = _candidate_of(study, sample, live)
     title = f"Comparison of {title_of(study.target, study.study_id)}"
     model = model.on(CallBudget(model.cache, study.study_id, study.plan.allowance, title=title))
     examples = sample.rows(Split.TEST)
@@ -145,10 +140,10 @@ async def run_comparison(
             on_row=progress(offset),
             when_spent="leave out",
         )
-        for text, offset in ((live.text, 0), (study.best_text, len(examples)))
+        for text, offset in ((live.text, 0), (candidate, len(examples)))
     ]
     rows = [_compared(*row, cost_of_call=cost_of_call) for row in zip(examples, *scores, strict=True)]
-    verdict = judge(rows, live=live.text, candidate=study.best_text, policy=policy, seed=study.seed)
+    verdict = judge(rows, live=live.text, candidate=candidate, policy=policy, seed=study.seed)
     return sealed(
         Comparison(
             comparison_id="",
@@ -157,7 +152,7 @@ async def run_comparison(
             sample_id=sample.sample_id,
             live_version=live.number,
             live_hash=study.live_hash,
-            candidate_hash=study.best_text.content_hash,
+            candidate_hash=candidate.content_hash,
             policy=policy,
             seed=study.seed,
             verdict=verdict,
@@ -166,6 +161,17 @@ async def run_comparison(
             by_provenance=dict(sorted(Counter(example.provenance for example in examples).items())),
         )
     )
+
+
+def _candidate_of(study: StudyRecord, sample: CalibrationSample, live: PromptVersion) -> PromptText:
+    """The study's choice. Raises NotComparableError: it may not be compared with this version on this sample."""
+    if study.best_text is None or not study.finished:
+        raise NotComparableError(f"Study {study.study_id} has not finished: run it again, it goes on where it was.")
+    if study.sample_id != sample.sample_id or study.live_hash != live.text.content_hash:
+        raise NotComparableError(
+            f"Study {study.study_id} was made from another sample or another live version: optimise again."
+        )
+    return study.best_text
 
 
 def _compared(example: Example, live: RowScore, candidate: RowScore, *, cost_of_call: CallCost) -> ComparedRow:

@@ -37,14 +37,13 @@ class Shift:
         return self.drop >= min_drop and self.p_value <= SIGNIFICANCE
 
 
-def newest_shift(scores: Sequence[float], *, window: int, seed: int = 0) -> Shift | None:
+def newest_shift(scores: Sequence[float], *, window: int) -> Shift | None:
     """Compare the newest full block of `window` scores with all earlier ones; None before there are two blocks.
 
     Only full blocks are looked at, so that the answer can be wrong by chance once a block, and not once a score.
 
     Args:
         scores: in [0, 1], of one version by one measure, in the order in which they came.
-        seed: of the permutation test.
     Source: one-sided permutation test of two means, Efron & Tibshirani (1993), ch. 15.
     """
     n_blocks = len(scores) // window
@@ -52,7 +51,7 @@ def newest_shift(scores: Sequence[float], *, window: int, seed: int = 0) -> Shif
         return None
     pooled = np.asarray(scores[: n_blocks * window], dtype=np.float64)
     observed = float(pooled[-window:].mean())
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     # The mean of a random block is low exactly when the rest's is high, so that it alone decides.
     as_low = sum(
         rng.choice(pooled, window, replace=False, shuffle=False).mean() <= observed + 1e-12 for _ in range(_RESAMPLES)

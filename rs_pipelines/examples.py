@@ -47,18 +47,6 @@ class Gathered:
     own_answers: int = 0
 
 
-def build_examples(
-    target: Target,
-    template: PromptTemplate,
-    *,
-    lake: Lake,
-    datasets: DatasetStore,
-    outputs: Mapping[int, OutputFormat] = _ALL_BARE,
-) -> tuple[Example, ...]:
-    """The examples that `gather` finds."""
-    return gather(target, template, lake=lake, datasets=datasets, outputs=outputs).examples
-
-
 def gather(
     target: Target,
     template: PromptTemplate,

@@ -17,6 +17,7 @@ from rs_pipelines.sample import VOUCHED_FOR, Split
 
 _DOT_COLOURS: Mapping[TrialKind, str] = {"minibatch": "lightblue", "full": "royalblue"}
 _SHOWN_CHARACTERS = 160
+_SHOWN_ROWS = 10
 
 
 def candidate_name(study: StudyRecord, candidate: Candidate) -> str:
@@ -189,12 +190,14 @@ def _svg_head(width: int, height: int) -> str:
     )
 
 
-def rows_markdown(rows: Sequence[ComparedRow], *, limit: int = 10) -> str:
-    """A table of rows with both outputs."""
+def rows_markdown(rows: Sequence[ComparedRow]) -> str:
+    """A table of the first rows, with both outputs."""
     lines = ["| expected | live | candidate |", "|---|---|---|"]
-    lines += [f"| {_cell(r.expected)} | {_cell(r.live_output)} | {_cell(r.candidate_output)} |" for r in rows[:limit]]
-    if len(rows) > limit:
-        lines.append(f"| ... {len(rows) - limit} more | | |")
+    lines += [
+        f"| {_cell(r.expected)} | {_cell(r.live_output)} | {_cell(r.candidate_output)} |" for r in rows[:_SHOWN_ROWS]
+    ]
+    if len(rows) > _SHOWN_ROWS:
+        lines.append(f"| ... {len(rows) - _SHOWN_ROWS} more | | |")
     return "\n".join(lines)
 
 
@@ -297,11 +300,11 @@ def _cost_words(cost: CostEstimate) -> str:
     return f"{cost.calls:,} calls, {tokens}, {usd}, {seconds}"
 
 
-def trials_markdown(study: StudyRecord, *, limit: int = 10) -> str:
+def trials_markdown(study: StudyRecord) -> str:
     """A table of the leading candidates, and how the choice among them was made."""
     columns = leader_columns(study)
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    lines += [f"| {' | '.join(_escaped(cell) for cell in one.cells(study))} |" for one in leaders(study, limit=limit)]
+    lines += [f"| {' | '.join(_escaped(cell) for cell in one.cells(study))} |" for one in leaders(study)]
     return "\n\n".join(["\n".join(lines), *study_notes(study)])
 
 

@@ -113,12 +113,12 @@ class StudyFiles:
 
     def readable(self) -> list[StudyRecord]:
         """All studies that can be read, by target and id; `faults` names the others."""
-        tried = (self._tried(key, path) for key, path in self._by_target("study.json"))
+        tried = (self._tried(key, path) for key, path in self._study_files())
         return [record for record in tried if isinstance(record, StudyRecord)]
 
     def faults(self) -> list[str]:
         """For each file of a study or comparison that cannot be read, a sentence with what to do."""
-        tried = (self._tried(key, path) for key, path in self._by_target("study.json"))
+        tried = (self._tried(key, path) for key, path in self._study_files())
         faults = [str(fault) for fault in tried if isinstance(fault, StoreError)]
         for record in self.readable():
             try:
@@ -127,8 +127,9 @@ class StudyFiles:
                 faults.append(str(error))
         return faults
 
-    def _by_target(self, name: str) -> list[tuple[str, Path]]:
-        return [(path.parent.parent.name, path) for _, path in self._all(name)]
+    def _study_files(self) -> list[tuple[str, Path]]:
+        """The study.json of every study, after its target's key."""
+        return [(path.parent.parent.name, path) for _, path in self._all("study.json")]
 
     def _tried(self, key: str, path: Path) -> StudyRecord | StoreError:
         try:

@@ -34,14 +34,13 @@ async def whole_answer(chunks: AsyncIterator[Sequence[bytes]]) -> bytes:
     return msgspec.json.encode({**head, "object": "chat.completion", "choices": [choice], **counted})
 
 
-async def cohere_chunks(
-    lines: AsyncIterator[str], *, name: str, model: str, created: int, include_usage: bool = True
-) -> AsyncIterator[bytes]:
+async def cohere_chunks(lines: AsyncIterator[str], *, name: str, model: str, created: int) -> AsyncIterator[bytes]:
     """Chunks in OpenAI's shape, in the order of Cohere's events.
 
     Args:
         lines: `data:` lines, as VendorLines passes them on.
         name: the provider's, for messages.
+        created: seconds since the epoch, for the chunks.
 
     Raises:
         ProviderError: the stream reports an error.

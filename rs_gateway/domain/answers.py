@@ -252,11 +252,6 @@ class StreamedAnswer:
                 indices = [i for d in deltas if isinstance(i := d.get("index"), int)]
                 self.n_tool_calls = max(self.n_tool_calls, *(i + 1 for i in indices)) if indices else self.n_tool_calls
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether a choice has begun."""
-        return bool(self._begun)
-
     def has_begun_choice(self, index: int) -> bool:
         """Whether this choice has begun."""
         return index in self._begun

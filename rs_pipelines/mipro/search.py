@@ -67,7 +67,6 @@ async def run_study(
     files: StudyFiles,
     storage: BaseStorage | None = None,
     on_event: Callable[[StudyEvent], None] = ignore_event,
-    now: Callable[[], datetime] = utc_now,
 ) -> StudyRecord:
     """Search a better prompt for the target, or go on with a search that was interrupted. Never touches test rows.
 
@@ -91,7 +90,7 @@ async def run_study(
             "POST /v1/feedback, or import some with `route-switch dataset import`."
         )
     with files.lock(request.target):
-        return await _Search(request, models, evaluator, files, storage, on_event, now).run()
+        return await _Search(request, models, evaluator, files, storage, on_event).run()
 
 
 class _Search:
@@ -103,7 +102,6 @@ class _Search:
         files: StudyFiles,
         storage: BaseStorage | None,
         emit: Callable[[StudyEvent], None],
-        now: Callable[[], datetime],
     ) -> None:
         self._request, self._plan = request, request.plan
         self._evaluator, self._files, self._storage, self._emit = evaluator, files, storage, emit
@@ -130,13 +128,13 @@ class _Search:
             evaluator=evaluator.name,
             evaluator_spec=request.evaluator_spec,
             plan=request.plan,
-            started_at=now().isoformat(timespec="seconds"),
+            started_at=utc_now().isoformat(timespec="seconds"),
             row_order=tuple(example.example_id for example in rows),
             instructions=(Instruction(self._base.instruction, "live"),),
             demo_sets=(DemoSet("live", "live", self._base.demos, self._base.nearest),),
             output_formats=offered_formats(live, request.sample.rows(Split.TRAIN), wanted=request.output_formats),
         )
-        self._state = Evaluations(record, rows, Tools(self._task, evaluator, budget, reserve, files, emit, now))
+        self._state = Evaluations(record, rows, Tools(self._task, evaluator, budget, reserve, files, emit, utc_now))
 
     async def run(self) -> StudyRecord:
         state = self._state

@@ -13,7 +13,7 @@ from rs_gateway.domain.output_formats import OutputFormat
 from rs_gateway.domain.prompts import PromptTemplate
 from rs_pipelines.dataset_file import read_dataset
 from rs_pipelines.datasets import DatasetStore
-from rs_pipelines.examples import build_examples
+from rs_pipelines.examples import gather
 from rs_pipelines.inputs import input_key, split_of
 from rs_pipelines.lake import Lake
 from rs_pipelines.sample import Example, Split, Target
@@ -39,7 +39,7 @@ class World:
         lake.ingest(self.reader)
         target = Target("orders", model)
         datasets = DatasetStore(self.root / "datasets")
-        return build_examples(target, self.template, lake=lake, datasets=datasets, outputs=self.outputs)
+        return gather(target, self.template, lake=lake, datasets=datasets, outputs=self.outputs).examples
 
     def truth(self, *, model: str = "small") -> dict[str, tuple[str, str]]:
         """message -> expected, provenance."""

@@ -12,7 +12,7 @@ from rs_gateway.domain.errors import ConfigurationError
 from rs_gateway.wiring import open_registry
 from rs_pipelines import steps
 from rs_pipelines.cli import register
-from rs_pipelines.examples import build_examples
+from rs_pipelines.examples import gather
 from rs_pipelines.sample import Example, Split
 from rs_pipelines.teaching import teach
 from rs_pipelines.workbench import Workbench
@@ -59,7 +59,7 @@ def asked_bench(folder: Path, upstream: Upstream) -> Workbench:
 
 def examples(bench: Workbench) -> tuple[Example, ...]:
     steps.ingest(bench)
-    return build_examples(bench.target("parcels"), TEMPLATE, lake=bench.lake, datasets=bench.datasets)
+    return gather(bench.target("parcels"), TEMPLATE, lake=bench.lake, datasets=bench.datasets).examples
 
 
 def test_what_nobody_labelled_gets_the_teachers_answer_and_its_name(tmp_path: Path) -> None:
