@@ -3,18 +3,21 @@
 import json
 import os
 import socket
-import urllib.request
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException
 from typing import Any
+from urllib.parse import urlsplit
 
 from rs_gateway.settings import DIRECT_BASE_URLS, KEYED_PROVIDERS, key_variables
 
 LOCAL_MODEL_URL = "http://127.0.0.1:8081/v1"
 """Where `route-switch model serve` answers unless it is told otherwise."""
 _TIMEOUT_S = 0.5
-_NOT_THERE = (OSError, HTTPException, ValueError, KeyError, TypeError)
+_MAX_BYTES = 1_000_000
+_NOT_THERE = (OSError, HTTPException, ValueError, KeyError, TypeError, RecursionError)
 """Nobody answers, or somebody else does: over another protocol, or with another document."""
 _FIRST_PORT, _PORTS_TRIED = 8080, 20
 
@@ -68,10 +71,27 @@ def _local_models(url: str) -> tuple[str, ...] | None:
 
 
 def _json_at(url: str) -> Any:
-    # Not through a proxy: it is this machine that is meant.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=_TIMEOUT_S) as answer:
-        return json.load(answer)
+    """Of this machine, so through no proxy and to no other address; what is not there by then is none of ours."""
+    address = urlsplit(url)
+    connection = HTTPConnection(address.hostname or "", address.port, timeout=_TIMEOUT_S)
+    connection.connect()
+    # The timeout is one of silence: a server that sends a byte now and then would hold us for ever.
+    late = threading.Timer(_TIMEOUT_S, _end, [connection.sock])
+    late.start()
+    try:
+        connection.request("GET", address.path)
+        with connection.getresponse() as answer:
+            content = answer.read(_MAX_BYTES) if answer.status == 200 else b""
+        return json.loads(content)
+    finally:
+        late.cancel()
+        late.join()
+        connection.close()
+
+
+def _end(connected: socket.socket) -> None:
+    with suppress(OSError):  # it has ended
+        connected.shutdown(socket.SHUT_RDWR)
 
 
 def _free_port() -> int:

@@ -6,7 +6,8 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ def test_it_is_looked_for_where_model_serve_answers_by_default() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b'{"data": 5}', b'{"data": [{}]}', llama_cpp(), llama_cpp("gpt", owner="x")]
+    "body", [b"", b"[]", b'{"data": 5}', b'{"data": [{}]}', b"[" * 200_000, llama_cpp(), llama_cpp("gpt", owner="x")]
 )
 def test_whatever_else_answers_there_is_no_model_of_ours(body: bytes) -> None:
     with local_server(body) as url:
@@ -168,6 +169,65 @@ def test_a_server_that_speaks_no_http_is_no_model_of_ours() -> None:
         found = look_around({}, ollama_url=url, local_url=url)
         thread.join()
     assert (found.ollama_models, found.local_models) == (None, None)
+
+
+@contextlib.contextmanager
+def raw_server(answer: Callable[[socket.socket], None]) -> Generator[str]:
+    """Answers each connection in a thread, until the block ends; what nobody reads any more is no error."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    with client, contextlib.suppress(OSError):
+                        answer(client)
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def drip(client: socket.socket, head: bytes) -> None:
+    client.sendall(head)
+    client.settimeout(0.05)
+    while True:
+        with contextlib.suppress(TimeoutError):
+            if not client.recv(1_000):
+                return
+        client.sendall(b" ")
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.0 200 OK\r\n\r\n", b"HTTP/1.0 200 OK\r\nx: "], ids=["body", "head"])
+def test_a_server_that_sends_a_byte_now_and_then_is_left(head: bytes) -> None:
+    with raw_server(lambda client: drip(client, head)) as url:
+        began = time.monotonic()
+        found = look_around({}, ollama_url=url, local_url=url)
+        assert time.monotonic() - began < 20, "two looks, each of half a second"
+    assert (found.ollama_models, found.local_models) == (None, None)
+
+
+def test_of_an_answer_without_end_only_the_beginning_is_read() -> None:
+    sent = 0
+
+    def pour(client: socket.socket) -> None:
+        nonlocal sent
+        client.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
+        while sent < 100_000_000:
+            sent += client.send(b" " * 1_000_000)
+
+    with raw_server(pour) as url:
+        assert look_around({}, ollama_url=NOWHERE, local_url=url).local_models is None
+    assert sent < 50_000_000
+
+
+def test_a_server_that_sends_elsewhere_is_not_followed() -> None:
+    with local_server(llama_cpp("elsewhere")) as elsewhere:
+        moved = f"HTTP/1.0 302 Found\r\nLocation: {elsewhere}/models\r\n\r\n".encode()
+        with raw_server(lambda client: (client.recv(1_000), client.sendall(moved))[1]) as url:
+            assert look_around({}, ollama_url=NOWHERE, local_url=url).local_models is None
 
 
 def test_a_port_in_use_is_passed_over() -> None:
