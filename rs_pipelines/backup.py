@@ -3,11 +3,9 @@
 import os
 import shutil
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TypeAlias
-
-import filelock
 
 from rs_gateway.adapters.sqlite_copy import copy_database
 from rs_gateway.domain.errors import StoreError
@@ -21,7 +19,7 @@ from rs_pipelines.backup_catalog import (
     encode_catalog,
     sha256_of,
 )
-from rs_pipelines.durable_files import sync_path, write_durably
+from rs_pipelines.durable_files import folder_beside, put_folder_in_place, write_durably
 from rs_pipelines.lake_check import damaged_parts, in_words
 from rs_pipelines.lake_edit import refuse_missing_parts
 from rs_pipelines.lake_files import LakeFiles
@@ -64,11 +62,12 @@ def back_up(
 
     Raises:
         BackupError: the target is there, or cannot be written.
-        StoreError: a part is damaged or cannot be read.
+        StoreError: a part is damaged or cannot be read, or another backup to the target is under way.
     """
     _refuse_target(target, overwrite=overwrite)
     try:
-        with _held_still(data, on_wait), _partial(target) as folder:
+        with _held_still(data, on_wait), folder_beside(target) as folder:
+            _refuse_target(target, overwrite=overwrite)  # one that was being replaced may be there again
             files = [_copy_file(configuration, folder / CONFIGURATION_FILE, folder)]
             kept = [part for part in parts if part.path.exists()]
             for part in kept:
@@ -129,17 +128,6 @@ def copy_folder(
     raise StoreError(f"{source} is being rewritten all the time: back up again when its pipelines have ended.")
 
 
-def put_folder_in_place(folder: Path, target: Path) -> None:
-    """Give a finished folder its name, in place of what has it. Raises OSError."""
-    replaced = target.with_name(f".{target.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
-    if target.exists():
-        target.rename(replaced)
-    folder.rename(target)
-    sync_path(target.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
 def _refuse_target(target: Path, *, overwrite: bool) -> None:
     if not target.exists():
         return
@@ -154,26 +142,6 @@ def _held_still(data: Path, on_wait: OnWait) -> AbstractContextManager[None]:
     if data.exists() and os.statvfs(data).f_flag & os.ST_RDONLY:
         return nullcontext()
     return stores_lock(data, "backup", on_wait=on_wait)
-
-
-@contextmanager
-def _partial(target: Path) -> Generator[Path]:
-    """A private folder beside the target, removed at the end unless it was renamed."""
-    folder = target.with_name(f".{target.name}.partial")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(target.with_name(f".{target.name}.lock"), blocking=False)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise BackupError(f"Another backup to {target} is under way: wait for it, or name another folder.") from None
-    try:
-        shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
-        folder.mkdir(mode=0o700)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
 
 
 def _copy_part(part: Part, folder: Path, on_copied: OnCopied) -> list[StoredFile]:

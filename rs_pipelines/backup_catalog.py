@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from rs_gateway.domain.errors import RouteSwitchError, SchemaTooNewError
+from rs_pipelines.durable_files import replaced_folder
 
 FORMAT = 1
 CATALOG_FILE = "backup.json"
@@ -75,7 +76,10 @@ def read_catalog(directory: Path) -> Catalog:
             )
         return msgspec.json.decode(content, type=Catalog)
     except OSError as error:
-        raise BackupError(f"{directory} is no backup: {path} cannot be read ({error.strerror}).") from error
+        said = f"{directory} is no backup: {path} cannot be read ({error.strerror})."
+        if not directory.exists() and replaced_folder(directory).exists():
+            said += f" It was being replaced: the earlier backup is {replaced_folder(directory)}."
+        raise BackupError(said) from error
     except msgspec.MsgspecError as error:
         raise BackupError(f"{path} is damaged ({error}): use another backup.") from error
 

@@ -16,9 +16,9 @@ from rs_gateway.domain.errors import StoreError
 from rs_gateway.domain.wording import counted
 from rs_gateway.unfinished_restore import mark_restore, restore_finished
 from rs_pipelines.answers import ANSWER_SCHEMA
-from rs_pipelines.backup import copy_folder, put_folder_in_place
+from rs_pipelines.backup import copy_folder
 from rs_pipelines.backup_catalog import BackupError, Catalog, read_catalog, verify
-from rs_pipelines.durable_files import put_in_place, sync_path
+from rs_pipelines.durable_files import put_folder_in_place, put_in_place, sync_path
 from rs_pipelines.lake_check import damaged_parts, in_words
 from rs_pipelines.lake_files import LakeFiles
 from rs_pipelines.store_parts import Part

@@ -1,6 +1,5 @@
 """From the stores of one gateway to a package of one template, while the gateway goes on writing."""
 
-import tempfile
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from rs_gateway.domain.prompts import ANY_MODEL, PromptVersion
 from rs_gateway.domain.redaction import Redactor
 from rs_gateway.domain.registered_template import RegisteredTemplate
 from rs_gateway.wiring import open_template_figures, open_trace_reader
-from rs_pipelines.durable_files import sync_path
+from rs_pipelines.durable_files import folder_beside, sync_path
 from rs_pipelines.packages.archive import is_archive, pack
 from rs_pipelines.packages.dataset import rows_of, write_dataset
 from rs_pipelines.packages.format import (
@@ -75,20 +74,19 @@ def export_package(
 
     Raises:
         ConfigurationError: `place` cannot be written, or there is no git. RedactionError: a rule of the operator's
-        failed. RegistryError, StoreError: a store cannot be read.
+        failed. RegistryError, StoreError: a store cannot be read, or another export to `place` is under way.
     """
     registered = bench.registry.get(template_id)
     if options.git:
         need_git()
     try:
         _check_free(place)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as name:
-            folder = Path(name) / "package"
+        with folder_beside(place) as beside:
+            folder = beside / "package"
             folder.mkdir()
             facts = _write(bench, registered, folder, options, now, watch)
             if is_archive(place):
-                packed = Path(name) / place.name
+                packed = beside / place.name
                 pack(folder, packed, watch=watch)
                 # Unlike a rename, it never overwrites.
                 place.hardlink_to(packed)
@@ -107,6 +105,8 @@ def export_package(
 
 
 def _check_free(place: Path) -> None:
+    if not place.name:
+        raise ConfigurationError(f"{place} has no name of its own: name a folder or a file that is not there yet.")
     if place.is_symlink() or (
         place.exists() and not (place.is_dir() and not is_archive(place) and not any(place.iterdir()))
     ):

@@ -252,6 +252,25 @@ def test_a_backup_that_is_killed_leaves_nothing_under_its_name_and_the_next_one_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "bench"]
 
 
+def test_a_backup_that_is_killed_while_it_replaces_another_leaves_the_other_one_to_be_used(tmp_path: Path) -> None:
+    bench = filled(tmp_path / "bench")
+    backed_up(bench, tmp_path / "b")
+    before = contents(tmp_path / "b")
+    # As after `kill -9` between the two renames.
+    (tmp_path / "b").rename(tmp_path / ".b.replaced")
+    (tmp_path / ".b.partial").mkdir()
+
+    with pytest.raises(BackupError, match=r"no backup.* being replaced: the earlier backup is .*/\.b\.replaced"):
+        check_backup(tmp_path / "b")
+    check_backup(tmp_path / ".b.replaced")
+    with pytest.raises(BackupError, match="is a backup already"):
+        backed_up(bench, tmp_path / "b")
+    assert contents(tmp_path / "b") == before
+    backed_up(bench, tmp_path / "b", overwrite=True)
+    check_backup(tmp_path / "b")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "bench"]
+
+
 def test_nothing_is_overwritten_unless_asked(tmp_path: Path) -> None:
     bench = filled(tmp_path / "bench")
     backed_up(bench, tmp_path / "b")

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import signal
 import sqlite3
 import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +15,13 @@ import pytest
 import yaml
 
 from rs_gateway.adapters.prompt_files import PromptFiles
-from rs_gateway.domain.errors import ConfigurationError, RegistryError, TemplateExistsError
+from rs_gateway.domain.errors import ConfigurationError, RegistryError, StoreError, TemplateExistsError
 from rs_gateway.domain.prompts import PromptText
 from rs_gateway.domain.publication import Action, Change
 from rs_gateway.wiring import open_template_figures
 from rs_pipelines.analysis.lineage import follow_back
 from rs_pipelines.dataset_file import DatasetFile, read_dataset
+from rs_pipelines.durable_files import folder_beside
 from rs_pipelines.inputs import split_of
 from rs_pipelines.labelled_rows import LabelledRow
 from rs_pipelines.packages.content import opened_package
@@ -32,6 +35,7 @@ from tests.pipelines.parcels import ORIGIN, TARGET
 from tests.pipelines.tiny_upstream import TEMPLATE
 from tests.trace_files import counted
 
+ROOT = Path(__file__).parents[2]
 PLACES = ("package", "package.tar.zst")
 
 
@@ -184,6 +188,43 @@ def test_an_export_overwrites_nothing_and_leaves_nothing_beside_it(bench: Workbe
     with pytest.raises(ConfigurationError, match="is there already"):
         export(bench, tmp_path / name)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["here", name]
+
+
+KILLED_EXPORT = """
+import os, signal, sys
+from pathlib import Path
+from rs_pipelines.packages import export as exporting
+from rs_pipelines.workbench import Workbench
+from tests.pipelines.packaged import export
+
+exporting.seal = lambda content: os.kill(os.getpid(), signal.SIGKILL)
+export(Workbench.at(Path(sys.argv[1])), Path(sys.argv[2]))
+"""
+
+
+def test_what_a_killed_export_leaves_goes_with_the_next_one(bench: Workbench, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED_EXPORT, str(bench.settings.config_path), str(tmp_path / "p")]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    assert not (tmp_path / "p").exists()
+    assert len(list(tmp_path.iterdir())) > 1, "something is left"
+    export(bench, tmp_path / "p")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["here", "p"]
+
+
+def test_an_export_to_where_another_one_is_at_work_is_refused(bench: Workbench, tmp_path: Path) -> None:
+    with folder_beside(tmp_path / "p"), pytest.raises(StoreError, match="is being written already"):
+        export(bench, tmp_path / "p")
+    export(bench, tmp_path / "p")
+
+
+def test_an_export_into_the_folder_where_one_stands_is_refused(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(ConfigurationError, match="name a folder or a file"):
+        export(bench, Path())
+    assert list((tmp_path / "empty").iterdir()) == []
 
 
 def test_a_failed_export_leaves_nothing(bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
