@@ -19,6 +19,8 @@ PAGE_BYTES = 64 * 2**20
 """What the rows of a page take in memory, about; an ingest holds two pages, one of them as a file too."""
 _FIRST_PAGE_ROWS = 2_000
 """Of a lake that does not know yet how large its rows are."""
+_EARLIEST_S, _LATEST_S = -62_135_510_400, 253_402_128_000
+"""0001-01-02 and 9999-12-30: dates that there are in every time zone."""
 T = TypeVar("T")
 
 
@@ -211,11 +213,16 @@ def _series(name: str, values: Sequence[object], dtype: pl.DataType) -> pl.Serie
 
 
 def _typed(column: pl.Series, dtype: pl.DataType) -> pl.Series:
-    """The column in the lake's type. Nothing is guessed: a value of another type raises LakeCorruptError."""
+    """The column in the lake's type. Nothing is guessed: a value of another type raises LakeCorruptError.
+
+    A clock that was wrong by ages keeps no row out: an instant that is no date becomes the nearest that is one, and one
+    that is no number the epoch.
+    """
     if column.dtype == dtype:
         return column
     if dtype == INSTANT and column.dtype.is_numeric() and not column.null_count():
-        return (column.cast(pl.Float64()) * 1e6).round().cast(pl.Int64()).cast(INSTANT)
+        seconds = column.cast(pl.Float64()).fill_nan(0.0).clip(_EARLIEST_S, _LATEST_S)
+        return (seconds * 1e6).round().cast(pl.Int64()).cast(INSTANT)
     numbers = column.dtype == pl.Int64() and dtype in (pl.Float64(), pl.Boolean())  # SQLite has no booleans
     if numbers or column.null_count() == column.len():
         return column.cast(dtype)

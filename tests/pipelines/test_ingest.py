@@ -318,6 +318,33 @@ def test_a_store_with_holes_where_rows_were_deleted_is_read_to_its_end(tmp_path:
     assert seqs(lake) == [*range(1, 31), *range(51, 60)]
 
 
+@pytest.mark.parametrize(
+    ("started_at", "day"),
+    [
+        (3e11, "9999-12-30"),
+        (9e12, "9999-12-30"),
+        (float("inf"), "9999-12-30"),
+        (-1e11, "0001-01-02"),
+        (float("-inf"), "0001-01-02"),
+    ],
+)
+@pytest.mark.parametrize("read", ["columns", "rows"])
+def test_a_trace_of_no_date_comes_in_at_the_nearest_one(tmp_path: Path, started_at: float, day: str, read: str) -> None:
+    with opened(tmp_path / "traces.db") as store:
+        for trace_id, at in (("01A", NOON), ("01B", started_at), ("01C", NOON)):
+            store.append(replace(a_trace(trace_id), started_at=at))
+    lake = Lake(tmp_path / "lake")
+    with closing(SqliteTraceReader(tmp_path / "traces.db")) as reader:
+        lake.ingest(ColumnsOnly(reader) if read == "columns" else RowsOnly(reader))
+    rows = lake.traces(["trace_id", "dt", "started_at"]).collect().sort("trace_id")
+    assert rows["trace_id"].to_list() == ["01A", "01B", "01C"]
+    assert [str(found) for found in rows["dt"]][1] == day
+    lake.compact()
+    with closing(lake.duckdb_connection()) as connection:
+        connection.execute("SET TimeZone = 'Pacific/Kiritimati'")
+        assert len(connection.sql("SELECT started_at FROM traces").fetchall()) == 3
+
+
 def test_an_ingest_says_how_far_it_has_to_go_and_how_far_it_is(tmp_path: Path) -> None:
     reader, lake = FakeTraceReader(), Lake(tmp_path)
     for _ in range(5):
