@@ -111,7 +111,11 @@ def why_not_found(trace_id: str, settings: "Settings") -> str:
 
 def utc(at_s: float) -> str:
     """An instant, in seconds since the epoch, for a person."""
-    return datetime.fromtimestamp(at_s, UTC).isoformat(sep=" ", timespec="milliseconds").replace("+00:00", " UTC")
+    try:
+        at = datetime.fromtimestamp(at_s, UTC)
+    except (ValueError, OverflowError):  # a clock that was wrong by ages
+        return f"{at_s:g} s after 1970, which is no date"
+    return at.isoformat(sep=" ", timespec="milliseconds").replace("+00:00", " UTC")
 
 
 def _began_at(trace_id: str) -> float | None:

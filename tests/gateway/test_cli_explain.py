@@ -151,6 +151,11 @@ def test_a_price_that_is_unknown_is_not_zero(folder: Path, changes: dict[str, An
     assert words in explained(folder, **changes)
 
 
+@pytest.mark.parametrize("started_at", [3e11, float("inf"), -1e11])
+def test_a_time_that_is_no_date_is_told_as_what_it_is(folder: Path, started_at: float) -> None:
+    assert f"{started_at:g} s after 1970, which is no date" in explained(folder, started_at=started_at)
+
+
 def test_a_request_that_was_refused_before_any_decision_says_so(folder: Path) -> None:
     text = explained(
         folder,
