@@ -65,11 +65,13 @@ class LakeFiles:
         return self.root / name
 
     def manifest(self) -> bytes | None:
-        """Content of the manifest; None where there is none."""
+        """Content of the manifest; None where there is none. Raises StoreError: the folder is none."""
         try:
             return (self.root / _MANIFEST).read_bytes()
         except FileNotFoundError:
             return None
+        except NotADirectoryError as error:
+            raise StoreError(f"The lake {self.root} is no folder: move it away, or set another `data_dir`.") from error
 
     def replace_manifest(self, content: bytes) -> None:
         """Make this the manifest, durably; a reader sees the old one or this one."""

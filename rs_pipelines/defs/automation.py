@@ -119,12 +119,17 @@ def optimize_when_due(
         if why_not is None and last is not None and last.age_s < rule.interval_seconds:
             why_not = f"due in {rule.interval_seconds - last.age_s:.0f} s"
         if why_not is None:
-            found = occasions.due(
-                occasions.new_examples(bench, target),
-                live_changed=occasions.live_changed(bench, target),
-                since_last_s=None if last is None else last.age_s,
-                interval_s=rule.interval_seconds,
-            )
+            try:
+                found = occasions.due(
+                    occasions.new_examples(bench, target),
+                    live_changed=occasions.live_changed(bench, target),
+                    since_last_s=None if last is None else last.age_s,
+                    interval_s=rule.interval_seconds,
+                )
+            except RouteSwitchError as error:
+                # One template that cannot be read keeps no other one from its turn.
+                words.append(f"{target.key}: {error}")
+                continue
             why_not = _why_not(context.instance, requested, target, last) if found.start else found.why
             if why_not is None:
                 requests.append(_request(target, found))

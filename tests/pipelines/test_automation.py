@@ -303,6 +303,21 @@ def test_the_schedule_starts_a_target_that_is_due_if_there_is_anything_new(tmp_p
         assert (key, because) == (KEY, "the interval is over: 1 new examples")
 
 
+def test_a_template_whose_labels_cannot_be_read_keeps_no_other_one_from_its_turn(tmp_path: Path) -> None:
+    with daemon_on(tmp_path, interval_seconds=0.001) as daemon:
+        import_parcels(tmp_path, daemon.bench)
+        settings = msgspec.yaml.decode((tmp_path / "route-switch.yaml").read_bytes())
+        other = {"id": "letters", "template_id": "letters", "model": "tiny", "provider": "scripted"}
+        settings["gateway"]["combinations"].insert(0, other)
+        write_configuration(tmp_path, settings)
+        daemon.bench.registry.register(replace(TEMPLATE, template_id="letters"), LIVE, origin=ORIGIN)
+        for path in (daemon.bench.settings.datasets_path / "parcels").glob("*.jsonl"):
+            damaged = path.parent.with_name("letters") / path.name
+            damaged.parent.mkdir(exist_ok=True)
+            damaged.write_bytes(b"no rows")
+        assert [key for key, _ in requests(daemon.schedule_looks("optimize_when_due"))] == [KEY]
+
+
 def test_a_target_whose_interval_is_not_over_waits(tmp_path: Path) -> None:
     with daemon_on(tmp_path, interval_seconds=86_400) as daemon:
         import_parcels(tmp_path, daemon.bench)

@@ -10,7 +10,7 @@ import pytest
 from filelock import FileLock
 
 from rs_gateway.adapters.sqlite_traces import SqliteTraceReader, SqliteTraceStore
-from rs_gateway.domain.errors import SchemaTooNewError
+from rs_gateway.domain.errors import SchemaTooNewError, StoreError
 from rs_gateway.domain.feedback import Feedback, FeedbackKind
 from rs_gateway.domain.traces import Outcome, Trace, TracePayload, Usage
 from rs_pipelines.ingest import IngestReport
@@ -116,6 +116,12 @@ def test_readers_are_never_in_the_way_of_an_ingest(tmp_path: Path) -> None:
     assert connection.execute("SELECT count(*) FROM traces").fetchall() == [(1,)]
     assert frame.collect().height == 1
     assert ids(lake) == ["T000001", "T000002"]
+
+
+def test_a_file_in_the_place_of_the_lake_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lake").touch()
+    with pytest.raises(StoreError, match=r"/lake is no folder: move it away"):
+        Lake(tmp_path / "lake").manifest()
 
 
 def test_a_lost_manifest_is_refused_rather_than_taken_for_an_empty_lake(tmp_path: Path) -> None:
