@@ -80,7 +80,7 @@ def read_catalog(directory: Path) -> Catalog:
         if not directory.exists() and replaced_folder(directory).exists():
             said += f" It was being replaced: the earlier backup is {replaced_folder(directory)}."
         raise BackupError(said) from error
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BackupError(f"{path} is damaged ({error}): use another backup.") from error
 
 

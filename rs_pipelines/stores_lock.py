@@ -113,5 +113,5 @@ class _Waits:
 def _read(path: Path) -> StoresHolder | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=StoresHolder)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None

@@ -23,6 +23,8 @@ from rs_pipelines.study_schema import STUDY_SCHEMA
 _T = TypeVar("_T")
 _WORDS = ("user", "assistant", "expected", "live_output", "candidate_output")
 """Where a demo or a compared row has the words of its example."""
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What a damaged file can do: it is another JSON, no text, or brackets without end."""
 _held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
 """Folders of the targets that the running code holds."""
 
@@ -90,7 +92,7 @@ class StudyFiles:
             return None
         try:
             return decode_comparison(content)
-        except msgspec.DecodeError as error:
+        except _UNREADABLE as error:
             raise StoreError(f"The comparison of study {study_id} cannot be read ({error}): compare again.") from error
 
     def set_latest(self, record: StudyRecord) -> None:
@@ -204,7 +206,7 @@ class StudyFiles:
 def _decoded(name: str, content: bytes) -> StudyRecord:
     try:
         return decode_study(content)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise StoreError(f"Study {name} cannot be read ({error}): delete its folder.") from error
 
 
@@ -217,7 +219,7 @@ class _Searched(msgspec.Struct):
 def _plain(path: Path, shape: type[_T]) -> _T:
     try:
         return msgspec.json.decode(path.read_bytes(), type=shape)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise StoreError(f"{path} cannot be read ({error}): delete its folder.") from error
 
 
@@ -246,5 +248,5 @@ def _read_holder(path: Path) -> Holder | None:
     content = _read(path)
     try:
         return None if content is None else msgspec.json.decode(content, type=Holder)
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return None

@@ -178,7 +178,7 @@ def recover(bench: Workbench, home: Path) -> None:
         journal = msgspec.json.decode(path.read_bytes(), type=_Journal)
     except FileNotFoundError:
         return
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise StoreError(f"{path} cannot be read ({error}): restore it from a backup, or move it away.") from error
     if not _is_done(bench, journal):
         if not journal.had_records:

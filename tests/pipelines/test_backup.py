@@ -301,6 +301,9 @@ def damage(backup: Path, what: str) -> None:
             (backup / "prompts" / "parcels" / "more.yaml").touch()
         case "half a catalog":
             (backup / "backup.json").write_text("{")
+        case "a byte of the catalog":
+            path = backup / "backup.json"
+            path.write_bytes(path.read_bytes().replace(b"2026", b"\xff026"))
         case _:
             (backup / "backup.json").unlink()
 
@@ -312,6 +315,7 @@ def damage(backup: Path, what: str) -> None:
         ("a file lost", "lake/manifest.json is missing"),
         ("a file added", "parcels/more.yaml does not belong"),
         ("half a catalog", "damaged"),
+        ("a byte of the catalog", "damaged"),
         ("no catalog", "is no backup"),
     ],
 )

@@ -110,12 +110,15 @@ def test_a_record_that_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
     (folder / "study.json").write_text("{")
     with pytest.raises(StoreError, match="delete its folder"):
         files.load_study(TARGET, "abc")
-    (folder / "comparison.json").write_text("[]")
-    with pytest.raises(StoreError, match="compare again"):
-        files.load_comparison(TARGET, "abc")
+    for content in (b"[]", b'{"study_id": "\xff"}', b'{"study_id": ' + b"[" * 100_000):
+        (folder / "comparison.json").write_bytes(content)
+        with pytest.raises(StoreError, match="compare again"):
+            files.load_comparison(TARGET, "abc")
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"plan": 3}', b'{"plan": {}}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[]", b'{"plan": 3}', b'{"plan": {}}', b"\xff\xfe", b'{"study_id": "\xff"}']
+)
 def test_a_study_of_an_older_program_that_cannot_be_read_is_named_with_what_to_do(
     tmp_path: Path, content: bytes
 ) -> None:
