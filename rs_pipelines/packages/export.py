@@ -79,9 +79,10 @@ def export_package(
     registered = bench.registry.get(template_id)
     if options.git:
         need_git()
+    _check_name(place)
     try:
-        _check_free(place)
         with folder_beside(place) as beside:
+            _check_free(place)  # now that what a killed export left beside it is gone
             folder = beside / "package"
             folder.mkdir()
             facts = _write(bench, registered, folder, options, now, watch)
@@ -104,15 +105,18 @@ def export_package(
     return facts
 
 
-def _check_free(place: Path) -> None:
+def _check_name(place: Path) -> None:
     if not place.name:
         raise ConfigurationError(f"{place} has no name of its own: name a folder or a file that is not there yet.")
+    if place.name.endswith((".zip", ".gz", ".tgz", ".zst", ".tar")) and not is_archive(place):
+        raise ConfigurationError(f"{place}: packages are directories or .tar.zst files; name one of these.")
+
+
+def _check_free(place: Path) -> None:
     if place.is_symlink() or (
         place.exists() and not (place.is_dir() and not is_archive(place) and not any(place.iterdir()))
     ):
         raise ConfigurationError(f"{place} is there already, and an export overwrites nothing: name another place.")
-    if place.name.endswith((".zip", ".gz", ".tgz", ".zst", ".tar")) and not is_archive(place):
-        raise ConfigurationError(f"{place}: packages are directories or .tar.zst files; name one of these.")
 
 
 def _write(

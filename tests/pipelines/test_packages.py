@@ -211,6 +211,16 @@ def test_what_a_killed_export_leaves_goes_with_the_next_one(bench: Workbench, tm
     assert sorted(p.name for p in tmp_path.iterdir()) == ["here", "p"]
 
 
+def test_what_an_export_leaves_that_was_killed_at_its_very_end_goes_with_one_that_is_refused(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    export(bench, tmp_path / "p")
+    (tmp_path / ".p.partial").mkdir()
+    with pytest.raises(ConfigurationError, match="is there already"):
+        export(bench, tmp_path / "p")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["here", "p"]
+
+
 def test_an_export_to_where_another_one_is_at_work_is_refused(bench: Workbench, tmp_path: Path) -> None:
     with folder_beside(tmp_path / "p"), pytest.raises(StoreError, match="is being written already"):
         export(bench, tmp_path / "p")
