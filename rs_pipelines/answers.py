@@ -70,7 +70,10 @@ class AnswerCache:
             self._connection = self._opened_to_read()
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+        try:
+            self._connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise StoreError(f"The answer cache {path} cannot be used: {error}.") from error
         with self._statements():
             self._open()
 

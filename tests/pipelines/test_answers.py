@@ -71,3 +71,8 @@ def test_a_cache_of_the_first_schema_keeps_its_answers_and_accounts(tmp_path: Pa
     cache = cache_at(tmp_path)
     assert cache.get("k") == ModelAnswer("hello", "stop", 3, 4, cached=True)
     assert cache.spending("study") == Spending(1, 3, 4, booked_tokens=7)
+
+
+def test_a_folder_in_the_place_of_the_cache_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"The answer cache .* cannot be used"):
+        AnswerCache(tmp_path)
