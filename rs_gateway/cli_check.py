@@ -87,6 +87,12 @@ def _template_problems(settings: "Settings", state: "RegistryState") -> Iterator
         if c.template_id not in known:
             meant = did_you_mean(c.template_id, known)
             yield f"combination {c.id!r}: template {c.template_id!r} is not registered.{meant}"
+        registered = state.templates.get(c.template_id)
+        if c.enabled and registered is not None and registered.live(c.model) is None:
+            yield (
+                f"combination {c.id!r}: no version of template {c.template_id!r} is live for {c.model!r}: "
+                f"`route-switch template publish {c.template_id} VERSION --reason WHY` makes one live."
+            )
     served = {c.template_id for c in settings.gateway.combinations if c.enabled}
     for template_id in sorted(state.templates.keys() - served):
         yield f"template {template_id!r} is registered, but no enabled combination names it."

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from rs_gateway.domain.prompts import ANY_MODEL, PromptVersion
 from rs_gateway.domain.publication import Action, Change
 from rs_gateway.domain.registered_template import RegisteredTemplate
+from rs_gateway.domain.wording import counted
 
 _DONE = {Action.REGISTER: "registered", Action.PUBLISH: "made live", Action.ROLLBACK: "rolled back to"}
 
@@ -29,7 +30,7 @@ def summary_of(registered: RegisteredTemplate) -> Iterator[str]:
         elif change is None or change.action is not Action.REGISTER:
             yield f"    written by {origin.by}, {origin.at}"
     if not registered.serving:
-        yield f"nothing is live; {len(registered.versions)} versions"
+        yield f"nothing is live; {counted(len(registered.versions), 'version')}"
     for combination_id, weight in sorted(registered.weights.items()):
         yield f"weight of {combination_id}: {weight:g}, set while the gateway ran"
 
@@ -50,4 +51,4 @@ def _demo_words(version: PromptVersion) -> str:
     if not text.demos:
         return "no demos"
     shown = f" ({text.nearest} shown, those most like the request)" if text.nearest else ""
-    return f"{len(text.demos)} demos{shown}"
+    return f"{counted(len(text.demos), 'demo')}{shown}"

@@ -17,6 +17,8 @@ from rs_gateway.template_hint import template_hint
 
 if TYPE_CHECKING:
     from rs_pipelines.answers import AnswerCache
+    from rs_pipelines.comparison import Comparison
+    from rs_pipelines.sample import Example
     from rs_pipelines.study_lines import StudyLine
     from rs_pipelines.workbench import Workbench
 
@@ -102,7 +104,7 @@ def _print_lines(lines: "Sequence[StudyLine]") -> None:
 def show_study(
     study_id: Annotated[str, typer.Argument(help="Its id, or how it begins.", autocompletion=study_names)],
     rows: Annotated[
-        int, typer.Option(min=0, help="How many rows won, and how many lost, to show with both outputs.")
+        int, typer.Option(min=0, help="How many rows won, and how many lost, to show with input and both outputs.")
     ] = 0,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -150,7 +152,18 @@ def show_study(
     if comparison is None:
         words.print("It was not compared on held-out rows: `route-switch optimize` goes on where it was.")
     else:
-        print_comparison(data, comparison, published=published, show_rows=rows)
+        examples = _rows_of(bench, comparison) if rows else {}
+        print_comparison(data, comparison, published=published, show_rows=rows, examples=examples)
+
+
+def _rows_of(bench: "Workbench", comparison: "Comparison") -> "dict[str, Example]":
+    """Example id -> row of the comparison's sample; none, and why, where it is not here, as with a package."""
+    try:
+        sample = bench.samples.load(comparison.target, comparison.sample_id)
+    except StoreError as error:
+        words.print(f"Inputs are not shown. {error}")
+        return {}
+    return {example.example_id: example for example in sample.examples}
 
 
 def _score(value: float | None) -> str:

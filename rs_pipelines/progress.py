@@ -7,6 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from rs_gateway.domain.wording import counted
 from rs_pipelines.compaction import CompactionReport
 from rs_pipelines.comparison import Comparison
 from rs_pipelines.gate import ComparedRow
@@ -94,7 +95,7 @@ class RunProgress:
                     self.say(f"ingest: {event.done:,} of about {event.total:,} rows")
             case IngestReport():
                 self._tenths = 0
-                self.say(f"ingested {event.rows} traces and {event.feedback_rows} feedback rows")
+                self.say(f"ingested {counted(event.rows, 'trace')} and {counted(event.feedback_rows, 'feedback row')}")
             case CalibrationSample():
                 sides = ", ".join(f"{len(event.rows(split))} {split.value}" for split in Split)
                 self.say(f"calibration sample: {sides}")
@@ -103,16 +104,17 @@ class RunProgress:
             case Preflight():
                 print_preflight(self._console, event)
             case StudyOpened():
-                resumed = f"; going on after {event.trials_done} evaluations" if event.trials_done else ""
+                done = counted(event.trials_done, "evaluation")
+                resumed = f"; going on after {done}" if event.trials_done else ""
                 self.say(f"study {event.study_id}: search of at most about {event.estimated_calls} calls{resumed}")
                 if len(event.output_formats) > 1:
                     self.say(f"output formats: {', '.join(event.output_formats)}")
             case Proposing():
-                self.say(f"asking the prompt model for {event.n_proposals} instructions")
+                self.say(f"asking the prompt model for {counted(event.n_proposals, 'instruction')}")
             case InstructionsReady():
                 self.say(f"{event.n_instructions} instructions ({event.n_proposed} proposed by the prompt model)")
             case Revising():
-                self.say(f"showing the prompt model {event.n_failures} failures of the leader")
+                self.say(f"showing the prompt model {counted(event.n_failures, 'failure')} of the leader")
             case SecondRoundReady():
                 self.say(f"second round: {event.n_revised} more instructions")
             case RowsScored() if event.kind == "minibatch" and self._races:

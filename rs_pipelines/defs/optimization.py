@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from rs_gateway.domain.wording import counted
 from rs_gateway.pipeline_sections import MiproSettings
 from rs_pipelines import steps
 from rs_pipelines.defs.calibration import calibration_sample
@@ -112,7 +113,7 @@ def study(context: dg.AssetExecutionContext, config: StudyConfig, stores: Stores
 def _words(event: Event) -> str | None:
     match event:
         case StudyOpened():
-            resumed = f", going on after {event.trials_done} trials" if event.trials_done else ""
+            resumed = f", going on after {counted(event.trials_done, 'trial')}" if event.trials_done else ""
             return f"study {event.study_id}: search of at most about {event.estimated_calls} calls{resumed}"
         case InstructionsReady():
             return f"{event.n_instructions} instructions, {event.n_proposed} of them proposed by the prompt model"

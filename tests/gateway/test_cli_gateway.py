@@ -1,10 +1,12 @@
 """`route-switch gateway combinations`: what would be drawn, and what stands in the way of the rest."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rs_gateway.adapters.prompt_files import PromptFiles
 from rs_gateway.domain.pools import build_catalog
 from rs_gateway.domain.publication import Action, Change
 from rs_gateway.domain.router import Router
@@ -66,6 +68,22 @@ def test_the_table_says_the_same(folder: Path) -> None:
     nothing = ok("gateway", "combinations", "-t", "unheard")
     assert nothing.stdout == ""
     assert "no such combination" in nothing.stderr
+
+
+def test_check_names_a_combination_for_which_no_version_is_live(folder: Path) -> None:
+    registry = PromptFiles(folder / "data/prompts")
+    draft = registry.get("support")
+    registry.add_drafts(replace(draft.template, template_id="drafted"), list(draft.versions.values()))
+    serve(
+        folder,
+        combination("first"),
+        combination("imported", template_id="drafted"),
+        combination("teacher", template_id="drafted", enabled=False),
+    )
+    message = failure("check")
+    assert "combination 'imported': no version of template 'drafted' is live for 'tiny'" in message
+    assert "`route-switch template publish drafted VERSION --reason WHY`" in message
+    assert message.count("combination '") == 1
 
 
 def serve(folder: Path, *combinations: dict[str, Any]) -> None:

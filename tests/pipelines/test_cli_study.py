@@ -21,10 +21,12 @@ from rs_pipelines.comparison import Comparison, sealed
 from rs_pipelines.gate import ComparedRow, GatePolicy, judge
 from rs_pipelines.mipro.records import StudyRecord
 from rs_pipelines.mipro.search import run_study
+from rs_pipelines.sample import Split
+from rs_pipelines.sample_store import SampleStore
 from rs_pipelines.spending import Allowance, Booking
 from rs_pipelines.studies import StudyFiles
 from tests.commands import failure, from_json, invoke, ok
-from tests.pipelines.parcels import EVALUATOR, LIVE, ORIGIN, cache_at, models, request, tiny_model
+from tests.pipelines.parcels import EVALUATOR, LIVE, ORIGIN, cache_at, models, parcels, request, tiny_model
 from tests.running import write_configuration
 
 
@@ -59,7 +61,10 @@ def studied(searched: StudyRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def compare(studied: Studied) -> Comparison:
     study = studied.study
     assert study.best_text is not None
-    rows = tuple(ComparedRow(str(n), "x", 0.0 if n < 20 else 1.0, 1.0, "no", "yes", 10, 20) for n in range(60))
+    rows = tuple(
+        ComparedRow(example.example_id, "x", 0.0 if n < 20 else 1.0, 1.0, "no", "yes", 10, 20)
+        for n, example in enumerate(parcels().rows(Split.TEST)[:60])
+    )
     policy = GatePolicy()
     found = Comparison(
         comparison_id="",
@@ -171,6 +176,23 @@ def test_show_has_candidates_prompt_and_proof(studied: Studied) -> None:
     assert found["study"]["study_id"] == studied.study.study_id
     assert found["comparison"]["verdict"]["n"] == 60
     assert found["published_version"] == 2
+
+
+def test_rows_are_shown_with_their_inputs_as_long_as_their_sample_is_there(studied: Studied, tmp_path: Path) -> None:
+    comparison = compare(studied)
+    row, *others = comparison.rows_with("won")
+    asked = next(e.input_text for e in parcels().examples if e.example_id == row.example_id)
+    without = ok("study", "show", studied.study.study_id, "--rows", "1")
+    assert f"Inputs are not shown. There is no sample {studied.study.sample_id}" in " ".join(without.stderr.split())
+    assert asked not in without.stdout
+
+    samples = SampleStore(tmp_path / "data/samples")
+    path = samples.save(parcels())
+    assert asked in ok("study", "show", studied.study.study_id, "--rows", "1").stdout
+    samples.forget(path, [others[0].example_id])
+    forgotten = ok("study", "show", studied.study.study_id, "--rows", "1")
+    assert "were forgotten" in " ".join(forgotten.stderr.split())
+    assert "Rows won (1 of 20)" in forgotten.stdout
 
 
 def test_a_study_that_came_with_a_package_is_shown_as_one_of_elsewhere(studied: Studied, tmp_path: Path) -> None:
