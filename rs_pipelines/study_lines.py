@@ -27,6 +27,7 @@ class StudyLine:
         state: `searching` also where it was interrupted and may go on; `searched`: not compared yet.
         calls, usd: of the search. comparison_calls, comparison_usd: of what was run with its prompts after the search,
             by `optimize` or `find-best-model`; None where the answer cache that counted them is not there any more.
+            No dollars are None as well: nothing is booked on a model whose price is not known.
         live_value, best_value: means over validation rows; gain, interval: on the held-out rows, None before that.
         published_version: the version that its comparison made live at some time.
     """
@@ -39,7 +40,7 @@ class StudyLine:
     seed: int
     evaluations: int
     calls: int
-    usd: float
+    usd: float | None
     comparison_calls: int | None
     comparison_usd: float | None
     live_value: float | None
@@ -149,9 +150,9 @@ def _line(study: StudyRecord, comparison: Comparison | None, published: dict[str
         seed=study.seed,
         evaluations=len(study.trials),
         calls=study.calls,
-        usd=study.usd,
+        usd=study.usd or None,
         comparison_calls=counted.calls - study.calls if known else None,
-        comparison_usd=max(0.0, counted.usd - study.usd) if known else None,
+        comparison_usd=(max(0.0, counted.usd - study.usd) or None) if known else None,
         live_value=study.live_value,
         best_value=study.best_value,
         gain=None if verdict is None else verdict.mean_candidate - verdict.mean_live,
