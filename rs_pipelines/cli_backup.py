@@ -144,6 +144,11 @@ def restore(
         words.print(f"It would replace: {', '.join(str(part.path) for part in there) or 'nothing'}.")
     else:
         words.print(f"Restored {', '.join(catalog.parts)}; {size}.")
+        if any(part.name == "access.db" for part in there):
+            words.print(
+                "The client keys are those of then: what was revoked since is in force again, and where there was none "
+                "yet, everybody who reaches the gateway may use it. `route-switch keys list --all` shows them."
+            )
     if not brings_configuration:
         words.print(f"{place} stays as it is; the backup's own is {kept_configuration}.")
     for name, remedy in catalog.left_out.items():

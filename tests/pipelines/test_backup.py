@@ -34,6 +34,7 @@ from rs_pipelines.restore import check_backup, restore
 from rs_pipelines.sample import Target
 from rs_pipelines.store_parts import parts_of
 from rs_pipelines.workbench import Workbench
+from tests.commands import from_json, ok
 from tests.pipelines.parcels import LIVE, ORIGIN
 from tests.running import eventually, write_configuration
 from tests.small_disks import small_disk
@@ -366,6 +367,20 @@ def test_a_restore_over_something_newer_leaves_only_the_set_that_was_backed_up(t
         bench.lake.ingest(reader)
     brought_back(tmp_path / "b", bench, overwrite=True)
     assert contents(bench.data) == before
+
+
+def test_a_restore_that_puts_older_client_keys_in_the_place_of_others_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = filled(tmp_path / "bench")
+    (bench.data / "access.db").unlink()
+    backed_up(bench, tmp_path / "b")
+    monkeypatch.chdir(tmp_path / "bench")
+    assert "client keys are those of then" not in ok("restore", "../b", "--overwrite").stderr
+    ok("keys", "create", "shop")
+    said = ok("restore", "../b", "--overwrite").stderr
+    assert "where there was none yet, everybody who reaches the gateway may use it" in said
+    assert from_json("keys", "list") == []
 
 
 def test_a_restore_is_refused_while_somebody_has_a_store_open(tmp_path: Path) -> None:
