@@ -14,6 +14,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
+from rs_pipelines.processes import group_runs
+
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _STOP_TIMEOUT_S = 10.0
 _POLL_S = 0.005
@@ -120,7 +122,7 @@ class Children:
             _signal_group(child, signal.SIGKILL)  # descendants that outlived it, too
             child.popen.wait()
             self._running.remove(child)
-            while _group_is_alive(child):
+            while group_runs(child.popen.pid):
                 time.sleep(_POLL_S)
 
 
@@ -173,15 +175,6 @@ def _read(path: Path) -> str:
         return path.read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return ""  # it ended a moment ago
-
-
-def _group_is_alive(child: Child) -> bool:
-    # A descendant whose parent ended first is nobody's child any more; the group still holds it.
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        fields = _read(stat).rpartition(")")[2].split()  # state, parent, group, ...
-        if fields and int(fields[2]) == child.popen.pid and fields[0] not in "ZX":
-            return True
-    return False
 
 
 def _signal_group(child: Child, number: signal.Signals) -> None:

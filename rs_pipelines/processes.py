@@ -150,11 +150,12 @@ def _signal_group(child: subprocess.Popen[bytes], number: signal.Signals) -> Non
 def _wait_for_end(group: int) -> None:
     """Return once nothing of a killed group runs: until then its processes hold their ports and files."""
     deadline = time.monotonic() + _DEATH_S
-    while _runs(group) and time.monotonic() < deadline:
+    while group_runs(group) and time.monotonic() < deadline:
         time.sleep(_LOOK_EVERY_S)
 
 
-def _runs(group: int) -> bool:
+def group_runs(group: int) -> bool:
+    """Whether a process of the group is alive, also one whose parent ended first and that is nobody's child."""
     try:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):  # macOS permits nothing where all have ended
